@@ -1,0 +1,66 @@
+// Prepares batches ahead of the steps that use them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/data/dataset.h"
+#include "core/data/preprocess.h"
+#include "core/data/sampler.h"
+
+namespace peal {
+
+// The share of one micro-batch: (step, virtual rank, part). Memory belongs to the Loader and stays
+// as it is until release().
+struct Batch {
+  Tensor x;                  // (B, record shape...) f32
+  Tensor labels;             // (B) i32 class numbers or f32 targets
+  Tensor weight;             // (B) f32: 1, or 0 for padding behind the last record of an epoch
+  std::int64_t records = 0;  // of weight 1; padded records are all zeros
+};
+
+struct LoaderOptions {
+  std::int64_t global_batch = 64;
+  int virtual_ranks = 1;       // V
+  int accumulate_steps = 1;    // A; B = global_batch / (V * A)
+  int first_virtual_rank = 0;  // the block that this rank runs
+  int end_virtual_rank = 1;
+  std::int64_t first_step = 0;  // where to begin (resume)
+  std::int64_t last_step = 0;   // one past the last step; nothing is prepared beyond
+  std::uint64_t seed = 1;
+  bool shuffle = true;
+  bool integer_labels = true;
+  bool augment = true;  // random preprocessing
+  int prefetch_batches = 4;
+  int threads = 1;
+};
+
+// Step s of epoch e takes positions [k*G, (k+1)*G) of the epoch, k = s mod steps_per_epoch; the
+// last step of an epoch may be ragged. Virtual rank v, part a takes B consecutive positions
+// beginning at k*G + (v*A + a)*B.
+class Loader {
+ public:
+  Loader(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const Preprocess> preprocess,
+         const LoaderOptions& options);
+  ~Loader();
+
+  // Waits until the batch is prepared (it should be). Any lane may ask for any item of the window;
+  // items are prepared in the order step, part, virtual rank... as the lanes take them.
+  // Throws what the preparing thread threw.
+  const Batch& acquire(std::int64_t step, int virtual_rank, int part);
+  void release(const Batch& batch);
+
+  static std::int64_t steps_per_epoch(std::int64_t records, std::int64_t global_batch);
+  // Records of weight 1 in the whole global batch of `step`: known without communication.
+  static std::int64_t records_in_step(std::int64_t records, std::int64_t global_batch,
+                                      std::int64_t step);
+
+  double seconds_waited() const;  // by acquire, summed over lanes
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace peal

@@ -1,0 +1,98 @@
+// A Plan is a compiled Graph: the calls of forward and backward, every tensor at a fixed place of
+// an arena, layouts and scratch memory decided. Running it allocates nothing and walks no graph.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/device/buffer.h"
+#include "core/device/stream.h"
+#include "core/device/tensor.h"
+#include "core/graph/graph.h"
+
+namespace peal {
+
+// Where a tensor lies in an arena.
+struct ArenaEntry {
+  std::string name;
+  Shape shape;
+  std::size_t offset = 0;  // bytes, a multiple of kAlignment
+};
+
+// The one table that parameters, gradients and optimizer states share: the same offset in each
+// arena belongs to the same parameter. Depends on the graph alone (not on batch or device), so
+// that it is equal on every rank and for the training and the evaluation graph of one model.
+//   [0, slots_end)              slots, in the order they were added
+//   [slots_end, gradient_bytes) parameters in the order in which backward finishes their gradients
+struct ParameterTable {
+  std::vector<ArenaEntry> slots;
+  std::vector<ArenaEntry> parameters;
+  std::vector<Initializer> initializers;  // of parameters
+  std::vector<ArenaEntry> states;         // in an arena of their own
+  std::vector<float> state_starts;
+  std::size_t slots_end = 0;
+  std::size_t gradient_bytes = 0;
+  std::size_t state_bytes = 0;
+
+  std::uint64_t hash() const;                             // of names, shapes and offsets
+  const ArenaEntry& slot(const std::string& name) const;  // throws Error(internal)
+};
+
+ParameterTable make_parameter_table(const Graph& graph);
+
+// Fills parameters and states with their first values.
+void initialize(const ParameterTable& table, std::uint64_t seed, std::byte* parameters,
+                std::byte* states);
+
+// Keys every random draw of a pass; `virtual_rank` counts micro-batches too
+// (virtual_rank * accumulate_steps + part).
+struct PassKey {
+  std::uint64_t seed = 0;
+  std::uint64_t step = 0;
+  std::uint64_t virtual_rank = 0;
+};
+
+struct PlanMemory {
+  std::size_t activations = 0;  // forward values, their gradients and what is saved for backward
+  std::size_t scratch = 0;
+};
+
+class Plan {
+ public:
+  // training: backward will be called, dropout draws, batch norm uses the batch's statistics.
+  // The arenas of `table` are bound with bind(); many Plans (one a lane) may share parameters.
+  Plan(const Graph& graph, const ParameterTable& table, Device device, bool training);
+  ~Plan();
+  Plan(Plan&&) noexcept;
+
+  void bind(std::byte* parameters, std::byte* states);
+
+  // Uses the tensor's memory as the named input until the next call; no copy. Shape and dtype
+  // must match. Alignment to kAlignment.
+  void set_input(const std::string& name, const Tensor& tensor);
+  Tensor output(const std::string& name) const;
+
+  // Called with the number of bytes of the gradient arena, from its start, that are final.
+  using OnGradientReady = std::function<void(std::size_t bytes_final)>;
+
+  // Writes the slots of `gradients` (nullptr in evaluation: read slots with slot_value).
+  void forward(Stream& s, const PassKey& key, std::byte* gradients);
+  // d(loss)/d(loss) = loss_scale (1 / global weight). Overwrites every parameter's gradient.
+  void backward(Stream& s, float loss_scale, std::byte* gradients,
+                const OnGradientReady& on_gradient_ready);
+  // After the reduction: updates states (running averages) from the summed slots.
+  void apply_slots(Stream& s, std::byte* gradients);
+  // The value that forward copied, or would have copied, into a slot (first element).
+  float slot_value(const std::string& name) const;
+
+  PlanMemory memory() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace peal

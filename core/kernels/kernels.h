@@ -1,0 +1,297 @@
+// The porting contract: everything a device must compute. kernels(device) is the only place in the
+// tree that looks at the kind of device; a backend derives from Kernels.
+//
+// Common rules, unless a function says otherwise:
+// - Tensors are f32, row-major, on the stream's device; indices and labels are i32.
+// - Shapes are checked when a graph is recorded; kernels trust them.
+// - Work is enqueued on `s` and nothing allocates or waits. Prepared kernels (make_*) do their
+//   allocation, JIT compilation and choice of algorithm when they are made.
+// - Outputs are overwritten and never alias inputs, except where "may be in place" is said.
+// - Every order of summation is fixed by the shapes alone: same inputs, same bits, at any time and
+//   on any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "core/base/random.h"
+#include "core/device/stream.h"
+#include "core/device/tensor.h"
+
+namespace peal {
+
+enum class Activation : std::uint8_t { none, relu, leaky_relu, gelu, sigmoid, tanh };
+enum class PoolKind : std::uint8_t { max, average };
+enum class BinaryOp : std::uint8_t { add, sub, mul };
+
+// Opaque description of memory that is not row-major; equal layouts compare equal by pointer.
+using LayoutPtr = std::shared_ptr<const Layout>;
+std::size_t layout_bytes(const Tensor& x);  // bytes that x needs in its layout
+
+struct Conv2dSpec {
+  Shape x;  // (B, C, H, W)
+  Shape w;  // (O, C/groups, KH, KW)
+  std::int64_t stride[2] = {1, 1};
+  std::int64_t padding[2] = {0, 0};   // zeros on both sides
+  std::int64_t dilation[2] = {1, 1};  // 1: dense
+  std::int64_t groups = 1;
+  bool bias = false;
+  Activation activation = Activation::none;  // none or relu, fused into forward
+  const Layout* x_layout = nullptr;          // layout in which x arrives and dx is wanted
+  bool training = true;                      // backward will be called
+  bool needs_dx = true;                      // backward_data will be called
+  // y = (B, O, OH, OW), OH = (H + 2*padding - dilation*(KH-1) - 1) / stride + 1
+  Shape y() const;
+};
+
+// y = act(conv(x, w) + b). Cross-correlation, as every deep-learning library means it.
+class Conv2d {
+ public:
+  virtual ~Conv2d() = default;
+  virtual const Layout* y_layout() const = 0;  // nullptr: row-major; also dy's
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void forward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
+                       Tensor scratch) = 0;
+  // dy is the gradient before the activation (activation_backward has been applied).
+  virtual void backward_data(Stream& s, const Tensor& dy, const Tensor& w, Tensor dx,
+                             Tensor scratch) = 0;
+  // db is empty when the spec has no bias.
+  virtual void backward_weights(Stream& s, const Tensor& x, const Tensor& dy, Tensor dw, Tensor db,
+                                Tensor scratch) = 0;
+};
+
+struct Pool2dSpec {
+  PoolKind kind = PoolKind::max;
+  Shape x;  // (B, C, H, W)
+  std::int64_t kernel[2] = {2, 2};
+  std::int64_t stride[2] = {2, 2};
+  std::int64_t padding[2] = {0, 0};
+  bool include_padding = true;       // average: padding counts in the divisor (PyTorch's default)
+  const Layout* x_layout = nullptr;  // layout of x, y, dy and dx
+  bool training = true;
+  // y = (B, C, OH, OW), OH = (H + 2*padding - kernel) / stride + 1
+  Shape y() const;
+};
+
+// Max-pooling sends the gradient to the first maximum of a window. `saved` (saved_bytes) carries
+// what backward needs from forward; not used when training is false.
+class Pool2d {
+ public:
+  virtual ~Pool2d() = default;
+  virtual const Layout* y_layout() const = 0;
+  virtual std::size_t saved_bytes() const = 0;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void forward(Stream& s, const Tensor& x, Tensor y, Tensor saved, Tensor scratch) = 0;
+  virtual void backward(Stream& s, const Tensor& dy, const Tensor& saved, Tensor dx,
+                        Tensor scratch) = 0;
+};
+
+// Convolution, relu and max-pooling in one pass, so that the convolution's output (the largest
+// tensor of a small CNN) never leaves the cache: y = max_pool(relu(conv(x, w) + b)).
+// Backward recomputes or keeps what it likes in `saved`. Bits equal the three separate kernels' up
+// to the order of summation over records in dw and db, which is fixed.
+class ConvReluPool {
+ public:
+  virtual ~ConvReluPool() = default;
+  virtual std::size_t saved_bytes() const = 0;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void forward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
+                       Tensor saved, Tensor scratch) = 0;
+  // dx is empty when conv.needs_dx is false.
+  virtual void backward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& y,
+                        const Tensor& dy, const Tensor& saved, Tensor dx, Tensor dw, Tensor db,
+                        Tensor scratch) = 0;
+};
+
+struct MatmulSpec {
+  // c (batch, m, n) = act(a (batch, m, k) * b (batch, k, n) + bias (n)).
+  // transpose_a: a is stored (batch, k, m); transpose_b: b is stored (batch, n, k).
+  std::int64_t batch = 1, m = 0, n = 0, k = 0;
+  bool transpose_a = false, transpose_b = false;
+  bool broadcast_b = false;  // one b for the whole batch
+  bool bias = false;
+  Activation activation = Activation::none;  // none or relu
+};
+
+class Matmul {
+ public:
+  virtual ~Matmul() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  // bias is empty when the spec has none.
+  virtual void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
+                   Tensor scratch) = 0;
+};
+
+// Over the last axis of x seen as (rows, columns): y = softmax(x) or log_softmax(x).
+class Softmax {
+ public:
+  virtual ~Softmax() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void forward(Stream& s, const Tensor& x, Tensor y, Tensor scratch) = 0;
+  virtual void backward(Stream& s, const Tensor& y, const Tensor& dy, Tensor dx,
+                        Tensor scratch) = 0;
+};
+
+// y = (x - mean) / sqrt(var + epsilon) * gamma + beta over the last axis of x seen as
+// (rows, columns); var is biased (Ba et al. 2016, section 3). mean and rstd are (rows): forward
+// writes the mean and the *variance*, backward reads both.
+class LayerNorm {
+ public:
+  virtual ~LayerNorm() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void forward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                       Tensor y, Tensor mean, Tensor variance, Tensor scratch) = 0;
+  virtual void backward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& mean,
+                        const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma,
+                        Tensor dbeta, Tensor scratch) = 0;
+};
+
+// Copies between two layouts of one shape.
+class Reorder {
+ public:
+  virtual ~Reorder() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void run(Stream& s, const Tensor& from, Tensor to, Tensor scratch) = 0;
+};
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+
+  // ---- Prepared kernels -------------------------------------------------------------------
+  virtual std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) = 0;
+  virtual std::unique_ptr<Pool2d> make_pool2d(const Pool2dSpec& spec) = 0;
+  // nullptr when the device has no fused form for these shapes; the caller then uses the parts.
+  // x arrives row-major, y leaves row-major.
+  virtual std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,
+                                                            const Pool2dSpec& pool) = 0;
+  virtual std::unique_ptr<Matmul> make_matmul(const MatmulSpec& spec) = 0;
+  virtual std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns,
+                                                bool log) = 0;
+  virtual std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
+                                                     float epsilon) = 0;
+  virtual std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
+                                                const Layout* to) = 0;
+
+  // ---- Memory -----------------------------------------------------------------------------
+  virtual void fill(Stream& s, Tensor x, float value) = 0;
+  virtual void copy(Stream& s, const Tensor& from, Tensor to) = 0;  // same bytes, any dtype
+
+  // ---- Pointwise; x, y, dy, dx share one shape and one layout; may be in place -------------
+  // slope is leaky_relu's. gelu is the exact form, x * Phi(x) (Hendrycks & Gimpel 2016).
+  virtual void activation(Stream& s, Activation kind, float slope, const Tensor& x, Tensor y) = 0;
+  // x is read by gelu only, y by every other kind; the one not read may be empty.
+  virtual void activation_backward(Stream& s, Activation kind, float slope, const Tensor& x,
+                                   const Tensor& y, const Tensor& dy, Tensor dx) = 0;
+  virtual void scale(Stream& s, float factor, const Tensor& x, Tensor y) = 0;  // y = factor * x
+  virtual void accumulate(Stream& s, const Tensor& x, Tensor y) = 0;           // y += x
+  // z = x op y with NumPy's broadcasting; same shape and in place (z is x) is the fast case.
+  virtual void binary(Stream& s, BinaryOp op, const Tensor& x, const Tensor& y, Tensor z) = 0;
+  // y = x / (1-p) where a draw keyed by (key, element index) is >= p, else 0. Backward is the same
+  // call on dy. Philox words of counter i/4 serve elements 4*(i/4)..+3 (word w of 24 bits).
+  virtual void dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) = 0;
+
+  // ---- Shape ------------------------------------------------------------------------------
+  // y[i_perm[0], i_perm[1], ...] = x[i_0, i_1, ...], PyTorch's permute.
+  virtual void transpose(Stream& s, const Tensor& x, std::span<const int> perm, Tensor y) = 0;
+  // Copies the box of shape `extent` from x at x_start to y at y_start; the rest of y is kept.
+  // Serves concat, slice and both their gradients.
+  virtual void copy_box(Stream& s, const Tensor& x, std::span<const std::int64_t> x_start, Tensor y,
+                        std::span<const std::int64_t> y_start, const Shape& extent) = 0;
+  // Sums x over the axes where y's dimension is 1 and x's is not (y has x's rank), times factor.
+  virtual void reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
+  // y = factor * x with x's dimensions of 1 repeated to y's shape.
+  virtual void broadcast(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
+
+  // ---- Normalisation over the batch (Ioffe & Szegedy 2015, algorithm 1) --------------------
+  // x is (B, C, ...) row-major, weight (B): 0 marks a padded record, which counts nowhere.
+  // mean and variance (biased) are (C) over the records of weight > 0.
+  virtual void batch_norm_statistics(Stream& s, const Tensor& x, const Tensor& weight, Tensor mean,
+                                     Tensor variance) = 0;
+  // y = (x - mean) / sqrt(variance + epsilon) * gamma + beta
+  virtual void batch_norm(Stream& s, const Tensor& x, const Tensor& mean, const Tensor& variance,
+                          const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) = 0;
+  // Gradient through the statistics. scratch holds 2*C floats. dx of padded records is 0.
+  virtual void batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight,
+                                   const Tensor& mean, const Tensor& variance, const Tensor& gamma,
+                                   float epsilon, const Tensor& dy, Tensor dx, Tensor dgamma,
+                                   Tensor dbeta) = 0;
+  // What ranks add up for the running averages, (2*C + 1): n*mean, n*unbiased variance, n, where n
+  // is the number of values per channel (records of weight > 0 times pixels).
+  virtual void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight,
+                                       const Tensor& mean, const Tensor& variance, Tensor out) = 0;
+  // running = (1 - momentum) * running + momentum * (sums / n); unchanged when n is 0.
+  virtual void batch_norm_running(Stream& s, const Tensor& sums, float momentum,
+                                  Tensor running_mean, Tensor running_variance) = 0;
+
+  // ---- Embedding --------------------------------------------------------------------------
+  // ids (N), table (V, C), y (N, C). Ids were checked when the record was read.
+  virtual void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) = 0;
+  // dtable = 0, then dtable[ids[i]] += dy[i] in the order of i.
+  virtual void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy,
+                                  Tensor dtable) = 0;
+
+  // ---- Losses: sums over records of weight * loss; `loss` is one element -------------------
+  // logits (B, C), labels (B) i32, weight (B); probabilities (B, C) is kept for backward.
+  virtual void softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
+                                     const Tensor& weight, Tensor probabilities, Tensor loss) = 0;
+  // dlogits = dloss * weight * (probabilities - one_hot(labels)); dloss is one element.
+  virtual void softmax_cross_entropy_backward(Stream& s, const Tensor& probabilities,
+                                              const Tensor& labels, const Tensor& weight,
+                                              const Tensor& dloss, Tensor dlogits) = 0;
+  // logits, targets (f32) and weight (B); log(1 + exp(x)) - t*x in its stable form.
+  virtual void binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,
+                                    const Tensor& weight, Tensor loss) = 0;
+  virtual void binary_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& targets,
+                                             const Tensor& weight, const Tensor& dloss,
+                                             Tensor dlogits) = 0;
+  // x, targets (B, F); weight (B): sum_b weight_b * mean_f (x - t)^2.
+  virtual void squared_error(Stream& s, const Tensor& x, const Tensor& targets,
+                             const Tensor& weight, Tensor loss) = 0;
+  virtual void squared_error_backward(Stream& s, const Tensor& x, const Tensor& targets,
+                                      const Tensor& weight, const Tensor& dloss, Tensor dx) = 0;
+
+  // ---- Metrics: number of records of weight > 0 that are right, one element ----------------
+  virtual void count_correct(Stream& s, const Tensor& logits, const Tensor& labels,
+                             const Tensor& weight, Tensor count) = 0;  // first argmax == label
+  virtual void count_correct_binary(Stream& s, const Tensor& logits, const Tensor& targets,
+                                    const Tensor& weight, Tensor count) = 0;  // (x > 0) == (t > .5)
+
+  // ---- Flat arenas: gradients and optimizers; x, g, m, v are (N), may be any slice ----------
+  // Per block of kNormBlock elements counted from the start of the tensor: sums[i] (f64) = sum of
+  // squares. The caller adds the blocks up in order.
+  static constexpr std::int64_t kNormBlock = 4096;
+  virtual void sum_squares(Stream& s, const Tensor& x, Tensor sums) = 0;
+
+  struct SgdStep {
+    float learning_rate, momentum, weight_decay;
+    bool nesterov, first;  // first: the velocity becomes the gradient
+    float gradient_scale;  // clipping factor, 1 for none
+  };
+  // PyTorch's SGD: g += wd*x; v = momentum*v + g; x -= lr * (nesterov ? g + momentum*v : v).
+  // velocity is empty when momentum is 0.
+  virtual void sgd(Stream& s, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) = 0;
+  struct AdamStep {
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    bool decoupled;                  // AdamW
+    float correction1, correction2;  // 1 - beta^t
+    float gradient_scale;
+  };
+  // Kingma & Ba 2015, algorithm 1, in PyTorch's form: x -= lr/c1 * m / (sqrt(v)/sqrt(c2) + eps).
+  virtual void adam(Stream& s, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
+                    Tensor x) = 0;
+  struct RmsPropStep {
+    float learning_rate, alpha, epsilon, momentum, weight_decay, gradient_scale;
+  };
+  // PyTorch's RMSprop, not centred: v = a*v + (1-a)*g^2; step = g / (sqrt(v) + eps), through a
+  // velocity when momentum > 0 (empty otherwise).
+  virtual void rmsprop(Stream& s, const RmsPropStep& step, const Tensor& g, Tensor v,
+                       Tensor velocity, Tensor x) = 0;
+};
+
+// The backend of a device; lives as long as the program. Throws Error(input) "built without CUDA".
+Kernels& kernels(const Device& device);
+
+}  // namespace peal

@@ -1,0 +1,26 @@
+// Models: one file a family, each a function that records its graph. To add one, follow cnn.cpp.
+#pragma once
+
+#include <cstdint>
+
+#include "core/config/job.pb.h"
+#include "core/graph/graph.h"
+
+namespace peal {
+
+// Inputs that every model declares: "x" (B, record shape...), "labels" (B) i32 or f32, "weight"
+// (B). It sets the loss, the metric "correct" where accuracy means something, and the output
+// "logits".
+struct ModelInfo {
+  Shape record_shape;        // one record, as the model wants it; its numel must match the data
+  std::int64_t classes = 0;  // > 0: labels are class numbers below it; 0: f32 targets
+  bool binary = false;       // f32 targets that must be 0 or 1
+  bool has_accuracy = false;
+};
+
+ModelInfo model_info(const ModelSpec& spec);  // throws Error(input) naming the field
+
+// Records the model for `batch` records. training and evaluation graphs have equal tables.
+void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph);
+
+}  // namespace peal
