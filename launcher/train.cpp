@@ -1,1 +1,314 @@
-namespace peal {}
+#include "launcher/train.h"
+
+#include <chrono>
+#include <memory>
+
+#include "core/base/checksum.h"
+#include "core/base/error.h"
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "core/config/job.h"
+#include "launcher/metrics.h"
+#include "launcher/progress.h"
+#include "launcher/run_directory.h"
+#include "launcher/stop_signal.h"
+#include "launcher/trainer.h"
+#include "launcher/version.h"
+
+namespace peal {
+
+void together(Communicator& comm, const std::function<void()>& work) {
+  std::unique_ptr<Error> mine;
+  try {
+    work();
+  } catch (const Error& error) {
+    mine = std::make_unique<Error>(error);
+  } catch (const std::exception& error) {
+    mine = std::make_unique<Error>(ErrorKind::internal, "", error.what());
+  }
+  agree_on_error(comm, mine.get());
+}
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class Run {
+ public:
+  Run(JobSpec job, Communicator& comm, const TrainOptions& options)
+      : job_(std::move(job)),
+        comm_(comm),
+        options_(options),
+        progress_(comm.rank() == 0, options.terminal) {}
+
+  void prepare();
+  void loop();
+
+ private:
+  bool first_rank() const { return comm_.rank() == 0; }
+  void open_directory();
+  void share_start();
+  void announce();
+  void after_step(std::int64_t step, const StepResult& result);
+  void log_window(std::int64_t step, const StepResult& result);
+  void evaluate(std::int64_t step);
+  void save(std::int64_t step);
+  bool checkpoint_due(std::int64_t step) const;
+  bool evaluation_due(std::int64_t step) const;
+  std::int64_t epoch_of(std::int64_t step) const {  // of the last finished step; counts from 1
+    return (step - 1) / trainer_->steps_per_epoch() + 1;
+  }
+  void histograms(std::int64_t step);
+
+  JobSpec job_;
+  Communicator& comm_;
+  TrainOptions options_;
+  Progress progress_;
+  std::unique_ptr<RunDirectory> directory_;
+  std::optional<Checkpoint> checkpoint_;
+  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<CheckpointWriter> writer_;
+  std::int64_t first_step_ = 0, saved_step_ = -1, evaluated_step_ = -1;
+
+  // The steps since the last line of metrics.
+  struct Window {
+    double loss = 0, correct = 0;
+    std::int64_t records = 0;
+    double seconds = 0;
+  } window_;
+  Clock::time_point step_start_;
+  double speed_ = 0;
+};
+
+// Everything that can fail before step 1 fails here, on every rank alike.
+void Run::prepare() {
+  comm_.set_deadline(job_.parallel().start_deadline_seconds());
+  agree(comm_, {{"peal version", version()}, {"job", effective_job(job_)}});
+  together(comm_, [&] { open_directory(); });
+  share_start();
+  together(comm_, [&] { validate_job(job_, comm_.world_size(), "job"); });
+
+  TrainingData data;
+  together(comm_, [&] { data = open_data(job_, model_info(job_.model())); });
+  trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data));
+  agree(comm_, {{"parameter table", std::to_string(trainer_->table().hash())},
+                {"training records", std::to_string(trainer_->total_steps())}});
+  together(comm_, [&] {
+    log::start(
+        comm_.rank(),
+        std::filesystem::path(job_.run().directory()) / "logs" / cat("rank-", comm_.rank(), ".log"),
+        /*echo=*/false);
+    if (checkpoint_ && first_step_ > trainer_->total_steps()) {
+      fail_input(checkpoint_->path().string(), "has finished ", first_step_, " steps, the job has ",
+                 trainer_->total_steps(),
+                 "; raise train.epochs or train.max_steps, or use --fresh");
+    }
+  });
+  together(comm_, [&] {
+    if (checkpoint_) {
+      trainer_->load(*checkpoint_);
+    } else if (first_rank()) {
+      trainer_->initialize_weights();
+    }
+  });
+  trainer_->start(first_step_);
+  checkpoint_.reset();
+  together(comm_, [&] {
+    if (!first_rank()) return;
+    directory_->write_job(job_);
+    metrics_ = std::make_unique<Metrics>(directory_->path(), first_step_, job_.run().tensorboard());
+    writer_ = std::make_unique<CheckpointWriter>(
+        CheckpointOptions{directory_->checkpoints(), job_.checkpoint().keep(),
+                          job_.checkpoint().best_metric()},
+        trainer_->weights(), trainer_->optimizer_state());
+  });
+  announce();
+}
+
+void Run::open_directory() {
+  make_folders(std::filesystem::path(job_.run().directory()));
+  if (!first_rank()) return;
+  directory_ = std::make_unique<RunDirectory>(job_.run().directory());
+  if (options_.fresh) directory_->clear();
+  if (std::optional<Checkpoint> found = directory_->newest()) {
+    checkpoint_.emplace(std::move(*found));
+    adopt_checkpoint(*checkpoint_, job_);
+    first_step_ = checkpoint_->info().step;
+  }
+  if (job_.parallel().virtual_ranks() == 0) {
+    job_.mutable_parallel()->set_virtual_ranks(comm_.world_size());
+  }
+}
+
+// Rank 0 alone looks into the run directory; the others learn from it where to begin.
+void Run::share_start() {
+  std::int64_t facts[2] = {first_step_, job_.parallel().virtual_ranks()};
+  Stream stream;
+  comm_.wait(stream, comm_.broadcast(stream, "start",
+                                     {.data = facts, .shape = {2}, .dtype = DType::i64}, 0));
+  first_step_ = facts[0];
+  job_.mutable_parallel()->set_virtual_ranks(static_cast<int>(facts[1]));
+  const std::filesystem::path logs = std::filesystem::path(job_.run().directory()) / "logs";
+  together(comm_, [&] { make_folders(logs); });
+}
+
+void Run::announce() {
+  const MemoryTable memory = trainer_->memory();
+  std::int64_t values = 0;
+  for (const ArenaEntry& entry : trainer_->table().parameters) values += entry.shape.numel();
+  log::info(cat("effective job:\n", effective_job(job_)));
+  const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
+  progress_.say(cat("peal ", version(), ": ", comm_.world_size(), " rank",
+                    comm_.world_size() == 1 ? "" : "s", " (", comm_.backend(), "), ",
+                    job_.parallel().virtual_ranks(), " virtual ranks, ", trainer_->lanes(),
+                    " at a time on each; run directory ", job_.run().directory()));
+  progress_.say(cat("model: ", trainer_->table().parameters.size(), " parameter tensors, ", values,
+                    " values; job ", hex(job_hash(job_))));
+  progress_.say(cat("memory of a rank: parameters ", bytes(memory.parameters), ", gradients ",
+                    bytes(memory.gradients), ", optimizer ", bytes(memory.optimizer),
+                    ", activations ", bytes(memory.activations), ", scratch ",
+                    bytes(memory.scratch), ", together ", bytes(memory.total())));
+  if (first_step_ > 0) progress_.say(cat("going on after step ", first_step_));
+}
+
+void Run::loop() {
+  const StopSignal signals;
+  const std::int64_t steps = trainer_->total_steps();
+  if (first_step_ == steps) {
+    progress_.say(cat("the run is finished after step ", steps,
+                      "; --fresh starts over, a larger train.epochs goes on"));
+  }
+  std::int64_t step = first_step_;
+  bool stop = false;
+  while (step < steps && !stop) {
+    log::set_step(step + 1);
+    comm_.set_step(step + 1);
+    step_start_ = Clock::now();
+    const bool want_norm = (step + 1) % job_.run().log_every_steps() == 0;
+    const StepResult result = trainer_->step(step, StopSignal::asked(), want_norm);
+    ++step;
+    if (step == first_step_ + 1) {
+      comm_.set_deadline(job_.parallel().deadline_seconds());
+      log::info("first step finished");
+    }
+    stop = result.stop;
+    after_step(step, result);
+  }
+  if (step > first_step_) {
+    if (!stop && evaluated_step_ != step) evaluate(step);
+    together(comm_, [&] {
+      save(step);
+      if (writer_) writer_->wait();
+    });
+  } else if (!stop) {
+    evaluate(step);
+  }
+  if (stop) {
+    progress_.say(cat("stopped after step ", step,
+                      "; a checkpoint is written and the same command "
+                      "goes on from there"));
+  }
+}
+
+void Run::after_step(std::int64_t step, const StepResult& result) {
+  window_.seconds += seconds_since(step_start_);
+  window_.records += result.records;
+  window_.loss += result.loss * static_cast<double>(result.records);
+  window_.correct += result.accuracy * static_cast<double>(result.records);
+  if (first_rank()) {
+    log_window(step, result);
+    histograms(step);
+    if (checkpoint_due(step)) save(step);
+  }
+  if (evaluation_due(step)) evaluate(step);
+}
+
+void Run::log_window(std::int64_t step, const StepResult& result) {
+  const bool due = step % job_.run().log_every_steps() == 0 || step == trainer_->total_steps();
+  const auto records = static_cast<double>(window_.records);
+  speed_ = records / window_.seconds;
+  const double loss = window_.loss / records;
+  const double accuracy = result.accuracy >= 0 ? window_.correct / records : -1;
+  const double left =
+      static_cast<double>((trainer_->total_steps() - step) * job_.train().global_batch()) / speed_;
+  progress_.step({.epoch = epoch_of(step),
+                  .epochs = job_.train().epochs(),
+                  .step = step,
+                  .steps = trainer_->total_steps(),
+                  .loss = loss,
+                  .accuracy = accuracy,
+                  .samples_per_second = speed_,
+                  .seconds_left = left},
+                 due);
+  if (!due) return;
+  std::map<std::string, double> values{
+      {"loss", loss}, {"learning_rate", result.learning_rate}, {"samples_per_second", speed_}};
+  if (accuracy >= 0) values["accuracy"] = accuracy;
+  if (result.gradient_norm >= 0) values["gradient_norm"] = result.gradient_norm;
+  metrics_->write(step, epoch_of(step), values);
+  window_ = {};
+}
+
+void Run::histograms(std::int64_t step) {
+  const int every = job_.run().histograms_every_steps();
+  if (every == 0 || step % every != 0 || metrics_->tensorboard() == nullptr) return;
+  const auto write = [&](const std::string& prefix, const std::vector<NamedTensor>& tensors) {
+    for (const NamedTensor& t : tensors) {
+      metrics_->tensorboard()->histogram(
+          prefix + t.name, step,
+          {t.tensor.as<const float>(), static_cast<std::size_t>(t.tensor.numel())});
+    }
+  };
+  write("weights/", trainer_->parameters());
+  write("gradients/", trainer_->gradients());
+  metrics_->tensorboard()->flush();
+}
+
+bool Run::checkpoint_due(std::int64_t step) const {
+  const std::int64_t every = job_.checkpoint().every_steps();
+  return step % (every > 0 ? every : trainer_->steps_per_epoch()) == 0;
+}
+
+bool Run::evaluation_due(std::int64_t step) const {
+  const std::int64_t every = job_.eval().every_epochs();
+  return every > 0 && step % (every * trainer_->steps_per_epoch()) == 0;
+}
+
+void Run::evaluate(std::int64_t step) {
+  const auto start = Clock::now();
+  const std::map<std::string, double> values = trainer_->evaluate();
+  evaluated_step_ = step;
+  if (!first_rank() || values.empty()) return;
+  metrics_->write(step, epoch_of(step), values);
+  // The best by a metric can only be told of a step that is on disk.
+  if (!job_.checkpoint().best_metric().empty() && step > first_step_) save(step);
+  if (saved_step_ == step) writer_->report_metrics(step, values);
+  std::string text = cat("epoch ", epoch_of(step), " done:");
+  for (const auto& [name, value] : values) text += cat(" ", name, " ", value);
+  progress_.say(text + cat(" (", clock_text(seconds_since(start)), ")"));
+}
+
+void Run::save(std::int64_t step) {
+  if (!writer_ || saved_step_ == step) return;
+  writer_->save({.step = step,
+                 .epoch = epoch_of(step),
+                 .job = effective_job(job_),
+                 .job_hash = job_hash(job_),
+                 .metrics = {}});
+  saved_step_ = step;
+}
+
+}  // namespace
+
+void train(JobSpec job, Communicator& comm, const TrainOptions& options) {
+  Run run(std::move(job), comm, options);
+  run.prepare();
+  run.loop();
+}
+
+}  // namespace peal

@@ -1,0 +1,132 @@
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+#include "core/config/job.h"
+#include "launcher/cli.h"
+#include "launcher/train.h"
+#include "launcher/trainer.h"
+
+namespace peal {
+namespace {
+
+struct Arguments {
+  JobArguments job;
+  std::int64_t steps = 200;
+  std::int64_t warmup = 20;
+  bool json = false;
+};
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::size_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+}
+
+// Makes the job long enough for the measurement; nothing is written.
+void stretch(JobSpec& job, std::int64_t steps) {
+  job.mutable_train()->set_max_steps(steps);
+  job.mutable_train()->set_epochs(1 << 20);
+}
+
+void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, Trainer& trainer,
+            double seconds, double median) {
+  const StepTimes& t = trainer.times();
+  const double rate = static_cast<double>(arguments.steps) * job.train().global_batch() / seconds;
+  const auto percent = [&](double part) { return 100 * part / seconds; };
+  const nlohmann::ordered_json line = {
+      {"ranks", comm.world_size()},
+      {"virtual_ranks", job.parallel().virtual_ranks()},
+      {"lanes", trainer.lanes()},
+      {"global_batch", job.train().global_batch()},
+      {"reduction", ParallelSpec::Reduction_Name(job.parallel().reduction())},
+      {"steps", arguments.steps},
+      {"samples_per_second", rate},
+      {"ms_per_step", 1e3 * seconds / static_cast<double>(arguments.steps)},
+      {"median_ms_per_step", 1e3 * median},
+      {"percent_data", percent(t.data)},
+      {"percent_forward", percent(t.forward)},
+      {"percent_backward", percent(t.backward)},
+      {"percent_comm", percent(t.comm)},
+      {"percent_optimizer", percent(t.optimizer)},
+      {"planned_bytes", trainer.memory().total()},
+      {"peak_rss_bytes", peak_resident_bytes()}};
+  if (arguments.json) {
+    std::puts(line.dump().c_str());
+    return;
+  }
+  for (const auto& [name, value] : line.items()) {
+    std::printf("%-20s %s\n", name.c_str(), value.dump().c_str());
+  }
+}
+
+void bench_train(const Arguments& arguments, JobSpec job, Communicator& comm) {
+  if (job.parallel().virtual_ranks() == 0) {
+    job.mutable_parallel()->set_virtual_ranks(comm.world_size());
+  }
+  stretch(job, arguments.warmup + arguments.steps);
+  together(comm, [&] { validate_job(job, comm.world_size(), "job"); });
+  TrainingData data;
+  together(comm, [&] {
+    job.mutable_data()->clear_test();
+    data = open_data(job, model_info(job.model()));
+  });
+  Trainer trainer(job, comm, std::move(data));
+  if (comm.rank() == 0) trainer.initialize_weights();
+  trainer.start(/*first_step=*/0);
+  std::vector<double> times;
+  times.reserve(static_cast<std::size_t>(arguments.steps));
+  double begin = 0;
+  for (std::int64_t step = 0; step < arguments.warmup + arguments.steps; ++step) {
+    if (step == arguments.warmup) {
+      trainer.times() = {};
+      begin = now();
+    }
+    const double start = now();
+    trainer.step(step, /*stop_asked=*/false, /*want_norm=*/false);
+    if (step >= arguments.warmup) times.push_back(now() - start);
+  }
+  const double seconds = now() - begin;
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
+                   times.end());
+  if (comm.rank() == 0) {
+    report(arguments, job, comm, trainer, seconds, times[times.size() / 2]);
+  }
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  CLI::App* bench = app.add_subcommand("bench", "measure");
+  bench->require_subcommand(1);
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      bench->add_subcommand("train", "speed of a job's steps and where the time goes");
+  add_job_arguments(*command, arguments->job);
+  command->add_option("--steps", arguments->steps, "steps measured")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->capture_default_str();
+  command->add_option("--warmup", arguments->warmup, "steps before")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->capture_default_str();
+  command->add_flag("--json", arguments->json, "print one JSON object");
+  command->footer(
+      "Example:\n  mpirun -np 2 peal bench train job.textproto --set train.global_batch=512");
+  command->callback([arguments] {
+    const JobSpec job = read_job(arguments->job);
+    with_ranks(arguments->job.local,
+               [&](Communicator& comm) { bench_train(*arguments, job, comm); });
+  });
+}
+
+}  // namespace peal

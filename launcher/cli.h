@@ -1,0 +1,42 @@
+// The command line. Each command lives in a file of its own: <command>_command.cpp.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/config/job.pb.h"
+
+namespace CLI {
+class App;
+}
+
+namespace peal {
+
+// Parses, runs, prints errors; returns the exit code (design: 0 done, 2 input, 3 peer, 4 numbers,
+// 1 anything else). Errors that every rank has are printed by rank 0 alone.
+int run_cli(int argc, char** argv);
+
+// Adds a command to `app`; its callback runs the command.
+void add_train_command(CLI::App& app);
+void add_launch_command(CLI::App& app);
+void add_shard_command(CLI::App& app);
+void add_eval_command(CLI::App& app);
+void add_inspect_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
+
+// What commands share.
+struct JobArguments {
+  std::string file;
+  std::vector<std::string> set;  // path=value
+  int local = 0;                 // > 0: that many ranks as threads of this process
+};
+void add_job_arguments(CLI::App& app, JobArguments& arguments);
+JobSpec read_job(const JobArguments& arguments);
+
+// Runs `work` as one MPI rank under mpirun or srun, as `local` threads when asked, or alone. An
+// error travels to the other ranks before it is thrown here.
+void with_ranks(int local, const std::function<void(Communicator&)>& work);
+
+}  // namespace peal

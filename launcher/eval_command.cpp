@@ -1,0 +1,111 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+#include "core/config/job.h"
+#include "core/state/checkpoint.h"
+#include "launcher/cli.h"
+#include "launcher/evaluation.h"
+#include "launcher/job_setup.h"
+#include "launcher/train.h"
+
+namespace peal {
+namespace {
+
+// The weights of a checkpoint under the model of a job, without anything of training.
+class EvalModel {
+ public:
+  EvalModel(const JobSpec& job, const std::string& checkpoint_path) {
+    const ModelInfo model = model_info(job.model());
+    if (job.data().test().kind_case() == SourceSpec::KIND_NOT_SET) {
+      fail_input("data.test", "not given; eval needs test records");
+    }
+    const std::shared_ptr<Dataset> train =
+        needs_training_records(job) ? open_source(job.data().train()) : nullptr;
+    const std::shared_ptr<Dataset> test = open_source(job.data().test());
+    auto preprocess =
+        std::make_shared<Preprocess>(preprocess_steps(job.data()), train ? *train : *test);
+    check_data(*test, *preprocess, model);
+
+    Graph graph;
+    build_model(job.model(), 1, graph);
+    add_stop_slot(graph);
+    const ParameterTable table = make_parameter_table(graph);
+    parameters_ = Buffer(table.gradient_bytes);
+    states_ = Buffer(table.state_bytes);
+    std::vector<NamedTensor> weights;
+    for (const ArenaEntry& e : table.parameters) {
+      weights.push_back({e.name, {.data = parameters_.data() + e.offset, .shape = e.shape}});
+    }
+    for (const ArenaEntry& e : table.states) {
+      weights.push_back({e.name, {.data = states_.data() + e.offset, .shape = e.shape}});
+    }
+    const Checkpoint checkpoint = Checkpoint::open(checkpoint_path);
+    checkpoint.load_weights(weights);
+    step_ = checkpoint.info().step;
+    evaluation_ =
+        std::make_unique<Evaluation>(job.model(), table, test, preprocess, job.eval().batch());
+    evaluation_->plan().bind(parameters_.data(), states_.data());
+  }
+
+  std::map<std::string, double> run(Communicator& comm) { return evaluation_->run(comm); }
+  std::int64_t step() const { return step_; }
+
+ private:
+  // Statistics per feature come from the training records.
+  static bool needs_training_records(const JobSpec& job) {
+    for (const PreprocessSpec& step : job.data().preprocess()) {
+      if (step.has_standardize() && step.standardize().by() == StandardizeSpec::PER_FEATURE) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  Buffer parameters_, states_;
+  std::unique_ptr<Evaluation> evaluation_;
+  std::int64_t step_ = 0;
+};
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  struct Arguments {
+    std::string checkpoint;
+    JobArguments job;
+    bool json = false;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand("eval", "measure a checkpoint on the job's test records");
+  command
+      ->add_option("checkpoint", arguments->checkpoint,
+                   "a checkpoint, a run directory (its newest one) or a safetensors file")
+      ->required();
+  add_job_arguments(*command, arguments->job);
+  command->add_flag("--json", arguments->json, "print one JSON object");
+  command->footer("Example:\n  peal eval runs/fashion_mnist examples/fashion_mnist_cnn.textproto");
+  command->callback([arguments] {
+    JobSpec job = read_job(arguments->job);
+    with_ranks(arguments->job.local, [&](Communicator& comm) {
+      if (job.parallel().virtual_ranks() == 0) {
+        job.mutable_parallel()->set_virtual_ranks(comm.world_size());
+      }
+      std::unique_ptr<EvalModel> model;
+      together(comm, [&] { model = std::make_unique<EvalModel>(job, arguments->checkpoint); });
+      const std::map<std::string, double> metrics = model->run(comm);
+      if (comm.rank() != 0) return;
+      nlohmann::ordered_json line = {{"checkpoint", arguments->checkpoint},
+                                     {"step", model->step()}};
+      std::string text = cat(arguments->checkpoint, " step ", model->step(), ":");
+      for (const auto& [name, value] : metrics) {
+        line[name] = value;
+        text += cat(" ", name, " ", value);
+      }
+      std::puts(arguments->json ? line.dump().c_str() : text.c_str());
+    });
+  });
+}
+
+}  // namespace peal

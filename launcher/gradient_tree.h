@@ -1,0 +1,79 @@
+// Sums the gradients of a rank's virtual ranks along the fixed tree, with several lanes (threads)
+// at work, and hands slices to the buckets as soon as every lane has finished them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "comm/buckets.h"
+#include "core/device/buffer.h"
+#include "core/device/stream.h"
+
+namespace peal {
+
+// The lanes split the rank's block into contiguous parts. A lane runs its leaves in order and keeps
+// a stack of sums like a binary counter: a leaf's gradient is written on top of the stack, and two
+// sums that are siblings in the tree become one. Memory: one arena for each entry of the deepest
+// stack of each lane, less what the buckets' own arenas serve.
+class GradientTree {
+ public:
+  // `tree_leaves`: leaves of the whole tree, of which `block` is this rank's part. The buckets hold
+  // one arena for each of maximal_nodes(tree_leaves, block).
+  GradientTree(int tree_leaves, TreeNode block, int lanes, int parts, std::size_t arena_bytes,
+               GradientBuckets& buckets);
+
+  int lanes() const { return static_cast<int>(lanes_.size()); }
+  TreeNode leaves(int lane) const { return lanes_[static_cast<std::size_t>(lane)].leaves; }
+  std::size_t bytes() const;  // of the arenas made here
+
+  void begin_step();
+  // Where (leaf, part) writes its gradient. Leaves come in order, parts in order within a leaf.
+  std::byte* target(int lane, int leaf, int part);
+  // Everything below `bytes_final` of the gradient at hand is written. Starts communication when
+  // this is the last leaf and part of every lane.
+  void ready(Stream& s, int lane, int leaf, int part, std::size_t bytes_final);
+  // The gradient at hand is complete.
+  void end_part(Stream& s, int lane, int leaf, int part);
+
+ private:
+  struct Entry {
+    TreeNode node;
+    std::byte* arena = nullptr;
+  };
+  struct Lane {
+    TreeNode leaves;
+    std::vector<TreeNode> nodes;    // maximal nodes of `leaves`
+    std::vector<std::byte*> homes;  // arena of each node
+    std::vector<std::byte*> spare;  // deeper stack entries
+    std::byte* micro = nullptr;     // parts after the first
+    std::vector<Entry> stack;       // of the node at hand
+    std::size_t node = 0;           // index into nodes
+    std::size_t merged = 0;         // bytes of the last leaf already merged
+    std::size_t final = 0;          // bytes final in all of this lane's nodes
+  };
+  struct Add {
+    std::byte* into;
+    const std::byte* from;
+  };
+
+  Lane& lane_at(int lane) { return lanes_[static_cast<std::size_t>(lane)]; }
+  std::byte* make_arena();
+  bool last(const Lane& lane, int leaf, int part) const;
+  void merge_slice(Stream& s, Lane& lane, int part, std::size_t begin, std::size_t end);
+  void fold_stack(Lane& lane);
+  void publish(Stream& s);
+
+  int tree_leaves_;
+  int parts_;
+  std::size_t arena_bytes_;
+  GradientBuckets& buckets_;
+  std::vector<Lane> lanes_;
+  std::vector<Buffer> arenas_;
+  std::vector<Add> across_lanes_;  // joins the lanes' nodes into the rank's partial sums
+  std::mutex mutex_;
+  std::size_t published_ = 0;
+};
+
+}  // namespace peal

@@ -1,0 +1,159 @@
+#include "launcher/job_setup.h"
+
+#include "core/base/error.h"
+#include "core/data/shard.h"
+
+namespace peal {
+
+std::shared_ptr<Dataset> open_source(const SourceSpec& spec) {
+  std::unique_ptr<Dataset> dataset;
+  switch (spec.kind_case()) {
+    case SourceSpec::kIdx:
+      dataset = open_idx(spec.idx().images(), spec.idx().labels());
+      break;
+    case SourceSpec::kCsv:
+      dataset = open_csv(spec.csv().path(), {.header = spec.csv().header(),
+                                             .label_column = spec.csv().label_column(),
+                                             .delimiter = spec.csv().delimiter().at(0)});
+      break;
+    case SourceSpec::kShards:
+      dataset = open_shards(spec.shards().directory());
+      break;
+    case SourceSpec::KIND_NOT_SET:
+      fail_input("data", "no source of records; give one of idx, csv, shards");
+  }
+  if (spec.limit() > 0) dataset = limit_records(std::move(dataset), spec.limit());
+  return dataset;
+}
+
+namespace {
+
+PreprocessStep standardize_step(const StandardizeSpec& spec) {
+  PreprocessStep step;
+  switch (spec.by()) {
+    case StandardizeSpec::PER_RECORD:
+      step.kind = PreprocessStep::Kind::standardize_per_record;
+      break;
+    case StandardizeSpec::PER_FEATURE:
+      step.kind = PreprocessStep::Kind::standardize_per_feature;
+      break;
+    case StandardizeSpec::GIVEN:
+      step.kind = PreprocessStep::Kind::standardize_given;
+      step.mean.assign(spec.mean().begin(), spec.mean().end());
+      step.std.assign(spec.std().begin(), spec.std().end());
+      break;
+  }
+  return step;
+}
+
+PreprocessStep preprocess_step(const PreprocessSpec& spec) {
+  using Kind = PreprocessStep::Kind;
+  switch (spec.kind_case()) {
+    case PreprocessSpec::kScale:
+      return {
+          .kind = Kind::scale, .factor = spec.scale().factor(), .offset = spec.scale().offset()};
+    case PreprocessSpec::kStandardize:
+      return standardize_step(spec.standardize());
+    case PreprocessSpec::kOneHot:
+      return {.kind = Kind::one_hot, .classes = spec.one_hot().classes()};
+    case PreprocessSpec::kRandomCrop:
+      return {.kind = Kind::random_crop, .padding = spec.random_crop().padding()};
+    case PreprocessSpec::kRandomFlip:
+      return {.kind = Kind::random_flip, .probability = spec.random_flip().probability()};
+    case PreprocessSpec::KIND_NOT_SET:
+      break;
+  }
+  fail_input("data.preprocess",
+             "an empty step; give one of scale, standardize, one_hot, random_crop, random_flip");
+}
+
+}  // namespace
+
+std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec) {
+  std::vector<PreprocessStep> steps;
+  for (const PreprocessSpec& step : spec.preprocess()) steps.push_back(preprocess_step(step));
+  return steps;
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec) {
+  switch (spec.kind_case()) {
+    case OptimizerSpec::kSgd: {
+      const SgdSpec& s = spec.sgd();
+      return make_sgd({s.learning_rate(), s.momentum(), s.weight_decay(), s.nesterov()});
+    }
+    case OptimizerSpec::kAdam: {
+      const AdamSpec& s = spec.adam();
+      return make_adam({s.learning_rate(), s.beta1(), s.beta2(), s.epsilon(), s.weight_decay(),
+                        /*decoupled=*/false});
+    }
+    case OptimizerSpec::kAdamw: {
+      const AdamWSpec& s = spec.adamw();
+      return make_adam({s.learning_rate(), s.beta1(), s.beta2(), s.epsilon(), s.weight_decay(),
+                        /*decoupled=*/true});
+    }
+    case OptimizerSpec::kRmsprop: {
+      const RmsPropSpec& s = spec.rmsprop();
+      return make_rmsprop(
+          {s.learning_rate(), s.alpha(), s.epsilon(), s.momentum(), s.weight_decay()});
+    }
+    case OptimizerSpec::KIND_NOT_SET:
+      break;
+  }
+  fail_input("optimizer", "none given; give one of sgd, adam, adamw, rmsprop");
+}
+
+Schedule make_schedule(const ScheduleSpec& spec) {
+  Schedule schedule;
+  schedule.warmup_steps = spec.warmup_steps();
+  switch (spec.kind_case()) {
+    case ScheduleSpec::kStep:
+      schedule.kind = Schedule::Kind::step;
+      schedule.every_steps = spec.step().every_steps();
+      schedule.gamma = spec.step().gamma();
+      break;
+    case ScheduleSpec::kCosine:
+      schedule.kind = Schedule::Kind::cosine;
+      schedule.last_factor = spec.cosine().last_factor();
+      break;
+    case ScheduleSpec::kLinear:
+      schedule.kind = Schedule::Kind::linear;
+      schedule.last_factor = spec.linear().last_factor();
+      break;
+    case ScheduleSpec::kConstant:
+    case ScheduleSpec::KIND_NOT_SET:
+      break;
+  }
+  return schedule;
+}
+
+BucketOptions bucket_options(const ParallelSpec& spec) {
+  BucketOptions options;
+  options.bucket_bytes =
+      static_cast<std::size_t>(parse_bytes(spec.bucket_size(), "parallel.bucket_size"));
+  options.virtual_ranks = spec.virtual_ranks();
+  switch (spec.reduction()) {
+    case ParallelSpec::RANK_INVARIANT:
+      options.reduction = Reduction::rank_invariant;
+      break;
+    case ParallelSpec::REPEATABLE:
+      options.reduction = Reduction::repeatable;
+      break;
+    case ParallelSpec::FAST:
+      options.reduction = Reduction::fast;
+      break;
+  }
+  return options;
+}
+
+void check_data(const Dataset& dataset, const Preprocess& preprocess, const ModelInfo& model) {
+  const Shape& given = preprocess.output_shape();
+  if (given.numel() != model.record_shape.numel()) {
+    fail_input(dataset.name(), "a record has shape ", given,
+               " after preprocessing, the model wants ", model.record_shape, " (",
+               model.record_shape.numel(), " values)");
+  }
+  if (model.classes > 0) check_class_labels(dataset, model.classes);
+  if (model.binary) check_class_labels(dataset, 2);
+}
+
+}  // namespace peal

@@ -1,0 +1,24 @@
+// From the job's messages to the objects of the layers below.
+#pragma once
+
+#include <memory>
+
+#include "comm/buckets.h"
+#include "core/config/job.pb.h"
+#include "core/data/preprocess.h"
+#include "core/optim/optimizer.h"
+#include "models/model.h"
+
+namespace peal {
+
+std::shared_ptr<Dataset> open_source(const SourceSpec& spec);
+std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec);
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec);
+Schedule make_schedule(const ScheduleSpec& spec);
+BucketOptions bucket_options(const ParallelSpec& spec);
+
+// The records fit the model: number of values, class labels in range, binary targets 0 or 1.
+// Throws Error(input) that names the file, the field and what is allowed.
+void check_data(const Dataset& dataset, const Preprocess& preprocess, const ModelInfo& model);
+
+}  // namespace peal

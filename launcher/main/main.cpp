@@ -1,0 +1,5 @@
+#include "launcher/cli.h"
+
+int main(int argc, char** argv) {
+  return peal::run_cli(argc, argv);
+}

@@ -1,0 +1,49 @@
+#include "launcher/metrics.h"
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/base/error.h"
+#include "core/base/file.h"
+
+namespace peal {
+namespace {
+
+// The lines of earlier runs that still hold; a last line cut short by a kill does not.
+std::string lines_up_to(const std::filesystem::path& path, std::int64_t step) {
+  std::string kept;
+  if (step == 0 || !std::filesystem::exists(path)) return kept;
+  std::istringstream lines(read_file(path));
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("step") || !json["step"].is_number()) continue;
+    if (json["step"].get<std::int64_t>() <= step) kept += line + "\n";
+  }
+  return kept;
+}
+
+}  // namespace
+
+Metrics::Metrics(const std::filesystem::path& directory, std::int64_t start_step, bool tensorboard)
+    : path_(directory / "metrics.jsonl") {
+  write_file_atomically(path_, lines_up_to(path_, start_step));
+  file_.open(path_, std::ios::app);
+  if (!file_) fail_input(path_.string(), "cannot open: ", std::strerror(errno));
+  if (tensorboard) tensorboard_ = std::make_unique<TensorBoardWriter>(directory, start_step);
+}
+
+void Metrics::write(std::int64_t step, std::int64_t epoch,
+                    const std::map<std::string, double>& values) {
+  nlohmann::ordered_json line;
+  line["step"] = step;
+  line["epoch"] = epoch;
+  for (const auto& [name, value] : values) line[name] = value;
+  file_ << line.dump() << "\n";
+  if (!file_.flush()) fail_input(path_.string(), "cannot write: ", std::strerror(errno));
+  if (!tensorboard_) return;
+  for (const auto& [name, value] : values) tensorboard_->scalar(name, step, value);
+  tensorboard_->flush();
+}
+
+}  // namespace peal

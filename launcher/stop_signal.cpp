@@ -1,0 +1,40 @@
+#include "launcher/stop_signal.h"
+
+#include <csignal>
+
+namespace peal {
+namespace {
+
+volatile std::sig_atomic_t stop_asked = 0;  // a handler has nowhere else to write
+
+extern "C" void on_stop_signal(int number) {
+  stop_asked = 1;
+  if (number == SIGINT) std::signal(SIGINT, SIG_DFL);
+}
+
+void install(int number, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(number, &action, nullptr);
+}
+
+}  // namespace
+
+StopSignal::StopSignal() {
+  stop_asked = 0;
+  install(SIGINT, on_stop_signal);
+  install(SIGTERM, on_stop_signal);
+}
+
+StopSignal::~StopSignal() {
+  install(SIGINT, SIG_DFL);
+  install(SIGTERM, SIG_DFL);
+}
+
+bool StopSignal::asked() {
+  return stop_asked != 0;
+}
+
+}  // namespace peal

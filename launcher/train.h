@@ -1,0 +1,24 @@
+// A training run from its first line to its last.
+#pragma once
+
+#include <functional>
+
+#include "comm/communicator.h"
+#include "core/config/job.pb.h"
+
+namespace peal {
+
+struct TrainOptions {
+  bool fresh = false;     // forget what the run directory holds
+  bool terminal = false;  // standard output is one
+};
+
+// Runs `work` on every rank; when it threw Error on any of them, every rank throws. What only some
+// ranks can see (a missing file, a full disk) so ends all of them alike.
+void together(Communicator& comm, const std::function<void()>& work);
+
+// Trains the job on the ranks of `comm`, from the newest checkpoint of its run directory if there
+// is one. Collective. Throws Error; what was saved stays good.
+void train(JobSpec job, Communicator& comm, const TrainOptions& options);
+
+}  // namespace peal

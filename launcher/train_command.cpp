@@ -1,0 +1,36 @@
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "launcher/cli.h"
+#include "launcher/train.h"
+
+namespace peal {
+
+void add_train_command(CLI::App& app) {
+  struct Arguments {
+    JobArguments job;
+    bool fresh = false;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      app.add_subcommand("train", "train a job: as one MPI rank under mpirun or srun, or alone");
+  add_job_arguments(*command, arguments->job);
+  command->add_flag("--fresh", arguments->fresh, "forget what the run directory holds");
+  command->footer(
+      "A run that was stopped or killed goes on from its newest checkpoint when the same command\n"
+      "is given again, on any number of ranks.\n"
+      "Examples:\n"
+      "  peal train examples/fashion_mnist_cnn.textproto\n"
+      "  mpirun -np 2 peal train job.textproto --set train.global_batch=128 --fresh\n"
+      "  peal train job.textproto --local 4");
+  command->callback([arguments] {
+    const JobSpec job = read_job(arguments->job);
+    with_ranks(arguments->job.local, [&](Communicator& comm) {
+      train(job, comm, {.fresh = arguments->fresh, .terminal = isatty(STDOUT_FILENO) != 0});
+    });
+  });
+}
+
+}  // namespace peal

@@ -1,0 +1,149 @@
+// The train step: read this first.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "core/base/error.h"
+#include "core/kernels/kernels.h"
+#include "launcher/trainer.h"
+
+namespace peal {
+namespace {
+
+// Adds the time of its scope to `seconds`.
+class Timer {
+ public:
+  explicit Timer(double& seconds) : seconds_(seconds) {}
+  ~Timer() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
+  stop_flag_[0] = stop_asked ? 1.0f : 0.0f;
+  tree_->begin_step();
+  lanes_->run([&](int lane) { run_lane(lane, step); });
+
+  // The first bucket brings the loss of all ranks, so that a bad one is seen before any update.
+  const bool need_norm = job_.train().clip_norm() > 0 || want_norm;
+  bool checked = false;
+  {
+    const Timer timer(times_.comm);
+    buckets_->finish(stream_, [&](std::size_t begin, std::size_t end) {
+      if (!checked && end >= table_.slots_end) {
+        check_loss(step);
+        checked = true;
+      }
+      if (!need_norm) update(step, begin, end, /*gradient_scale=*/1);
+    });
+  }
+  const Timer timer(times_.optimizer);
+  StepResult result = read_slots(step);
+  if (need_norm) {
+    result.gradient_norm = gradient_norm();
+    update(step, 0, table_.gradient_bytes,
+           clip_factor(result.gradient_norm, job_.train().clip_norm()));
+  }
+  plans_[0].apply_slots(stream_, buckets_->partial(0));
+  return result;
+}
+
+// Forward and backward of this lane's virtual ranks, each alone and in order.
+void Trainer::run_lane(int lane, std::int64_t step) {
+  Plan& plan = plans_[static_cast<std::size_t>(lane)];
+  StepTimes unused;
+  StepTimes& times = lane == 0 ? times_ : unused;
+  const float scale = 1.0f / static_cast<float>(Loader::records_in_step(
+                                 data_.train->size(), job_.train().global_batch(), step));
+  const TreeNode leaves = tree_->leaves(lane);
+  for (int leaf = leaves.begin; leaf < leaves.end; ++leaf) {
+    const int virtual_rank = first_leaf_ + leaf;
+    for (int part = 0; part < job_.train().accumulate_steps(); ++part) {
+      const Batch* batch = nullptr;
+      {
+        const Timer timer(times.data);
+        batch = &loader_->acquire(step, virtual_rank, part);
+      }
+      plan.set_input("x", {.data = batch->x.data, .shape = x_shape_});
+      plan.set_input("labels", batch->labels);
+      plan.set_input("weight", batch->weight);
+      std::byte* gradients = tree_->target(lane, leaf, part);
+      {
+        const Timer timer(times.forward);
+        const auto pass = static_cast<std::uint64_t>(virtual_rank) *
+                              static_cast<std::uint64_t>(job_.train().accumulate_steps()) +
+                          static_cast<std::uint64_t>(part);
+        plan.forward(stream_, {job_.train().seed(), static_cast<std::uint64_t>(step), pass},
+                     gradients);
+      }
+      const Timer timer(times.backward);
+      plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
+        tree_->ready(stream_, lane, leaf, part, bytes_final);
+      });
+      tree_->end_part(stream_, lane, leaf, part);
+      loader_->release(*batch);
+    }
+  }
+}
+
+void Trainer::check_loss(std::int64_t step) {
+  const float loss = slot("loss");
+  if (std::isfinite(loss)) return;
+  throw Error(ErrorKind::numeric, cat("step ", step + 1),
+              cat("the loss is ", loss,
+                  "; weights are as they were before this step. A smaller "
+                  "learning rate or train.clip_norm may help; the newest checkpoint is intact"));
+}
+
+// Steps the optimizer over [begin, end) of the arenas, slots left out.
+void Trainer::update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale) {
+  begin = std::max(begin, table_.slots_end);
+  if (begin >= end) return;
+  std::vector<Tensor>& states = optimizer_slices_;
+  for (std::size_t i = 0; i < states.size(); ++i)
+    states[i] = slice(optimizer_states_[i], begin, end);
+  const double rate = optimizer_->learning_rate() * schedule_.factor(step, total_steps_);
+  optimizer_->step(stream_,
+                   {.number = step + 1, .learning_rate = rate, .gradient_scale = gradient_scale},
+                   gradient_slice(begin, end), states, slice(parameters_, begin, end));
+}
+
+double Trainer::gradient_norm() {
+  return global_norm(stream_, gradient_slice(table_.slots_end, table_.gradient_bytes),
+                     {.data = norm_blocks_.data(),
+                      .shape = {static_cast<std::int64_t>(norm_blocks_.size() / sizeof(double))},
+                      .dtype = DType::f64});
+}
+
+float Trainer::slot(const std::string& name) const {
+  return *reinterpret_cast<const float*>(buckets_->partial(0) + table_.slot(name).offset);
+}
+
+StepResult Trainer::read_slots(std::int64_t step) const {
+  StepResult result;
+  result.records = Loader::records_in_step(data_.train->size(), job_.train().global_batch(), step);
+  const auto records = static_cast<double>(result.records);
+  result.loss = slot("loss") / records;
+  if (model_.has_accuracy) result.accuracy = slot("correct") / records;
+  result.learning_rate = optimizer_->learning_rate() * schedule_.factor(step, total_steps_);
+  result.stop = slot("stop") > 0;
+  return result;
+}
+
+Tensor Trainer::slice(const Buffer& arena, std::size_t begin, std::size_t end) const {
+  return {.data = arena.data() + begin,
+          .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))}};
+}
+
+Tensor Trainer::gradient_slice(std::size_t begin, std::size_t end) const {
+  return {.data = buckets_->partial(0) + begin,
+          .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))}};
+}
+
+}  // namespace peal

@@ -1,0 +1,176 @@
+#include "launcher/trainer.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/kernels/kernels.h"
+#include "launcher/job_setup.h"
+
+namespace peal {
+
+TrainingData open_data(const JobSpec& job, const ModelInfo& model) {
+  TrainingData data;
+  data.train = open_source(job.data().train());
+  data.preprocess = std::make_shared<Preprocess>(preprocess_steps(job.data()), *data.train);
+  check_data(*data.train, *data.preprocess, model);
+  if (job.data().test().kind_case() != SourceSpec::KIND_NOT_SET) {
+    data.test = open_source(job.data().test());
+    check_data(*data.test, *data.preprocess, model);
+    if (data.test->record_shape() != data.train->record_shape()) {
+      fail_input(data.test->name(), "records have shape ", data.test->record_shape(), ", those of ",
+                 data.train->name(), " have ", data.train->record_shape());
+    }
+  }
+  return data;
+}
+
+Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
+    : job_(job), comm_(comm), data_(std::move(data)), model_(model_info(job.model())) {
+  const int virtual_ranks = job_.parallel().virtual_ranks();
+  block_ = block_of(virtual_ranks, comm_.world_size(), comm_.rank());
+  steps_per_epoch_ = Loader::steps_per_epoch(data_.train->size(), job_.train().global_batch());
+  total_steps_ = steps_per_epoch_ * job_.train().epochs();
+  if (job_.train().max_steps() > 0) total_steps_ = std::min(total_steps_, job_.train().max_steps());
+
+  make_plans();
+  states_ = Buffer(table_.state_bytes);
+  parameters_ = Buffer(table_.gradient_bytes);
+  optimizer_ = make_optimizer(job_.optimizer());
+  schedule_ = make_schedule(job_.schedule());
+  for (std::size_t i = 0; i < optimizer_->state_names().size(); ++i) {
+    optimizer_states_.emplace_back(table_.gradient_bytes);
+  }
+  optimizer_slices_.resize(optimizer_states_.size());
+  const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
+  norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double));
+
+  const BucketOptions options = bucket_options(job_.parallel());
+  buckets_ = std::make_unique<GradientBuckets>(comm_, table_.gradient_bytes, options);
+  const bool invariant = options.reduction == Reduction::rank_invariant;
+  first_leaf_ = invariant ? 0 : block_.begin;
+  const TreeNode leaves = invariant ? block_ : TreeNode{0, block_.end - block_.begin};
+  tree_ = std::make_unique<GradientTree>(
+      invariant ? virtual_ranks : leaves.end, leaves, static_cast<int>(plans_.size()),
+      job_.train().accumulate_steps(), table_.gradient_bytes, *buckets_);
+  lanes_ = std::make_unique<Lanes>(tree_->lanes());
+  for (Plan& plan : plans_) plan.bind(parameters_.data(), states_.data());
+  if (evaluation_) evaluation_->plan().bind(parameters_.data(), states_.data());
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::make_plans() {
+  const int parts = job_.parallel().virtual_ranks() * job_.train().accumulate_steps();
+  Graph graph;
+  build_model(job_.model(), job_.train().global_batch() / parts, graph);
+  // Whether somebody asked for the end travels with the gradients.
+  add_stop_slot(graph);
+  table_ = make_parameter_table(graph);
+  const int lanes =
+      lane_count(job_.parallel().threads(), comm_.local_size(), block_.end - block_.begin);
+  for (int lane = 0; lane < lanes; ++lane) {
+    plans_.emplace_back(graph, table_, kCpu, /*training=*/true);
+    plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}});
+  }
+  x_shape_ = Shape{job_.train().global_batch() / parts};
+  for (const std::int64_t dim : model_.record_shape) x_shape_.push_back(dim);
+  if (data_.test) {
+    evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
+                                               job_.eval().batch());
+  }
+}
+
+void Trainer::make_loader(std::int64_t first_step) {
+  LoaderOptions options;
+  options.global_batch = job_.train().global_batch();
+  options.virtual_ranks = job_.parallel().virtual_ranks();
+  options.accumulate_steps = job_.train().accumulate_steps();
+  options.first_virtual_rank = block_.begin;
+  options.end_virtual_rank = block_.end;
+  options.first_step = first_step;
+  options.last_step = total_steps_;
+  options.seed = job_.train().seed();
+  options.shuffle = job_.data().shuffle();
+  options.integer_labels = model_.classes > 0;
+  options.prefetch_batches = job_.data().prefetch_batches();
+  options.threads = job_.data().loader_threads();
+  loader_ = std::make_unique<Loader>(data_.train, data_.preprocess, options);
+}
+
+void Trainer::initialize_weights() {
+  initialize(table_, job_.train().seed(), parameters_.data(), states_.data());
+}
+
+void Trainer::load(const Checkpoint& checkpoint) {
+  checkpoint.load_weights(weights());
+  checkpoint.load_optimizer(optimizer_state());
+}
+
+void Trainer::start(std::int64_t first_step) {
+  make_loader(first_step);
+  const auto send = [&](const char* name, const Buffer& arena) {
+    if (arena.size() == 0) return;
+    Tensor bytes{.data = arena.data(),
+                 .shape = {static_cast<std::int64_t>(arena.size())},
+                 .dtype = DType::u8};
+    comm_.wait(stream_, comm_.broadcast(stream_, name, bytes, /*root=*/0));
+  };
+  send("parameters", parameters_);
+  send("states", states_);
+  for (const Buffer& state : optimizer_states_) send("optimizer state", state);
+}
+
+std::map<std::string, double> Trainer::evaluate() {
+  return evaluation_ ? evaluation_->run(comm_) : std::map<std::string, double>{};
+}
+
+std::vector<NamedTensor> Trainer::views(std::byte* arena, const std::string& prefix) const {
+  std::vector<NamedTensor> list;
+  for (const ArenaEntry& entry : table_.parameters) {
+    list.push_back({prefix + entry.name, {.data = arena + entry.offset, .shape = entry.shape}});
+  }
+  return list;
+}
+
+std::vector<NamedTensor> Trainer::parameters() const {
+  return views(parameters_.data(), "");
+}
+std::vector<NamedTensor> Trainer::gradients() const {
+  return views(buckets_->partial(0), "");
+}
+
+std::vector<NamedTensor> Trainer::weights() const {
+  std::vector<NamedTensor> list = parameters();
+  for (const ArenaEntry& entry : table_.states) {
+    list.push_back({entry.name, {.data = states_.data() + entry.offset, .shape = entry.shape}});
+  }
+  return list;
+}
+
+std::vector<NamedTensor> Trainer::optimizer_state() const {
+  std::vector<NamedTensor> list;
+  const std::vector<std::string> names = optimizer_->state_names();
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    for (NamedTensor& view : views(optimizer_states_[i].data(), names[i] + "/")) {
+      list.push_back(std::move(view));
+    }
+  }
+  return list;
+}
+
+MemoryTable Trainer::memory() const {
+  MemoryTable table;
+  table.parameters = parameters_.size() + states_.size();
+  table.gradients =
+      static_cast<std::size_t>(buckets_->partials()) * table_.gradient_bytes + tree_->bytes();
+  for (const Buffer& state : optimizer_states_) table.optimizer += state.size();
+  const auto count = [&](const Plan& plan) {
+    table.activations += plan.memory().activations;
+    table.scratch += plan.memory().scratch;
+  };
+  for (const Plan& plan : plans_) count(plan);
+  if (evaluation_) count(evaluation_->plan());
+  return table;
+}
+
+}  // namespace peal

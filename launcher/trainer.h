@@ -1,0 +1,123 @@
+// One rank's model, memory and training step.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/buckets.h"
+#include "core/config/job.pb.h"
+#include "core/data/loader.h"
+#include "core/graph/plan.h"
+#include "core/optim/optimizer.h"
+#include "core/state/checkpoint.h"
+#include "launcher/evaluation.h"
+#include "launcher/gradient_tree.h"
+#include "launcher/lanes.h"
+#include "models/model.h"
+
+namespace peal {
+
+struct TrainingData {
+  std::shared_ptr<const Dataset> train, test;  // test may be absent
+  std::shared_ptr<const Preprocess> preprocess;
+};
+
+// Opens and checks the job's records.
+TrainingData open_data(const JobSpec& job, const ModelInfo& model);
+
+// Bytes a rank holds; printed before step 1.
+struct MemoryTable {
+  std::size_t parameters = 0, gradients = 0, optimizer = 0, activations = 0, scratch = 0;
+  std::size_t total() const { return parameters + gradients + optimizer + activations + scratch; }
+};
+
+// Where the time of steps went, in seconds, as lane 0 saw it.
+struct StepTimes {
+  double data = 0, forward = 0, backward = 0, comm = 0, optimizer = 0;
+};
+
+struct StepResult {
+  double loss = 0;            // mean over the step's records
+  double accuracy = -1;       // -1: the model has none
+  double gradient_norm = -1;  // -1: not computed
+  double learning_rate = 0;
+  std::int64_t records = 0;
+  bool stop = false;  // some rank asked for the end after this step
+};
+
+class Trainer {
+ public:
+  // Collective: every rank makes it with the same job, whose virtual_ranks is resolved.
+  Trainer(const JobSpec& job, Communicator& comm, TrainingData data);
+  ~Trainer();
+
+  // On rank 0, one of the two before start(); nothing is communicated.
+  void initialize_weights();
+  void load(const Checkpoint& checkpoint);
+  // Every rank gets rank 0's bits, and batches are prepared from `first_step` on. Collective.
+  void start(std::int64_t first_step);
+
+  // One step of the job; `step` counts from 0. Every rank returns the same result. Throws
+  // Error(numeric) on every rank when the loss is not finite; parameters are then unchanged.
+  // `want_norm` asks for the gradient norm where clipping does not need it anyway.
+  StepResult step(std::int64_t step, bool stop_asked, bool want_norm);
+
+  // Mean loss and accuracy over the test records; the same on every rank and for every number of
+  // ranks. Collective.
+  std::map<std::string, double> evaluate();
+
+  std::int64_t steps_per_epoch() const { return steps_per_epoch_; }
+  std::int64_t total_steps() const { return total_steps_; }
+  const ParameterTable& table() const { return table_; }
+  std::vector<NamedTensor> weights() const;  // parameters and states
+  std::vector<NamedTensor> parameters() const;
+  std::vector<NamedTensor> gradients() const;  // of the last step, after the reduction
+  std::vector<NamedTensor> optimizer_state() const;
+  MemoryTable memory() const;
+  StepTimes& times() { return times_; }
+  int lanes() const { return tree_->lanes(); }
+
+ private:
+  void make_plans();
+  void make_loader(std::int64_t first_step);
+  void run_lane(int lane, std::int64_t step);
+  void check_loss(std::int64_t step);
+  StepResult read_slots(std::int64_t step) const;
+  void update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale);
+  double gradient_norm();
+  float slot(const std::string& name) const;
+  Tensor slice(const Buffer& arena, std::size_t begin, std::size_t end) const;
+  Tensor gradient_slice(std::size_t begin, std::size_t end) const;
+  std::vector<NamedTensor> views(std::byte* arena, const std::string& prefix) const;
+
+  JobSpec job_;
+  Communicator& comm_;
+  TrainingData data_;
+  ModelInfo model_;
+  Stream stream_;
+  ParameterTable table_;
+  TreeNode block_;  // virtual ranks of this rank
+  Shape x_shape_;   // (B, record shape...) of one virtual rank's part, as the model sees it
+  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
+
+  Buffer parameters_, states_, norm_blocks_;
+  std::vector<Buffer> optimizer_states_;
+  std::vector<Tensor> optimizer_slices_;  // reused by update()
+  std::unique_ptr<Optimizer> optimizer_;
+  Schedule schedule_;
+  std::unique_ptr<GradientBuckets> buckets_;
+  std::unique_ptr<GradientTree> tree_;
+  int first_leaf_ = 0;       // virtual rank of the tree's leaf 0
+  std::vector<Plan> plans_;  // one a lane
+  std::unique_ptr<Lanes> lanes_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<Evaluation> evaluation_;
+  alignas(kAlignment) std::array<float, 16> stop_flag_{};
+  StepTimes times_;
+};
+
+}  // namespace peal

@@ -1,0 +1,84 @@
+"""Same job, same bits, any rank count: one --hash line for 1, 2, 3, 4 and 8 ranks."""
+import unittest
+
+from peal_cli import PealTest
+
+
+class Invariance(PealTest):
+    def hashes(self, overrides, ranks=(0, 1, 2, 3, 4, 8), local=(), limit=600):
+        job = self.job(limit=limit)
+        found = {}
+        for n in ranks:
+            run = self.folder / f"run-{n}"
+            self.train(job, n, [f"run.directory={run}", *overrides])
+            found[f"mpirun {n}"] = self.hash(run)
+        for n in local:
+            run = self.folder / f"local-{n}"
+            self.train(job, 0, [f"run.directory={run}", *overrides], ["--local", str(n)])
+            found[f"local {n}"] = self.hash(run)
+        return found
+
+    def check(self, overrides, **options):
+        found = self.hashes(overrides, **options)
+        self.assertEqual(len(set(found.values())), 1, found)
+        return next(iter(found.values()))
+
+    def test_dropout_shuffling_and_a_ragged_batch(self):
+        # 600 records: nine batches of 64 and one of 24, so that whole virtual ranks run empty.
+        self.check([], local=(1, 2, 3, 5, 8))
+
+    def test_threads_of_a_rank(self):
+        # Virtual ranks that one process runs side by side add up to the same bits.
+        self.check(["parallel.threads=3"], ranks=(0, 2, 3))
+
+    def test_batch_norm(self):
+        self.check(["model.cnn.batch_norm=true"], ranks=(1, 2, 3, 4, 8), local=(3,))
+
+    def test_clipping(self):
+        clipped = self.check(["train.clip_norm=0.5"], ranks=(1, 2, 3, 4, 8), local=(3,))
+        self.assertNotEqual(clipped, self.check(["train.clip_norm=0"], ranks=(1,)))
+
+    def test_accumulation_and_augmentation(self):
+        crop = "data.preprocess[1].random_crop.padding=2"
+        flip = "data.preprocess[2].random_flip.probability=0.5"
+        self.check(["train.accumulate_steps=2", crop, flip], ranks=(1, 3, 4))
+
+    def test_virtual_ranks_that_are_no_power_of_two(self):
+        seven = ["parallel.virtual_ranks=7", "train.global_batch=56"]
+        self.check(seven, ranks=(1, 2, 3, 7), local=(5,))
+
+    def test_buckets_of_any_size(self):
+        small = self.check(["parallel.bucket_size=4KiB"], ranks=(1, 3))
+        self.assertEqual(small, self.check(["parallel.bucket_size=64MiB"], ranks=(3,)))
+
+    def test_another_seed_gives_other_bits(self):
+        self.assertNotEqual(self.check([], ranks=(1,)), self.check(["train.seed=4"], ranks=(1,)))
+
+    def test_repeatable_repeats(self):
+        job = self.job()
+        found = set()
+        for attempt in range(3):
+            run = self.folder / f"repeat-{attempt}"
+            self.train(job, 3, [f"run.directory={run}", "parallel.reduction=REPEATABLE"])
+            found.add(self.hash(run))
+        self.assertEqual(len(found), 1, found)
+
+    def test_evaluation_does_not_depend_on_ranks(self):
+        job = self.job(extra='data { test { idx { images: "%s" labels: "%s" } limit: 1000 } }' % (
+            self.data("t10k-images-idx3-ubyte.gz"), self.data("t10k-labels-idx1-ubyte.gz")))
+        found = set()
+        for n in (1, 2, 3):
+            run = self.folder / f"eval-{n}"
+            self.train(job, n, [f"run.directory={run}"])
+            last = [m for m in self.metrics(run) if "test_loss" in m][-1]
+            found.add((last["test_loss"], last["test_accuracy"]))
+        self.assertEqual(len(found), 1, found)
+
+    @staticmethod
+    def data(name):
+        from peal_cli import DATA
+        return DATA / "mnist" / name
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,106 @@
+"""What the tests of the `peal` program share: jobs, ranks, temporary folders.
+
+Environment, set by CTest: PEAL_BINARY, PEAL_SOURCE, PEAL_TEST_DATA.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import unittest
+
+PEAL = os.environ["PEAL_BINARY"]
+SOURCE = pathlib.Path(os.environ["PEAL_SOURCE"])
+DATA = pathlib.Path(os.environ["PEAL_TEST_DATA"])
+
+os.environ.setdefault("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
+os.environ.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
+if os.geteuid() == 0:
+    os.environ["OMPI_ALLOW_RUN_AS_ROOT"] = "1"
+    os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+
+SMALL_JOB = """
+data {{
+  train {{ idx {{ images: "{data}/mnist/t10k-images-idx3-ubyte.gz"
+                labels: "{data}/mnist/t10k-labels-idx1-ubyte.gz" }} limit: {limit} }}
+  preprocess {{ scale {{}} }}
+}}
+model {{ cnn {{ filters: 8 hidden: 32 }} }}
+optimizer {{ adam {{ learning_rate: 0.002 }} }}
+train {{ epochs: {epochs} global_batch: 64 seed: 3 }}
+parallel {{ virtual_ranks: 8 }}
+run {{ directory: "{run}" log_every_steps: 5 }}
+"""
+
+
+def command(arguments, ranks=0):
+    """ranks 0: alone, without MPI."""
+    launcher = ["mpirun", "-np", str(ranks)] if ranks else []
+    return launcher + [PEAL] + [str(a) for a in arguments]
+
+
+def run(arguments, ranks=0, timeout=120, **options):
+    """Runs to the end; stdout and stderr are captured apart."""
+    return subprocess.run(command(arguments, ranks), capture_output=True, text=True,
+                          timeout=timeout, **options)
+
+
+def start(arguments, ranks=0, **options):
+    """Starts in a process group of its own, so that a test can signal or kill it whole."""
+    return subprocess.Popen(command(arguments, ranks), stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)
+
+
+def kill_tree(process, number=signal.SIGKILL):
+    """Signals mpirun and every rank below it; they sit in process groups of their own."""
+    pids = [process.pid]
+    for pid in pids:
+        for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+            try:
+                pids += [int(child) for child in task.read_text().split()]
+            except OSError:
+                pass
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+    return pids
+
+
+class PealTest(unittest.TestCase):
+    """A temporary folder for each test, and a data folder that must be there."""
+
+    def setUp(self):
+        self.assertTrue((DATA / "README.md").exists(),
+                        f"the real data sets are not at {DATA}; set PEAL_TEST_DATA")
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="peal-test-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def job(self, name="job", run_name="run", limit=600, epochs=2, extra=""):
+        path = self.folder / f"{name}.textproto"
+        path.write_text(SMALL_JOB.format(data=DATA, limit=limit, epochs=epochs,
+                                         run=self.folder / run_name) + extra)
+        return path
+
+    def train(self, job, ranks=0, overrides=(), flags=(), **options):
+        """Trains and expects success; returns what it printed."""
+        arguments = ["train", job, *flags]
+        for override in overrides:
+            arguments += ["--set", override]
+        result = run(arguments, ranks, **options)
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        return result.stdout
+
+    def hash(self, run_directory):
+        result = run(["inspect", "--hash", run_directory])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        line = result.stdout.strip()
+        self.assertRegex(line, "^[0-9a-f]{16}$")
+        return line
+
+    def metrics(self, run_directory):
+        lines = (pathlib.Path(run_directory) / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]

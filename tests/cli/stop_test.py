@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM: the run saves, ends cleanly and goes on from there with the same command."""
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+from peal_cli import PealTest, run, start
+
+
+class Stop(PealTest):
+    def wait_for_steps(self, process):
+        # The first line of metrics is written after step 5.
+        path = self.folder / "run" / "metrics.jsonl"
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if path.exists() and path.read_text().count("\n") >= 2:
+                return
+            self.assertIsNone(process.poll(), "ended before it was stopped")
+            time.sleep(0.01)
+        self.fail("no metrics after 60 s")
+
+    def check_stop_and_resume(self, number, ranks):
+        job = self.job(limit=4000, epochs=30)
+        process = start(["train", job], ranks)
+        self.wait_for_steps(process)
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=30)
+        self.assertIn("stopped after step", output)
+        if ranks == 0:
+            self.assertEqual(process.returncode, 0, output)
+        self.assertFalse(list((self.folder / "run" / "checkpoints").glob(".tmp-*")))
+        done = run(["inspect", self.folder / "run"])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        step = int(done.stdout.split("step ")[1].split(",")[0])
+        self.assertGreater(step, 0)
+        steps = step + 40
+        resumed = self.train(job, 2, [f"train.max_steps={steps}"])
+        self.assertIn(f"going on after step {step}", resumed)
+        straight = self.folder / "straight"
+        self.train(job, 1, [f"train.max_steps={steps}", f"run.directory={straight}"])
+        self.assertEqual(self.hash(self.folder / "run"), self.hash(straight))
+
+    def test_sigterm_alone(self):
+        self.check_stop_and_resume(signal.SIGTERM, 0)
+
+    def test_sigint_alone(self):
+        self.check_stop_and_resume(signal.SIGINT, 0)
+
+    def test_sigint_to_mpirun(self):
+        self.check_stop_and_resume(signal.SIGINT, 3)
+
+    def test_sigterm_to_mpirun(self):
+        self.check_stop_and_resume(signal.SIGTERM, 2)
+
+    def test_launch_prints_and_runs(self):
+        job = self.job(limit=200, epochs=1)
+        dry = run(["launch", "-n", 2, job, "--set", "train.seed=5", "--dry-run"])
+        self.assertEqual(dry.returncode, 0, dry.stderr)
+        self.assertTrue(dry.stdout.startswith("mpirun -np 2 "), dry.stdout)
+        self.assertIn("--set train.seed=5", dry.stdout)
+        self.assertFalse((self.folder / "run").exists())
+        printed = subprocess.run(dry.stdout, shell=True, capture_output=True, text=True, timeout=60)
+        self.assertEqual(printed.returncode, 0, printed.stderr)
+        by_hand = self.hash(self.folder / "run")
+        wet = run(["launch", "-n", 2, job, "--set", "train.seed=5", "--fresh"])
+        self.assertEqual(wet.returncode, 0, wet.stderr)
+        self.assertEqual(self.hash(self.folder / "run"), by_hand)
+
+
+if __name__ == "__main__":
+    unittest.main()
