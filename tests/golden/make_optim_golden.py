@@ -55,7 +55,7 @@ def run(make, start, gradients, clip=None):
 def main():
     torch.manual_seed(1)
     start = torch.randn(ELEMENTS)
-    gradients = [torch.randn(ELEMENTS) * 10 ** (i % 5 - 3) for i in range(STEPS)]
+    gradients = [torch.randn(ELEMENTS) * 10 ** (i % 4 - 3) for i in range(STEPS)]
     text = line("start", start)
     for gradient in gradients:
         text += line("gradient", gradient)

@@ -3,13 +3,6 @@
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/elements.h"
 
-namespace peal {
-// Until the prepared kernels bring theirs.
-__attribute__((weak)) std::size_t layout_bytes(const Tensor& x) {
-  return x.bytes();
-}
-}  // namespace peal
-
 namespace peal::cpu {
 
 void CpuKernels::fill(Stream&, Tensor x, float value) {
