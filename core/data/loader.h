@@ -33,7 +33,7 @@ struct LoaderOptions {
   bool integer_labels = true;
   bool augment = true;  // random preprocessing
   int prefetch_batches = 4;
-  int threads = 1;
+  int threads = 1;  // 0: acquire() prepares everything
 };
 
 // Step s of epoch e takes positions [k*G, (k+1)*G) of the epoch, k = s mod steps_per_epoch; the
@@ -41,13 +41,16 @@ struct LoaderOptions {
 // beginning at k*G + (v*A + a)*B.
 class Loader {
  public:
+  // Throws Error(input) when the global batch is not a multiple of V * A. The destructor stops the
+  // threads; no lane may be inside a call then.
   Loader(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const Preprocess> preprocess,
          const LoaderOptions& options);
   ~Loader();
 
-  // Waits until the batch is prepared (it should be). Any lane may ask for any item of the window;
-  // items are prepared in the order step, part, virtual rank... as the lanes take them.
-  // Throws what the preparing thread threw.
+  // Waits until the batch is prepared (it should be), and prepares it when nobody has begun to.
+  // Threads prepare in the order step, part, virtual rank; lanes may ask in any order, each for
+  // every item of the block exactly once, and hold one while others go on. Throws what the
+  // preparing thread threw.
   const Batch& acquire(std::int64_t step, int virtual_rank, int part);
   void release(const Batch& batch);
 
@@ -56,6 +59,9 @@ class Loader {
   static std::int64_t records_in_step(std::int64_t records, std::int64_t global_batch,
                                       std::int64_t step);
 
+  // Taken at construction; nothing is allocated later. One step's batches of the block (of one part
+  // when those exceed 256 MiB) and `prefetch_batches` more.
+  std::size_t memory_bytes() const;
   double seconds_waited() const;  // by acquire, summed over lanes
 
  private:

@@ -1,0 +1,297 @@
+#include "core/data/shard.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+
+#include "core/base/checksum.h"
+#include "core/base/error.h"
+#include "core/base/file.h"
+#include "core/data/shard_format.h"
+
+namespace peal {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kManifestName = "manifest.textproto";
+constexpr std::int64_t kMostShards = 100000;  // five digits in a name
+
+bool exists(const fs::path& path) {
+  std::error_code code;
+  return fs::exists(path, code);
+}
+
+std::span<const std::byte> bytes_of(const MappedFile& map) {
+  return {map.data(), map.size()};
+}
+
+// The most records whose shard is no larger than `bytes`.
+std::int64_t records_that_fit(const Dataset& dataset, std::int64_t bytes) {
+  const auto size = [&](std::int64_t n) {
+    return shard_layout(dataset.record_shape(), dataset.record_dtype(), n, dataset.name())
+        .file_bytes;
+  };
+  const auto limit = static_cast<std::uint64_t>(bytes);
+  if (size(1) > limit) {
+    fail_input("bytes per shard", bytes, "; one record of ", dataset.name(), " needs ", size(1));
+  }
+  std::int64_t low = 1, high = dataset.size();
+  while (low < high) {
+    const std::int64_t middle = low + (high - low + 1) / 2;
+    if (size(middle) <= limit) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+std::int64_t shard_count(const Dataset& dataset, const ShardOptions& options) {
+  if ((options.count > 0) == (options.bytes_per_shard > 0)) {
+    fail_input("shards", "count ", options.count, " and bytes per shard ", options.bytes_per_shard,
+               "; exactly one of the two must be above 0");
+  }
+  const std::int64_t records = dataset.size();
+  std::int64_t count = options.count;
+  if (count == 0) {
+    const std::int64_t most = records_that_fit(dataset, options.bytes_per_shard);
+    count = (records + most - 1) / most;
+  }
+  const std::int64_t allowed = std::min(records, kMostShards);
+  if (count > allowed) {
+    fail_input("shards", count, " shards for the ", records, " records of ", dataset.name(),
+               "; allowed are 1 to ", allowed);
+  }
+  return count;
+}
+
+std::string shard_name(std::int64_t index, std::int64_t count) {
+  char text[48];
+  std::snprintf(text, sizeof text, "shard-%05lld-of-%05lld.peal", static_cast<long long>(index),
+                static_cast<long long>(count));
+  return text;
+}
+
+// One shard: header last, because it holds the checksums.
+class ShardWriter {
+ public:
+  ShardWriter(const Dataset& dataset, const fs::path& path, std::int64_t records)
+      : dataset_(dataset),
+        file_(path),
+        header_(
+            shard_layout(dataset.record_shape(), dataset.record_dtype(), records, path.string())) {}
+
+  // Returns the checksum of the header.
+  std::uint64_t write(std::int64_t first) {
+    const std::vector<std::byte> room(kShardHeaderBytes);
+    file_.write(room.data(), room.size());
+    write_section(0, header_.record_bytes(),
+                  [&](std::int64_t i) { return dataset_.record(first + i); });
+    float label = 0;
+    write_section(1, sizeof label, [&](std::int64_t i) {
+      label = dataset_.label(first + i);
+      return static_cast<const void*>(&label);
+    });
+    std::uint64_t offset = 0;
+    write_section(2, sizeof offset, [&](std::int64_t i) {
+      offset = header_.sections[0].offset + static_cast<std::uint64_t>(i) * header_.record_bytes();
+      return static_cast<const void*>(&offset);
+    });
+    const auto bytes = format_shard_header(header_);
+    file_.write_at(0, bytes.data(), bytes.size());
+    file_.commit();
+    return xxh64(bytes.data(), bytes.size());
+  }
+
+  std::uint64_t file_bytes() const { return header_.file_bytes; }
+
+ private:
+  template <typename Element>
+  void write_section(std::size_t section, std::size_t bytes, const Element& element) {
+    constexpr std::size_t kBlock = std::size_t{1} << 20;
+    ShardSection& s = header_.sections[section];
+    std::vector<std::byte> block(s.offset - file_.position());  // the zeros before the section
+    file_.write(block.data(), block.size());
+    block.clear();
+    Hasher hasher;
+    for (std::int64_t i = 0; i < header_.records; ++i) {
+      const auto* from = static_cast<const std::byte*>(element(i));
+      block.insert(block.end(), from, from + bytes);
+      if (block.size() < kBlock && i + 1 < header_.records) continue;
+      hasher.update(block.data(), block.size());
+      file_.write(block.data(), block.size());
+      block.clear();
+    }
+    s.xxh64 = hasher.digest();
+  }
+
+  const Dataset& dataset_;
+  FileWriter file_;
+  ShardHeader header_;
+};
+
+struct Part {
+  MappedFile map;
+  ShardHeader header;
+  std::string name;
+  std::int64_t first = 0;  // its first record
+};
+
+class ShardDataset final : public Dataset {
+ public:
+  ShardDataset(std::string name, ShardManifest manifest, std::vector<Part> parts)
+      : name_(std::move(name)),
+        manifest_(std::move(manifest)),
+        parts_(std::move(parts)),
+        record_bytes_(parts_[0].header.record_bytes()) {}
+
+  std::int64_t size() const override { return manifest_.records; }
+  const Shape& record_shape() const override { return manifest_.record_shape; }
+  DType record_dtype() const override { return manifest_.dtype; }
+  const std::string& name() const override { return name_; }
+
+  const void* record(std::int64_t index) const override {
+    const Part& part = find(index);
+    return part.map.data() + part.header.sections[0].offset +
+           static_cast<std::uint64_t>(index - part.first) * record_bytes_;
+  }
+
+  float label(std::int64_t index) const override {
+    const Part& part = find(index);
+    float value;
+    std::memcpy(&value,
+                part.map.data() + part.header.sections[1].offset +
+                    static_cast<std::uint64_t>(index - part.first) * sizeof value,
+                sizeof value);
+    return value;
+  }
+
+ private:
+  const Part& find(std::int64_t index) const {
+    const auto after =
+        std::upper_bound(parts_.begin(), parts_.end(), index,
+                         [](std::int64_t i, const Part& part) { return i < part.first; });
+    return *(after - 1);
+  }
+
+  std::string name_;
+  ShardManifest manifest_;
+  std::vector<Part> parts_;
+  std::uint64_t record_bytes_;
+};
+
+void check_against_manifest(const Part& part, const ShardManifest& manifest,
+                            const ShardManifest::Shard& shard) {
+  const ShardHeader& header = part.header;
+  if (!(header.record_shape == manifest.record_shape) || header.dtype != manifest.dtype) {
+    fail_input(part.name, "records of shape ", header.record_shape, " and dtype ",
+               name_of(header.dtype), "; the manifest announces ", manifest.record_shape, " and ",
+               name_of(manifest.dtype));
+  }
+  if (header.records != shard.records || header.file_bytes != shard.bytes) {
+    fail_input(part.name, "holds ", header.records, " records in ", header.file_bytes,
+               " bytes; the manifest announces ", shard.records, " in ", shard.bytes);
+  }
+  const std::uint64_t sum = xxh64(part.map.data(), kShardHeaderBytes);
+  if (sum != shard.xxh64) {
+    fail_input(part.name, "is another file than the manifest's: its header's checksum is ",
+               hex(sum), ", the manifest announces ", hex(shard.xxh64));
+  }
+}
+
+void check_labels(const ShardDataset& dataset) {
+  for (std::int64_t i = 0; i < dataset.size(); ++i) {
+    if (std::isfinite(dataset.label(i))) continue;
+    fail_input(dataset.name(), "record ", i, " has label ", dataset.label(i),
+               "; allowed are finite numbers");
+  }
+}
+
+ShardManifest read_manifest(const fs::path& directory) {
+  const fs::path path = directory / kManifestName;
+  if (!exists(path)) {
+    fail_input(path.string(), "is missing: the folder holds no complete set of shards");
+  }
+  return parse_shard_manifest(read_file(path), path.string());
+}
+
+Part open_part(const fs::path& directory, const ShardManifest& manifest,
+               const ShardManifest::Shard& shard, std::int64_t first) {
+  const fs::path path = directory / shard.file;
+  Part part{MappedFile(path), {}, path.string(), first};
+  part.header = parse_shard_header(bytes_of(part.map), part.name);
+  check_against_manifest(part, manifest, shard);
+  return part;
+}
+
+}  // namespace
+
+void write_shards(const Dataset& dataset, const fs::path& directory, const ShardOptions& options) {
+  const std::int64_t count = shard_count(dataset, options);
+  make_folders(directory);
+  if (exists(directory / kManifestName)) {
+    fail_input((directory / kManifestName).string(),
+               "exists; shards are written to a folder that holds none");
+  }
+  ShardManifest manifest;
+  manifest.records = dataset.size();
+  manifest.record_shape = dataset.record_shape();
+  manifest.dtype = dataset.record_dtype();
+  std::int64_t first = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t records = dataset.size() / count + (i < dataset.size() % count ? 1 : 0);
+    const std::string name = shard_name(i, count);
+    ShardWriter writer(dataset, directory / name, records);
+    const std::uint64_t sum = writer.write(first);
+    manifest.shards.push_back({name, records, writer.file_bytes(), sum});
+    first += records;
+    if (options.progress) options.progress(first, dataset.size());
+  }
+  write_file_atomically(directory / kManifestName, format_shard_manifest(manifest));
+}
+
+std::unique_ptr<Dataset> open_shards(const fs::path& directory) {
+  ShardManifest manifest = read_manifest(directory);
+  std::vector<Part> parts;
+  std::int64_t first = 0;
+  for (const ShardManifest::Shard& shard : manifest.shards) {
+    parts.push_back(open_part(directory, manifest, shard, first));
+    check_shard_section(bytes_of(parts.back().map), parts.back().header, 1, parts.back().name);
+    first += shard.records;
+  }
+  auto dataset = std::make_unique<ShardDataset>((directory / kManifestName).string(),
+                                                std::move(manifest), std::move(parts));
+  check_labels(*dataset);
+  return dataset;
+}
+
+std::int64_t verify_shards(const fs::path& directory,
+                           const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  const ShardManifest manifest = read_manifest(directory);
+  std::int64_t done = 0;
+  for (const ShardManifest::Shard& shard : manifest.shards) {
+    const Part part = open_part(directory, manifest, shard, done);
+    check_shard_contents(bytes_of(part.map), part.header, part.name);
+    done += shard.records;
+    if (progress) progress(done, manifest.records);
+  }
+  return done;
+}
+
+ShardInfo inspect_shard(const fs::path& file) {
+  const MappedFile map(file);
+  const ShardHeader header = parse_shard_header(bytes_of(map), file.string());
+  return {header.record_shape, header.dtype, header.records, header.file_bytes};
+}
+
+bool is_shard(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  char magic[8] = {};
+  in.read(magic, sizeof magic);
+  return in.gcount() == sizeof magic && std::memcmp(magic, "PEALSHD1", sizeof magic) == 0;
+}
+
+}  // namespace peal
