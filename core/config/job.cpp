@@ -64,6 +64,11 @@ class Scanner {
       const Place at{tokens.current().line, tokens.current().column};
       if (at > stop) return context_;
       take(tokens.current(), at, at == stop);
+      // An error at a minus sign is about the number after it.
+      if (at == stop && tokens.current().text == "-" && tokens.Next()) {
+        context_.value += tokens.current().text;
+      }
+      if (at == stop) return context_;
     }
     context_.at_end = true;
     return context_;
@@ -81,8 +86,12 @@ class Scanner {
     } else if (text == "]") {
       if (lists_.back() > 0) --lists_.back();
     } else if (is_value(text)) {
-      context_.value = previous_ == "-" ? "-" + text : text;
-      context_.value_at = at;
+      if (previous_ == "-") {
+        context_.value += text;
+      } else {
+        context_.value = text;
+        context_.value_at = at;
+      }
     } else if (token.type == Tokenizer::TYPE_IDENTIFIER && !is_stop) {
       context_.name = text;
       context_.name_at = at;
@@ -92,7 +101,7 @@ class Scanner {
   }
 
   bool is_value(const std::string& text) const {
-    if (text == "," || text == ":" || text == ";" || text == "-") return false;
+    if (text == "," || text == ":" || text == ";") return false;
     return previous_ == ":" || previous_ == "-" || lists_.back() > 0;
   }
 
@@ -136,12 +145,12 @@ bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
-[[noreturn]] void fail_value(const std::string& where, const Context& context,
-                             const FieldDescriptor& field, const Complaint& complaint,
-                             const std::string& path) {
-  const Place at = context.value.empty() ? complaint.place : context.value_at;
-  const std::string given = context.value.empty() ? "" : ", not " + context.value;
-  fail_at(where, at, path, cat("wants ", config::wanted(field), given));
+// The library stops at a value that it cannot read, or right after one that it does not know.
+bool is_about_value(const Complaint& complaint, const Context& context) {
+  if (context.value.empty()) return false;
+  return complaint.place == context.value_at || contains(complaint.text, "out of range") ||
+         contains(complaint.text, "Unknown enumeration") ||
+         contains(complaint.text, "Invalid value for boolean");
 }
 
 // Says in our words what the library complains about.
@@ -173,11 +182,11 @@ bool contains(const std::string& text, std::string_view part) {
   }
   const bool wants_colon = contains(complaint.text, "Expected \":\"");
   if (wants_colon) fail_at(where, complaint.place, path, "write a colon between name and value");
-  if (context.value.empty() && !context.at_end && field->message_type() == nullptr) {
-    fail_at(where, complaint.place, path,
-            cat("syntax error: ", complaint.text, " Wants ", config::wanted(*field)));
+  if (!is_about_value(complaint, context)) {
+    fail_at(where, complaint.place, path, "syntax error: " + complaint.text);
   }
-  fail_value(where, context, *field, complaint, path);
+  fail_at(where, context.value_at, path,
+          cat("wants ", config::wanted(*field), ", not ", context.value));
 }
 
 // A tokenizer error about a control character says little; a job is text.

@@ -93,7 +93,9 @@ void set_value(Message& message, const FieldDescriptor& field, std::optional<int
   FirstError errors;
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&errors);
-  if (!value || !parser.ParseFieldValueFromString(*value, &field, &message)) {
+  // An open quote is reported and yet counts as parsed.
+  if (!value || !parser.ParseFieldValueFromString(*value, &field, &message) ||
+      !errors.text.empty()) {
     fail_input(path, "wants ", config::wanted(field), ", not ", config::quoted(text));
   }
   const int last = index ? reflection.FieldSize(message, &field) - 1 : -1;
@@ -136,7 +138,7 @@ void set_group(Message& group, std::string_view text, const std::string& path) {
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&errors);
   const bool parsed = parser.ParseFromString(std::string(text.substr(1, text.size() - 2)), &group);
-  if (!parsed) {
+  if (!parsed || !errors.text.empty()) {
     fail_input(path, errors.text, " ", group.GetDescriptor()->name(), " has ",
                join(config::field_names(*group.GetDescriptor())));
   }
