@@ -213,7 +213,7 @@ class Kernels {
   // y = (x - mean) / sqrt(variance + epsilon) * gamma + beta
   virtual void batch_norm(Stream& s, const Tensor& x, const Tensor& mean, const Tensor& variance,
                           const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) = 0;
-  // Gradient through the statistics. scratch holds 2*C floats. dx of padded records is 0.
+  // Gradient through the statistics. dx of padded records is 0.
   virtual void batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight,
                                    const Tensor& mean, const Tensor& variance, const Tensor& gamma,
                                    float epsilon, const Tensor& dy, Tensor dx, Tensor dgamma,
@@ -265,8 +265,9 @@ class Kernels {
   static constexpr std::int64_t kNormBlock = 4096;
   virtual void sum_squares(Stream& s, const Tensor& x, Tensor sums) = 0;
 
+  // Options are f64, so that 1 - beta is what PyTorch uses; kernels round each factor once.
   struct SgdStep {
-    float learning_rate, momentum, weight_decay;
+    double learning_rate, momentum, weight_decay;
     bool nesterov, first;  // first: the velocity becomes the gradient
     float gradient_scale;  // clipping factor, 1 for none
   };
@@ -274,16 +275,17 @@ class Kernels {
   // velocity is empty when momentum is 0.
   virtual void sgd(Stream& s, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) = 0;
   struct AdamStep {
-    float learning_rate, beta1, beta2, epsilon, weight_decay;
-    bool decoupled;                  // AdamW
-    float correction1, correction2;  // 1 - beta^t
+    double learning_rate, beta1, beta2, epsilon, weight_decay;
+    bool decoupled;                   // AdamW
+    double correction1, correction2;  // 1 - beta^t
     float gradient_scale;
   };
   // Kingma & Ba 2015, algorithm 1, in PyTorch's form: x -= lr/c1 * m / (sqrt(v)/sqrt(c2) + eps).
   virtual void adam(Stream& s, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
                     Tensor x) = 0;
   struct RmsPropStep {
-    float learning_rate, alpha, epsilon, momentum, weight_decay, gradient_scale;
+    double learning_rate, alpha, epsilon, momentum, weight_decay;
+    float gradient_scale;
   };
   // PyTorch's RMSprop, not centred: v = a*v + (1-a)*g^2; step = g / (sqrt(v) + eps), through a
   // velocity when momentum > 0 (empty otherwise).

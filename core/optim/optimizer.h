@@ -47,7 +47,11 @@ std::unique_ptr<Optimizer> make_sgd(const SgdOptions& options);
 std::unique_ptr<Optimizer> make_adam(const AdamOptions& options);
 std::unique_ptr<Optimizer> make_rmsprop(const RmsPropOptions& options);
 
-// Factor on the learning rate for step `step` (0 for the first) of `total` steps.
+// Factor on the learning rate for step `step` (0 for the first) of `total` steps. Let t be the
+// steps after the warm-up and T how many of them there are; then step: gamma^floor(t /
+// every_steps), PyTorch's StepLR; cosine: last_factor + (1 - last_factor) * (1 + cos(pi t/T)) / 2
+// (Loshchilov & Hutter 2017, eq. 5); linear: 1 + (last_factor - 1) * t/T. Steps past the end keep
+// the last factor.
 struct Schedule {
   enum class Kind : std::uint8_t { constant, step, cosine, linear };
   Kind kind = Kind::constant;

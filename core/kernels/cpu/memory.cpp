@@ -1,0 +1,26 @@
+#include <cstring>
+
+#include "core/kernels/cpu/cpu_kernels.h"
+#include "core/kernels/cpu/elements.h"
+
+namespace peal {
+// Until the prepared kernels bring theirs.
+__attribute__((weak)) std::size_t layout_bytes(const Tensor& x) {
+  return x.bytes();
+}
+}  // namespace peal
+
+namespace peal::cpu {
+
+void CpuKernels::fill(Stream&, Tensor x, float value) {
+  float* out = x.as<float>();
+  const std::int64_t n = elements(x);
+  for (std::int64_t i = 0; i < n; ++i) out[i] = value;
+}
+
+void CpuKernels::copy(Stream&, const Tensor& from, Tensor to) {
+  if (from.data == to.data || from.empty()) return;
+  std::memcpy(to.data, from.data, from.layout == nullptr ? from.bytes() : layout_bytes(from));
+}
+
+}  // namespace peal::cpu
