@@ -2,8 +2,35 @@
 
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/layout.h"
 
 namespace peal {
+namespace {
+
+std::int64_t windows(std::int64_t size, std::int64_t padding, std::int64_t extent,
+                     std::int64_t stride) {
+  return (size + 2 * padding - extent) / stride + 1;
+}
+
+}  // namespace
+
+std::size_t layout_bytes(const Tensor& x) {
+  return x.layout == nullptr ? x.bytes() : x.layout->bytes;
+}
+
+Shape Conv2dSpec::y() const {
+  Shape out{x[0], w[0], 0, 0};
+  for (int i = 0; i < 2; ++i) {
+    out[2 + i] = windows(x[2 + i], padding[i], dilation[i] * (w[2 + i] - 1) + 1, stride[i]);
+  }
+  return out;
+}
+
+Shape Pool2dSpec::y() const {
+  Shape out{x[0], x[1], 0, 0};
+  for (int i = 0; i < 2; ++i) out[2 + i] = windows(x[2 + i], padding[i], kernel[i], stride[i]);
+  return out;
+}
 
 Kernels& kernels(const Device& device) {
   if (device.kind == Device::Kind::cuda) return cuda::kernels(device);

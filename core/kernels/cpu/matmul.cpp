@@ -1,0 +1,82 @@
+#include "core/kernels/cpu/cpu_kernels.h"
+#include "core/kernels/cpu/onednn.h"
+
+namespace peal::cpu {
+namespace {
+
+using dnnl::memory;
+
+// One b for the whole batch is one taller matrix a, when a's rows follow each other.
+MatmulSpec flattened(MatmulSpec spec) {
+  if (spec.broadcast_b && !spec.transpose_a) {
+    spec.m *= spec.batch;
+    spec.batch = 1;
+  }
+  return spec;
+}
+
+// A (batch, rows, columns) view of row-major memory, or of its transpose.
+MemoryDesc operand(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool transposed) {
+  const memory::dims strides = {rows * columns, transposed ? 1 : columns, transposed ? rows : 1};
+  return {{batch, rows, columns}, memory::data_type::f32, strides};
+}
+
+MemoryDesc matrix(std::int64_t rows, std::int64_t columns, bool transposed) {
+  const memory::dims strides = {transposed ? 1 : columns, transposed ? rows : 1};
+  return {{rows, columns}, memory::data_type::f32, strides};
+}
+
+class OneDnnMatmul final : public Matmul {
+ public:
+  explicit OneDnnMatmul(const MatmulSpec& original) : bias_(original.bias) {
+    const MatmulSpec spec = flattened(original);
+    const bool flat = spec.batch == 1;
+    const auto view = [&](std::int64_t batch, std::int64_t rows, std::int64_t columns, bool t) {
+      return flat ? matrix(rows, columns, t) : operand(batch, rows, columns, t);
+    };
+    const MemoryDesc a = view(spec.batch, spec.m, spec.k, spec.transpose_a);
+    const MemoryDesc b = view(spec.broadcast_b ? 1 : spec.batch, spec.k, spec.n, spec.transpose_b);
+    const MemoryDesc c = view(spec.batch, spec.m, spec.n, false);
+    const MemoryDesc bias = bias_ ? view(1, 1, spec.n, false) : MemoryDesc();
+    const dnnl::matmul::primitive_desc pd(
+        {a, b, bias, c}, onednn_attributes(spec.activation == Activation::relu), onednn_engine());
+    prepare(pd, a, b, bias, c);
+  }
+
+  std::size_t scratch_bytes() const override { return program_.scratch_bytes(); }
+
+  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
+           Tensor scratch) override {
+    if (bias_) {
+      program_.run({&a, &b, &c, &bias}, scratch);
+    } else {
+      program_.run({&a, &b, &c}, scratch);
+    }
+  }
+
+ private:
+  void prepare(const dnnl::matmul::primitive_desc& pd, const MemoryDesc& a_desc,
+               const MemoryDesc& b_desc, const MemoryDesc& bias_desc, const MemoryDesc& c_desc) {
+    const auto a = program_.bound(a_desc), b = program_.bound(b_desc), c = program_.bound(c_desc);
+    if (bias_) {
+      const auto bias = program_.bound(bias_desc);
+      program_.add(
+          dnnl::matmul(pd), pd.scratchpad_desc(),
+          {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_BIAS, bias}, {DNNL_ARG_DST, c}});
+    } else {
+      program_.add(dnnl::matmul(pd), pd.scratchpad_desc(),
+                   {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}});
+    }
+  }
+
+  bool bias_;
+  Program program_{"matmul"};
+};
+
+}  // namespace
+
+std::unique_ptr<Matmul> CpuKernels::make_matmul(const MatmulSpec& spec) {
+  return with_onednn("make_matmul", [&] { return std::make_unique<OneDnnMatmul>(spec); });
+}
+
+}  // namespace peal::cpu

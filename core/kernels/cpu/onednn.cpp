@@ -1,0 +1,140 @@
+#include "core/kernels/cpu/onednn.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+#include "core/device/buffer.h"
+
+namespace peal::cpu {
+namespace {
+
+using dnnl::memory;
+
+memory::dims row_major_strides(const Shape& shape) {
+  memory::dims strides(static_cast<std::size_t>(shape.rank()), 1);
+  for (std::size_t i = strides.size(); i-- > 1;) {
+    strides[i - 1] = strides[i] * shape[static_cast<int>(i)];
+  }
+  return strides;
+}
+
+}  // namespace
+
+const dnnl::engine& onednn_engine() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+dnnl::primitive_attr onednn_attributes(bool relu) {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (relu) {
+    dnnl::post_ops operations;
+    operations.append_eltwise(1.0f, dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+    attributes.set_post_ops(operations);
+  }
+  return attributes;
+}
+
+MemoryDesc row_major(const Shape& shape) {
+  return {shape.vector(), memory::data_type::f32, row_major_strides(shape)};
+}
+
+MemoryDesc any_layout(const Shape& shape) {
+  return {shape.vector(), memory::data_type::f32, memory::format_tag::any};
+}
+
+MemoryDesc describe(const Shape& shape, const Layout* layout) {
+  return layout == nullptr ? row_major(shape) : static_cast<const OneDnnLayout*>(layout)->desc;
+}
+
+const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc) {
+  static std::mutex mutex;
+  static std::vector<std::unique_ptr<const OneDnnLayout>> layouts;
+  if (desc == row_major(shape)) return nullptr;
+  const std::lock_guard lock(mutex);
+  for (const auto& layout : layouts) {
+    if (layout->desc == desc) return layout.get();
+  }
+  return layouts.emplace_back(std::make_unique<OneDnnLayout>(desc)).get();
+}
+
+OneThread::OneThread() : before_(omp_get_max_threads()) {
+  if (before_ != 1) omp_set_num_threads(1);
+}
+
+OneThread::~OneThread() {
+  if (before_ != 1) omp_set_num_threads(before_);
+}
+
+Program::Program(const char* name) : name_(name), stream_(onednn_engine()) {}
+
+Program::Slot Program::make_slot(const MemoryDesc& desc) {
+  memory_.push_back(memory(desc, onednn_engine(), DNNL_MEMORY_NONE));
+  return memory_.size() - 1;
+}
+
+Program::Slot Program::bound(const MemoryDesc& desc) {
+  return bound_.emplace_back(make_slot(desc));
+}
+
+Program::Slot Program::temporary(const MemoryDesc& desc) {
+  const Slot slot = make_slot(desc);
+  temporaries_.push_back({slot, temporary_bytes_});
+  temporary_bytes_ += align_up(desc.get_size());
+  return slot;
+}
+
+Program::Slot Program::staged(Slot slot, const MemoryDesc& desc) {
+  return memory_[slot].get_desc() == desc ? slot : temporary(desc);
+}
+
+Program::Slot Program::converted(Slot slot, const MemoryDesc& desc) {
+  const Slot result = staged(slot, desc);
+  convert(slot, result);
+  return result;
+}
+
+void Program::convert(Slot from, Slot to) {
+  if (from == to) return;
+  const dnnl::reorder::primitive_desc reorder(memory_[from], memory_[to], onednn_attributes());
+  add(dnnl::reorder(reorder), reorder.scratchpad_desc(),
+      {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
+}
+
+void Program::add(const dnnl::primitive& primitive, const MemoryDesc& scratchpad,
+                  Arguments arguments) {
+  Step step{primitive, {}};
+  for (const auto& [argument, slot] : arguments) {
+    step.arguments.push_back({argument, memory_[slot].get()});
+  }
+  if (const std::size_t bytes = scratchpad.get_size(); bytes > 0) {
+    const Slot slot = scratchpads_.emplace_back(make_slot(scratchpad));
+    step.arguments.push_back({DNNL_ARG_SCRATCHPAD, memory_[slot].get()});
+    scratchpad_bytes_ = std::max(scratchpad_bytes_, align_up(bytes));
+  }
+  steps_.push_back(std::move(step));
+}
+
+void Program::run(std::initializer_list<const Tensor*> bound, const Tensor& scratch) {
+  with_onednn(name_, [&] {
+    auto* const base = scratch.as<std::byte>();
+    auto slot = bound_.begin();
+    for (const Tensor* tensor : bound) memory_[*slot++].set_data_handle(tensor->data);
+    for (const Piece& piece : temporaries_) {
+      memory_[piece.slot].set_data_handle(base + piece.offset);
+    }
+    for (const Slot pad : scratchpads_) memory_[pad].set_data_handle(base + temporary_bytes_);
+    for (const Step& step : steps_) {
+      dnnl::error::wrap_c_api(
+          dnnl_primitive_execute(step.primitive.get(), stream_.get(),
+                                 static_cast<int>(step.arguments.size()), step.arguments.data()),
+          "a primitive did not run");
+    }
+  });
+}
+
+}  // namespace peal::cpu

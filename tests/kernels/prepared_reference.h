@@ -1,0 +1,58 @@
+// Plain double-precision forms of the prepared kernels, finite differences of them, and buffers.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include "core/base/random.h"
+#include "core/device/buffer.h"
+#include "core/kernels/kernels.h"
+
+namespace peal::reference {
+
+using Vector = std::vector<double>;
+
+// A tensor that owns its memory, followed by a guard that a kernel must leave alone.
+class Owned {
+ public:
+  explicit Owned(const Shape& shape, const Layout* layout = nullptr);
+  static Owned of(const Shape& shape, const Vector& values);
+  static Owned bytes(std::size_t bytes);  // saved and scratch; filled with a pattern
+
+  operator Tensor() const { return tensor_; }  // NOLINT: stands for its tensor
+  const Tensor& tensor() const { return tensor_; }
+  Vector values() const;            // row-major only
+  std::vector<float> bits() const;  // as they lie in memory
+  bool guard_intact() const;
+
+ private:
+  Tensor tensor_;
+  std::size_t size_ = 0;
+  Buffer buffer_;
+};
+
+// Values that f32 holds exactly, in [-1, 1].
+Vector random_values(const Shape& shape, std::uint64_t seed);
+
+Vector conv2d(const Conv2dSpec& spec, const Vector& x, const Vector& w, const Vector& b);
+Vector pool2d(const Pool2dSpec& spec, const Vector& x);
+Vector matmul(const MatmulSpec& spec, const Vector& a, const Vector& b, const Vector& bias);
+Vector softmax(std::int64_t rows, std::int64_t columns, bool log, const Vector& x);
+Vector layer_norm(std::int64_t rows, std::int64_t columns, double epsilon, const Vector& x,
+                  const Vector& gamma, const Vector& beta);
+
+// d sum(f(x) * dy) / dx by central differences, in double.
+Vector gradient(const std::function<Vector(const Vector&)>& f, Vector x, const Vector& dy,
+                double step = 1e-5);
+
+// |actual - expected| <= tolerance * (1 + |expected|) everywhere.
+void expect_close(const Vector& actual, const Vector& expected, double tolerance, const char* what);
+
+// The copy of a row-major tensor in a layout, and back.
+Owned to_layout(const Tensor& x, const Layout* layout);
+Vector from_layout(const Owned& x);
+
+}  // namespace peal::reference
