@@ -132,7 +132,7 @@ row("softmax_cross_entropy", [param(5, 4, factor=2), torch.tensor([3, 0, 1, 1, 2
 row("binary_cross_entropy", [param(5, 1, factor=3), constant([1, 0, 0.25, 1, 1]), weight],
     lambda x, t, w: (F.binary_cross_entropy_with_logits(x[:, 0], t, reduction="none") * w)
     .sum().reshape(1))
-row("squared_error", [param(5, 3), torch.randn(5, 3).double(), weight],
+row("squared_error", [param(5, 3), param(5, 3).detach(), weight],
     lambda x, t, w: ((x - t).square().mean(1) * w).sum().reshape(1))
 
 FILE.close()
