@@ -75,7 +75,12 @@ void conv_relu_pool(benchmark::State& state, bool forward, bool backward) {
   }
   count_records(state, state.range(0));
 }
-BENCHMARK_CAPTURE(conv_relu_pool, forward, true, false)->Arg(64)->Arg(256)->Arg(512);
+BENCHMARK_CAPTURE(conv_relu_pool, forward, true, false)
+    ->Arg(4)
+    ->Arg(16)
+    ->Arg(64)
+    ->Arg(256)
+    ->Arg(512);
 BENCHMARK_CAPTURE(conv_relu_pool, both, true, true)->Arg(64)->Arg(256)->Arg(512);
 
 // The same with separate kernels.

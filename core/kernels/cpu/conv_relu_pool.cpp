@@ -1,10 +1,10 @@
 // Convolution, relu and 2x2 max-pooling of one record after the other, for first layers.
 //
-// Vectors run over pooled positions. Position p looks at a patch of (K+1)*(K+1) inputs; the patches
-// of a record are stored as planes, plane[j][p] = input j of the patch of p. All four convolution
-// outputs of p, and the gradients of all K*K weights, are then sums over planes at the same p, so
-// that nothing of the convolution's size is ever stored. Forward keeps three bits a position: which
-// column and which row of the 2x2 window won, and whether relu let it through.
+// Vectors run over pooled positions. Position p looks at a patch of (K+1)*(K+1) inputs, and
+// patches (vectors, C, (K+1)*(K+1), 16) holds input j of the patches of 16 positions side by side.
+// All four convolution outputs of p, and the gradients of all K*K weights, are then sums over j in
+// the same lane, so that nothing of the convolution's size is ever stored. Forward keeps three bits
+// a position: which column and which row of the 2x2 window won, and whether relu let it through.
 // GCC 12 takes the deliberately undefined operands inside its own intrinsics for mistakes.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -50,6 +50,7 @@ struct Geometry {
 
   std::int64_t patch() const { return (kernel + 1) * (kernel + 1); }
   std::int64_t taps() const { return kernel * kernel; }
+  std::int64_t patch_floats() const { return vectors * channels * patch() * kLanes; }
   std::int64_t plane_floats() const { return channels * patch() * plane; }
   std::int64_t sum_floats() const { return filters * (channels * taps() + 1) * kLanes; }
 
@@ -63,16 +64,18 @@ struct Geometry {
 
 struct Scratch {
   Scratch(const Geometry& g, float* base)
-      : planes(base),
+      : patches(base),
+        planes(patches + g.patch_floats()),
         line(planes + g.plane_floats()),
         even(line + g.line),
         odd(even + g.line),
         sums(odd + g.line) {}
   static std::size_t bytes(const Geometry& g, bool training) {
-    const std::int64_t floats = g.plane_floats() + 3 * g.line + (training ? g.sum_floats() : 0);
-    return static_cast<std::size_t>(floats) * sizeof(float);
+    const std::int64_t floats = g.patch_floats() + g.plane_floats() + 3 * g.line;
+    return static_cast<std::size_t>(floats + (training ? g.sum_floats() : 0)) * sizeof(float);
   }
-  float* planes;
+  float* patches;
+  float* planes;             // (C, (K+1)*(K+1), plane): the same before it is cut into vectors
   float *line, *even, *odd;  // an input row, padded; its even and its odd columns
   float* sums;               // one vector for each weight and bias
 };
@@ -108,18 +111,27 @@ void spread_row(const Geometry& g, const Scratch& s, float* planes, std::int64_t
   }
 }
 
-void fill_planes(const Geometry& g, const Scratch& s, const float* x) {
+void fill_planes(const Geometry& g, const Scratch& s, const float* x, float* planes) {
   const std::int64_t rows = 2 * g.rows + g.kernel - 1;
-  for (std::int64_t c = 0; c < g.channels; ++c, x += g.height * g.width) {
-    float* planes = s.planes + c * g.patch() * g.plane;
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const std::int64_t x_row = row - g.top;
-      if (x_row < 0 || x_row >= g.height) {
-        std::fill_n(s.even, 2 * g.line, 0.0f);
-      } else {
-        split_columns(g, s, x + x_row * g.width);
-      }
-      spread_row(g, s, planes, row);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t x_row = row - g.top;
+    if (x_row < 0 || x_row >= g.height) {
+      std::fill_n(s.even, 2 * g.line, 0.0f);
+    } else {
+      split_columns(g, s, x + x_row * g.width);
+    }
+    spread_row(g, s, planes, row);
+  }
+}
+
+void fill_patches(const Geometry& g, const Scratch& s, const float* x) {
+  for (std::int64_t c = 0; c < g.channels; ++c) {
+    fill_planes(g, s, x + c * g.height * g.width, s.planes + c * g.patch() * g.plane);
+  }
+  float* to = s.patches;
+  for (std::int64_t v = 0; v < g.vectors; ++v) {
+    for (std::int64_t j = 0; j < g.channels * g.patch(); ++j, to += kLanes) {
+      _mm512_storeu_ps(to, _mm512_loadu_ps(s.planes + j * g.plane + v * kLanes));
     }
   }
 }
@@ -132,42 +144,59 @@ template <int K>
 struct Pass {
   static constexpr int kPatch = K + 1;
 
-  // The four convolution outputs of 16 positions.
-  struct Window {
-    __m512 out[4];
-  };
+  static constexpr int kPatchFloats = kPatch * kPatch * kLanes;
+  static constexpr int kTaps = K * K;
 
-  static Window convolve(const Geometry& g, const float* planes, const float* w, float bias) {
-    __m512 o0 = _mm512_set1_ps(bias), o1 = o0, o2 = o0, o3 = o0;
-    for (std::int64_t c = 0; c < g.channels; ++c, planes += g.patch() * g.plane, w += K * K) {
-#pragma GCC unroll 8
-      for (int i = 0; i < K; ++i) {
-#pragma GCC unroll 8
-        for (int j = 0; j < K; ++j) {
-          const __m512 weight = _mm512_set1_ps(w[i * K + j]);
-          const float* p = planes + (i * kPatch + j) * g.plane;
-          o0 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(p), o0);
-          o1 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(p + g.plane), o1);
-          o2 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(p + kPatch * g.plane), o2);
-          o3 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(p + (kPatch + 1) * g.plane), o3);
+  // The outputs of F filters at the four places of a window; filter f's weights are w + f*step.
+  template <int F>
+  static void convolve(std::int64_t channels, const float* patch, const float* w,
+                       __m512 (&out)[F][4]) {
+    const std::int64_t step = channels * kTaps;
+    for (std::int64_t c = 0; c < channels; ++c, patch += kPatchFloats, w += kTaps) {
+#pragma GCC unroll 32
+      for (int t = 0; t < kTaps; ++t) {
+        const float* p = patch + (t / K * kPatch + t % K) * kLanes;
+#pragma GCC unroll 4
+        for (int f = 0; f < F; ++f) {
+          const __m512 weight = _mm512_set1_ps(w[f * step + t]);
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i) {
+            const __m512 input = _mm512_loadu_ps(p + (i / 2 * kPatch + i % 2) * kLanes);
+            out[f][i] = _mm512_fmadd_ps(weight, input, out[f][i]);
+          }
         }
       }
     }
-    return {{o0, o1, o2, o3}};
   }
 
   // The first of equal ones wins; NaN passes relu.
-  static Winners reduce(const Window& window, __mmask16 valid, float* y) {
-    const auto& [o0, o1, o2, o3] = window.out;
-    const __m512 upper = _mm512_max_ps(o1, o0), lower = _mm512_max_ps(o3, o2);
+  static void reduce(const __m512 (&out)[4], __mmask16 valid, float* y, Winners* saved) {
+    const __m512 upper = _mm512_max_ps(out[1], out[0]), lower = _mm512_max_ps(out[3], out[2]);
     const __m512 largest = _mm512_max_ps(lower, upper), zero = _mm512_setzero_ps();
-    const __mmask16 right_above = _mm512_cmp_ps_mask(o1, o0, _CMP_GT_OQ);
-    const __mmask16 right_below = _mm512_cmp_ps_mask(o3, o2, _CMP_GT_OQ);
-    const __mmask16 row = _mm512_cmp_ps_mask(lower, upper, _CMP_GT_OQ);
-    const __mmask16 alive = _mm512_mask_cmp_ps_mask(valid, largest, zero, _CMP_GT_OQ);
     _mm512_mask_storeu_ps(y, valid, _mm512_max_ps(zero, largest));
-    const auto column = static_cast<std::uint16_t>((row & right_below) | (~row & right_above));
-    return {column, row, alive};
+    if (saved == nullptr) return;
+    const __mmask16 row = _mm512_cmp_ps_mask(lower, upper, _CMP_GT_OQ);
+    const __mmask16 right_above = _mm512_cmp_ps_mask(out[1], out[0], _CMP_GT_OQ);
+    const __mmask16 right_below = _mm512_cmp_ps_mask(out[3], out[2], _CMP_GT_OQ);
+    saved->column = static_cast<std::uint16_t>((row & right_below) | (~row & right_above));
+    saved->row = row;
+    saved->alive = _mm512_mask_cmp_ps_mask(valid, largest, zero, _CMP_GT_OQ);
+  }
+
+  template <int F>
+  static void filters(const Geometry& g, const float* patch, __mmask16 valid, const float* w,
+                      const float* b, float* y, Winners* saved) {
+    __m512 out[F][4];
+#pragma GCC unroll 4
+    for (int f = 0; f < F; ++f) {
+      out[f][0] = out[f][1] = out[f][2] = out[f][3] = _mm512_set1_ps(b == nullptr ? 0.0f : b[f]);
+    }
+    convolve<F>(g.channels, patch, w, out);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; ++f) {
+      reduce(out[f], valid, y + f * g.positions,
+             saved == nullptr ? nullptr : saved + f * g.vectors);
+    }
   }
 
   static void forward(const Geometry& g, const Scratch& s, const float* w, const float* b, float* y,
@@ -175,22 +204,30 @@ struct Pass {
     for (std::int64_t v = 0; v < g.vectors; ++v) {
       const std::int64_t left = std::min(kLanes, g.positions - v * kLanes);
       const auto valid = static_cast<__mmask16>((1u << left) - 1);
-      for (std::int64_t o = 0; o < g.filters; ++o) {
-        const Window window = convolve(g, s.planes + v * kLanes, w + o * g.channels * K * K,
-                                       b == nullptr ? 0.0f : b[o]);
-        const Winners winners = reduce(window, valid, y + o * g.positions + v * kLanes);
-        if (saved != nullptr) saved[o * g.vectors + v] = winners;
+      const float* patch = s.patches + v * g.channels * kPatchFloats;
+      for (std::int64_t o = 0; o < g.filters;) {
+        const float* w_o = w + o * g.channels * kTaps;
+        const float* b_o = b == nullptr ? nullptr : b + o;
+        float* y_o = y + o * g.positions + v * kLanes;
+        Winners* saved_o = saved == nullptr ? nullptr : saved + o * g.vectors + v;
+        if (o + 2 <= g.filters) {
+          filters<2>(g, patch, valid, w_o, b_o, y_o, saved_o);
+          o += 2;
+        } else {
+          filters<1>(g, patch, valid, w_o, b_o, y_o, saved_o);
+          o += 1;
+        }
       }
     }
   }
 
   // sums[i*K + j] += dy * (input under weight (i, j) where the window was won)
-  static void backward_taps(const Geometry& g, const float* planes, const float* dy,
+  static void backward_taps(const Geometry& g, const float* patch, const float* dy,
                             const Winners* saved, float* sums) {
-    __m512 sum[K * K];
+    __m512 sum[kTaps];
 #pragma GCC unroll 32
-    for (int t = 0; t < K * K; ++t) sum[t] = _mm512_loadu_ps(sums + t * kLanes);
-    for (std::int64_t v = 0; v < g.vectors; ++v, planes += kLanes) {
+    for (int t = 0; t < kTaps; ++t) sum[t] = _mm512_loadu_ps(sums + t * kLanes);
+    for (std::int64_t v = 0; v < g.vectors; ++v, patch += g.channels * kPatchFloats) {
       const Winners won = saved[v];
       const __m512 d = _mm512_maskz_loadu_ps(won.alive, dy + v * kLanes);
       __m512 above[K];
@@ -198,8 +235,8 @@ struct Pass {
       for (int i = 0; i <= K; ++i) {
 #pragma GCC unroll 8
         for (int j = 0; j < K; ++j) {
-          const float* p = planes + (i * kPatch + j) * g.plane;
-          const __m512 input = _mm512_mask_loadu_ps(_mm512_loadu_ps(p), won.column, p + g.plane);
+          const float* p = patch + (i * kPatch + j) * kLanes;
+          const __m512 input = _mm512_mask_loadu_ps(_mm512_loadu_ps(p), won.column, p + kLanes);
           if (i > 0) {
             const int t = (i - 1) * K + j;
             sum[t] = _mm512_fmadd_ps(_mm512_mask_blend_ps(won.row, above[j], input), d, sum[t]);
@@ -209,14 +246,14 @@ struct Pass {
       }
     }
 #pragma GCC unroll 32
-    for (int t = 0; t < K * K; ++t) _mm512_storeu_ps(sums + t * kLanes, sum[t]);
+    for (int t = 0; t < kTaps; ++t) _mm512_storeu_ps(sums + t * kLanes, sum[t]);
   }
 
   static void backward(const Geometry& g, const Scratch& s, const float* dy, const Winners* saved) {
     float* sums = s.sums;
     for (std::int64_t o = 0; o < g.filters; ++o, dy += g.positions, saved += g.vectors) {
-      for (std::int64_t c = 0; c < g.channels; ++c, sums += K * K * kLanes) {
-        backward_taps(g, s.planes + c * g.patch() * g.plane, dy, saved, sums);
+      for (std::int64_t c = 0; c < g.channels; ++c, sums += kTaps * kLanes) {
+        backward_taps(g, s.patches + c * kPatchFloats, dy, saved, sums);
       }
       __m512 bias = _mm512_loadu_ps(sums);
       for (std::int64_t v = 0; v < g.vectors; ++v) {
@@ -260,7 +297,7 @@ class FusedConvReluPool final : public ConvReluPool {
     const Scratch s(g, scratch.as<float>());
     clear_planes(g, s);
     for (std::int64_t n = 0; n < g.records; ++n) {
-      fill_planes(g, s, x.as<float>() + n * g.channels * g.height * g.width);
+      fill_patches(g, s, x.as<float>() + n * g.channels * g.height * g.width);
       Winners* winners = training_ ? saved.as<Winners>() + n * g.filters * g.vectors : nullptr;
       Pass<K>::forward(g, s, w.as<float>(), b.as<float>(),
                        y.as<float>() + n * g.filters * g.positions, winners);
@@ -274,7 +311,7 @@ class FusedConvReluPool final : public ConvReluPool {
     clear_planes(g, s);
     std::fill_n(s.sums, g.sum_floats(), 0.0f);
     for (std::int64_t n = 0; n < g.records; ++n) {
-      fill_planes(g, s, x.as<float>() + n * g.channels * g.height * g.width);
+      fill_patches(g, s, x.as<float>() + n * g.channels * g.height * g.width);
       Pass<K>::backward(g, s, dy.as<float>() + n * g.filters * g.positions,
                         saved.as<Winners>() + n * g.filters * g.vectors);
     }

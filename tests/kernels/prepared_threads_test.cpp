@@ -1,0 +1,166 @@
+// The bits of every prepared kernel: twice on one object, on another thread, and while another
+// thread runs another object.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <thread>
+
+#include "prepared_reference.h"
+
+namespace peal {
+namespace {
+
+using reference::Owned;
+using reference::random_values;
+
+using Bits = std::vector<float>;
+
+Owned random_tensor(const Shape& shape, std::uint64_t seed) {
+  return Owned::of(shape, random_values(shape, seed));
+}
+
+void append(Bits& all, const Owned& x) {
+  const Bits bits = x.bits();
+  all.insert(all.end(), bits.begin(), bits.end());
+}
+
+// One object of each kind; run() returns everything that it computed.
+class Everything {
+ public:
+  Everything() {
+    conv_spec_.x = {4, 16, 13, 13};
+    conv_spec_.w = {32, 16, 3, 3};
+    conv_spec_.bias = true;
+    fused_spec_.x = {4, 1, 28, 28};
+    fused_spec_.w = {32, 1, 3, 3};
+    fused_spec_.bias = true;
+    fused_spec_.activation = Activation::relu;
+    fused_spec_.needs_dx = false;
+    fused_pool_.x = fused_spec_.y();
+    conv_ = kernels(kCpu).make_conv2d(conv_spec_);
+    pool_spec_.x = conv_spec_.y();
+    pool_spec_.x_layout = conv_->y_layout();
+    pool_ = kernels(kCpu).make_pool2d(pool_spec_);
+    fused_ = kernels(kCpu).make_conv_relu_pool(fused_spec_, fused_pool_);
+    matmul_spec_.m = 32;
+    matmul_spec_.n = 128;
+    matmul_spec_.k = 777;
+    matmul_spec_.transpose_b = true;
+    matmul_ = kernels(kCpu).make_matmul(matmul_spec_);
+    softmax_ = kernels(kCpu).make_softmax(32, 100, false);
+    norm_ = kernels(kCpu).make_layer_norm(32, 100, 1e-5f);
+  }
+
+  Bits run() {
+    Bits all;
+    run_convolution(all);
+    if (fused_ != nullptr) run_fused(all);
+    run_dense(all);
+    return all;
+  }
+
+ private:
+  void run_convolution(Bits& all) {
+    const Owned x = random_tensor(conv_spec_.x, 1), w = random_tensor(conv_spec_.w, 2),
+                b = random_tensor({32}, 3), pad = Owned::bytes(conv_->scratch_bytes()),
+                saved = Owned::bytes(pool_->saved_bytes()),
+                pool_pad = Owned::bytes(pool_->scratch_bytes());
+    const Owned dz = reference::to_layout(random_tensor(pool_spec_.y(), 4), pool_->y_layout());
+    Owned y(conv_spec_.y(), conv_->y_layout()), dy(conv_spec_.y(), conv_->y_layout()),
+        z(pool_spec_.y(), pool_->y_layout()), dx(conv_spec_.x), dw(conv_spec_.w), db({32});
+    conv_->forward(s_, x, w, b, y, pad);
+    pool_->forward(s_, y, z, saved, pool_pad);
+    pool_->backward(s_, dz, saved, dy, pool_pad);
+    conv_->backward_data(s_, dy, w, dx, pad);
+    conv_->backward_weights(s_, x, dy, dw, db, pad);
+    for (const Owned* out : {&y, &z, &dy, &dx, &dw, &db}) append(all, *out);
+  }
+
+  void run_fused(Bits& all) {
+    const Owned x = random_tensor(fused_spec_.x, 1), w = random_tensor(fused_spec_.w, 2),
+                b = random_tensor({32}, 3), dy = random_tensor(fused_pool_.y(), 4),
+                saved = Owned::bytes(fused_->saved_bytes()),
+                pad = Owned::bytes(fused_->scratch_bytes());
+    Owned y(fused_pool_.y()), dw(fused_spec_.w), db({32});
+    fused_->forward(s_, x, w, b, y, saved, pad);
+    fused_->backward(s_, x, w, y, dy, saved, {}, dw, db, pad);
+    for (const Owned* out : {&y, &dw, &db}) append(all, *out);
+  }
+
+  void run_dense(Bits& all) {
+    const Shape rows{32, 100};
+    const Owned a = random_tensor({32, 777}, 1), b = random_tensor({128, 777}, 2),
+                x = random_tensor(rows, 3), dy = random_tensor(rows, 4),
+                gamma = random_tensor({100}, 5), beta = random_tensor({100}, 6);
+    Owned c({32, 128}), y(rows), dx(rows), z(rows), mean({32}), variance({32}), dz(rows),
+        dgamma({100}), dbeta({100});
+    matmul_->run(s_, a, b, {}, c, Owned::bytes(matmul_->scratch_bytes()));
+    const Owned softmax_pad = Owned::bytes(softmax_->scratch_bytes());
+    softmax_->forward(s_, x, y, softmax_pad);
+    softmax_->backward(s_, y, dy, dx, softmax_pad);
+    const Owned norm_pad = Owned::bytes(norm_->scratch_bytes());
+    norm_->forward(s_, x, gamma, beta, z, mean, variance, norm_pad);
+    norm_->backward(s_, x, gamma, mean, variance, dy, dz, dgamma, dbeta, norm_pad);
+    for (const Owned* out : {&c, &y, &dx, &z, &mean, &variance, &dz, &dgamma, &dbeta}) {
+      append(all, *out);
+    }
+  }
+
+  Conv2dSpec conv_spec_, fused_spec_;
+  Pool2dSpec pool_spec_, fused_pool_;
+  MatmulSpec matmul_spec_;
+  std::unique_ptr<Conv2d> conv_;
+  std::unique_ptr<Pool2d> pool_;
+  std::unique_ptr<ConvReluPool> fused_;
+  std::unique_ptr<Matmul> matmul_;
+  std::unique_ptr<Softmax> softmax_;
+  std::unique_ptr<LayerNorm> norm_;
+  Stream s_;
+};
+
+TEST(SameBits, RunTwice) {
+  Everything one, other;
+  const Bits first = one.run();
+  EXPECT_EQ(one.run(), first);
+  EXPECT_EQ(other.run(), first) << "a second object";
+}
+
+TEST(SameBits, OnAnotherThread) {
+  Everything made_here;
+  const Bits here = made_here.run();
+  Bits moved, made_there;
+  std::thread([&] { moved = made_here.run(); }).join();
+  std::thread([&] { made_there = Everything().run(); }).join();
+  EXPECT_EQ(moved, here) << "made here, run there";
+  EXPECT_EQ(made_there, here) << "made and run there";
+}
+
+TEST(SameBits, WhileAnotherThreadRuns) {
+  const Bits alone = Everything().run();
+  constexpr int kRuns = 5;
+  std::vector<Bits> results(2 * kRuns);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&, t] {
+      Everything mine;
+      for (int i = 0; i < kRuns; ++i) {
+        results[static_cast<std::size_t>(t * kRuns + i)] = mine.run();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const Bits& result : results) EXPECT_EQ(result, alone);
+}
+
+// The caller's OpenMP setting changes no bits and is left as it was.
+TEST(SameBits, WhateverTheCallersThreadCount) {
+  const Bits alone = Everything().run();
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(4);
+  EXPECT_EQ(Everything().run(), alone);
+  EXPECT_EQ(omp_get_max_threads(), 4);
+  omp_set_num_threads(before);
+}
+
+}  // namespace
+}  // namespace peal
