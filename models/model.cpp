@@ -1,1 +1,40 @@
 #include "models/model.h"
+
+#include "core/base/error.h"
+#include "models/cnn.h"
+#include "models/mlp.h"
+
+namespace peal {
+namespace {
+
+[[noreturn]] void fail_no_model() {
+  fail_input("model", "no model is chosen; allowed: cnn, mlp");
+}
+
+}  // namespace
+
+ModelInfo model_info(const ModelSpec& spec) {
+  switch (spec.kind_case()) {
+    case ModelSpec::kCnn:
+      return cnn_info(spec.cnn());
+    case ModelSpec::kMlp:
+      return mlp_info(spec.mlp());
+    case ModelSpec::KIND_NOT_SET:
+      break;
+  }
+  fail_no_model();
+}
+
+void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph) {
+  switch (spec.kind_case()) {
+    case ModelSpec::kCnn:
+      return build_cnn(spec.cnn(), batch, graph);
+    case ModelSpec::kMlp:
+      return build_mlp(spec.mlp(), batch, graph);
+    case ModelSpec::KIND_NOT_SET:
+      break;
+  }
+  fail_no_model();
+}
+
+}  // namespace peal

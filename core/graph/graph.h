@@ -2,6 +2,7 @@
 // remembers them. Plan (plan.h) compiles it.
 #pragma once
 
+#include <any>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -50,6 +51,12 @@ struct Initializer {
 // Makes an op's forward and backward calls when a Plan is compiled.
 using CompileOp = std::function<void(OpCompiler&)>;
 
+// What the graph should know of an op beyond its inputs and outputs.
+struct OpTraits {
+  std::vector<int> constants;  // inputs that get no gradient even if they depend on a parameter
+  std::any attributes;         // its options, for the fusion pass
+};
+
 class Graph {
  public:
   Graph();
@@ -67,12 +74,16 @@ class Graph {
   // The op catalogue calls this. Output shapes are given; `compile` runs once for each Plan.
   // Throws Error(input) "op name: ..." from shape checks in ops.h, never later.
   std::vector<Value> add_op(std::string op, std::vector<Value> inputs,
-                            std::vector<std::pair<Shape, DType>> outputs, CompileOp compile);
+                            std::vector<std::pair<Shape, DType>> outputs, CompileOp compile,
+                            OpTraits traits = {});
+  // The same elements in the same order under another shape: no op, no copy, no gradient of its
+  // own (what flows into an alias flows into what it stands for).
+  Value add_alias(Value x, const Shape& shape);
 
   // A slot at the head of the gradient arena: f32 sums that travel with the gradients and are
   // added up over virtual ranks in tree order (loss, counts, batch-norm statistics). `value` is
   // copied into it at the end of forward. `apply`, if given, runs once after the reduction with
-  // (sums, stream) to update `state` values.
+  // the summed slot as its only input to update `state` values (OpCompiler::ref).
   void add_slot(std::string name, Value value, CompileOp apply = nullptr);
 
   void set_loss(Value loss);  // one element: weighted sum over records; also slot "loss"

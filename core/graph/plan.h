@@ -26,7 +26,8 @@ struct ArenaEntry {
 // arena belongs to the same parameter. Depends on the graph alone (not on batch or device), so
 // that it is equal on every rank and for the training and the evaluation graph of one model.
 //   [0, slots_end)              slots, in the order they were added
-//   [slots_end, gradient_bytes) parameters in the order in which backward finishes their gradients
+//   [slots_end, gradient_bytes) parameters in the order in which backward finishes their gradients;
+//                               those on which the loss does not depend come last
 struct ParameterTable {
   std::vector<ArenaEntry> slots;
   std::vector<ArenaEntry> parameters;
@@ -60,11 +61,17 @@ struct PlanMemory {
   std::size_t scratch = 0;
 };
 
+struct PlanOptions {
+  bool fuse = true;  // merge convolution, relu and pooling (fusion.h); off in tests that compare
+};
+
 class Plan {
  public:
   // training: backward will be called, dropout draws, batch norm uses the batch's statistics.
   // The arenas of `table` are bound with bind(); many Plans (one a lane) may share parameters.
-  Plan(const Graph& graph, const ParameterTable& table, Device device, bool training);
+  // Throws Error(input) when the graph has no loss to train for.
+  Plan(const Graph& graph, const ParameterTable& table, Device device, bool training,
+       const PlanOptions& options = {});
   ~Plan();
   Plan(Plan&&) noexcept;
 
@@ -75,12 +82,14 @@ class Plan {
   void set_input(const std::string& name, const Tensor& tensor);
   Tensor output(const std::string& name) const;
 
-  // Called with the number of bytes of the gradient arena, from its start, that are final.
+  // Called with the number of bytes of the gradient arena, from its start, that are final: each
+  // time a parameter's gradient has become final, with growing numbers; last with gradient_bytes.
   using OnGradientReady = std::function<void(std::size_t bytes_final)>;
 
   // Writes the slots of `gradients` (nullptr in evaluation: read slots with slot_value).
   void forward(Stream& s, const PassKey& key, std::byte* gradients);
-  // d(loss)/d(loss) = loss_scale (1 / global weight). Overwrites every parameter's gradient.
+  // d(loss)/d(loss) = loss_scale (1 / global weight). Overwrites every parameter's gradient; that
+  // of a parameter on which the loss does not depend becomes 0.
   void backward(Stream& s, float loss_scale, std::byte* gradients,
                 const OnGradientReady& on_gradient_ready);
   // After the reduction: updates states (running averages) from the summed slots.

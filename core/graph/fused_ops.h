@@ -1,0 +1,20 @@
+// The compile functions of ops that also exist in a fused form (fusion.cpp).
+#pragma once
+
+#include <memory>
+
+#include "core/graph/graph.h"
+#include "core/graph/ops.h"
+#include "core/kernels/kernels.h"
+
+namespace peal {
+
+Conv2dSpec make_spec(const Shape& x, const Shape& weight, bool bias, const Conv2dOptions& options);
+Pool2dSpec make_spec(PoolKind kind, const Shape& x, const PoolOptions& options);
+
+// `activation`: none or relu, applied to the result.
+CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation);
+CompileOp compile_dense(Activation activation);
+CompileOp compile_conv_relu_pool(std::shared_ptr<ConvReluPool> kernel);
+
+}  // namespace peal

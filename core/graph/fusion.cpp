@@ -1,0 +1,114 @@
+#include "core/graph/fusion.h"
+
+#include "core/graph/fused_ops.h"
+#include "core/graph/graph_impl.h"
+
+namespace peal {
+namespace {
+
+class Fusion {
+ public:
+  Fusion(const Graph& graph, const GradientFlow& flow, Kernels& kernels, bool training)
+      : graph_(graph.impl()), flow_(flow), kernels_(kernels), training_(training) {
+    readers_.resize(graph_.values.size());
+    for (std::size_t n = 0; n < graph_.nodes.size(); ++n)
+      for (const int input : graph_.nodes[n].inputs) add_reader(input, static_cast<int>(n));
+    for (const auto& [name, value] : graph_.outputs) add_reader(value, kOutside);
+    for (const Graph::Impl::Slot& slot : graph_.slots) add_reader(slot.value, kOutside);
+  }
+
+  // The nodes that `first` leads, itself included: at most conv2d, relu, max_pool2d.
+  std::vector<int> chain(int first) const {
+    std::vector<int> nodes = {first};
+    const std::string& op = node(first).op;
+    if (op != "conv2d" && op != "dense") return nodes;
+    const int relu = only_reader(first, "relu");
+    if (relu < 0) return nodes;
+    nodes.push_back(relu);
+    const int pool = op == "conv2d" ? only_reader(relu, "max_pool2d") : -1;
+    if (pool >= 0) nodes.push_back(pool);
+    return nodes;
+  }
+
+  // How many nodes of the chain became one, and how to compile them.
+  std::pair<std::size_t, CompileOp> merge(const std::vector<int>& chain) const {
+    const Graph::Node& first = node(chain[0]);
+    if (chain.size() == 3)
+      if (auto kernel = conv_relu_pool(first, node(chain[2])))
+        return {3, compile_conv_relu_pool(std::move(kernel))};
+    if (chain.size() >= 2 && first.op == "dense") return {2, compile_dense(Activation::relu)};
+    if (chain.size() >= 2) return {2, compile_conv2d(conv_options(first), Activation::relu)};
+    return {1, first.compile};
+  }
+
+ private:
+  static constexpr int kOutside = -1;
+
+  const Graph::Node& node(int n) const { return graph_.nodes[static_cast<std::size_t>(n)]; }
+  const Shape& shape(int value) const {
+    return graph_.values[static_cast<std::size_t>(value)].shape;
+  }
+  static const Conv2dOptions& conv_options(const Graph::Node& conv) {
+    return std::any_cast<const Conv2dOptions&>(conv.traits.attributes);
+  }
+
+  void add_reader(int value, int reader) {
+    readers_[static_cast<std::size_t>(graph_.root(value))].push_back(reader);
+  }
+
+  // The node that alone reads the result of node n, under its own shape, if it is an `op`.
+  int only_reader(int n, const std::string& op) const {
+    const int value = node(n).outputs[0];
+    const auto& readers = readers_[static_cast<std::size_t>(value)];
+    if (readers.size() != 1 || readers[0] == kOutside) return -1;
+    const Graph::Node& reader = node(readers[0]);
+    return reader.op == op && reader.inputs[0] == value ? readers[0] : -1;
+  }
+
+  std::shared_ptr<ConvReluPool> conv_relu_pool(const Graph::Node& conv,
+                                               const Graph::Node& pool) const {
+    Conv2dSpec conv_spec = make_spec(shape(conv.inputs[0]), shape(conv.inputs[1]),
+                                     conv.inputs.size() == 3, conv_options(conv));
+    conv_spec.activation = Activation::relu;
+    Pool2dSpec pool_spec = make_spec(PoolKind::max, shape(pool.inputs[0]),
+                                     std::any_cast<const PoolOptions&>(pool.traits.attributes));
+    conv_spec.training = pool_spec.training = training_ && flow_.needs_backward(conv);
+    conv_spec.needs_dx = training_ && flow_.needs_grad(conv, 0);
+    return kernels_.make_conv_relu_pool(conv_spec, pool_spec);
+  }
+
+  const Graph::Impl& graph_;
+  const GradientFlow& flow_;
+  Kernels& kernels_;
+  bool training_;
+  std::vector<std::vector<int>> readers_;  // nodes that read a root value
+};
+
+}  // namespace
+
+std::vector<PlanStep> make_steps(const Graph& graph, const GradientFlow& flow, Kernels& kernels,
+                                 bool training, bool fuse) {
+  const Fusion fusion(graph, flow, kernels, training);
+  const std::vector<Graph::Node>& nodes = graph.impl().nodes;
+  std::vector<bool> merged(nodes.size());
+  std::vector<PlanStep> steps;
+  for (std::size_t n = 0; n < nodes.size(); ++n) {
+    if (merged[n]) continue;
+    PlanStep step{nodes[n].op, n, &nodes[n], nodes[n].outputs, nodes[n].compile};
+    if (fuse) {
+      const std::vector<int> chain = fusion.chain(static_cast<int>(n));
+      const auto [count, compile] = fusion.merge(chain);
+      step.compile = compile;
+      for (std::size_t i = 1; i < count; ++i) {
+        const auto member = static_cast<std::size_t>(chain[i]);
+        merged[member] = true;
+        step.op += "+" + nodes[member].op;
+        step.outputs = nodes[member].outputs;
+      }
+    }
+    steps.push_back(std::move(step));
+  }
+  return steps;
+}
+
+}  // namespace peal

@@ -1,0 +1,122 @@
+#include <algorithm>
+
+#include "core/graph/fused_ops.h"
+#include "core/graph/op_checks.h"
+#include "core/graph/op_compiler.h"
+#include "core/graph/ops.h"
+
+namespace peal {
+namespace {
+
+// A prepared product and what it needs: c = a * b + bias.
+struct Product {
+  std::shared_ptr<Matmul> kernel;
+  Ref scratch;
+};
+
+Product make_product(OpCompiler& c, const MatmulSpec& spec) {
+  const std::shared_ptr<Matmul> kernel = c.kernels().make_matmul(spec);
+  return {kernel, c.scratch(kernel->scratch_bytes())};
+}
+
+void run(Run& r, const Product& product, Ref a, Ref b, Ref bias, Ref c) {
+  product.kernel->run(r.stream, r[a], r[b], r[bias], r[c], r[product.scratch]);
+}
+
+// a (batch, m, k), b (batch, k, n), y (batch, m, n). One b for all is one long product: its batch
+// is folded into m.
+void compile_matmul(OpCompiler& c) {
+  const Shape &as = c.in_shape(0), &bs = c.in_shape(1);
+  const std::int64_t k = bs[-2], n = bs[-1];
+  const std::int64_t rows = as.numel() / std::max<std::int64_t>(k, 1);
+  const std::int64_t batch = bs.rank() == 2 ? 1 : bs.numel() / std::max<std::int64_t>(k * n, 1);
+  const std::int64_t m = rows / std::max<std::int64_t>(batch, 1);
+  const Ref a = c.in(0), b = c.in(1), y = c.out();
+  const Product forward = make_product(c, {.batch = batch, .m = m, .n = n, .k = k});
+  c.forward({a, b, y, forward.scratch}, [=](Run& r) { run(r, forward, a, b, {}, y); });
+
+  const Ref dy = c.grad_out();
+  if (c.needs_grad(1)) {  // db (k, n) = a^T (k, m) * dy (m, n)
+    const Ref db = c.grad_in(1);
+    const Product product =
+        make_product(c, {.batch = batch, .m = k, .n = n, .k = m, .transpose_a = true});
+    c.backward({a, dy, db, product.scratch}, [=](Run& r) { run(r, product, a, dy, {}, db); });
+  }
+  if (c.needs_grad(0)) {  // da (m, k) = dy (m, n) * b^T (n, k)
+    const Ref da = c.grad_in(0);
+    const Product product =
+        make_product(c, {.batch = batch, .m = m, .n = k, .k = n, .transpose_b = true});
+    c.backward({b, dy, da, product.scratch}, [=](Run& r) { run(r, product, dy, b, {}, da); });
+  }
+}
+
+}  // namespace
+
+CompileOp compile_dense(Activation activation) {
+  return [=](OpCompiler& c) {
+    const bool has_bias = c.inputs() == 3;
+    const std::int64_t rows = c.in_shape(0)[0], in = c.in_shape(0)[1], out = c.in_shape(1)[0];
+    const Ref x = c.in(0), w = c.in(1), bias = has_bias ? c.in(2) : Ref{}, y = c.out();
+    const Product forward = make_product(c, {.m = rows,
+                                             .n = out,
+                                             .k = in,
+                                             .transpose_b = true,
+                                             .bias = has_bias,
+                                             .activation = activation});
+    c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
+
+    Kernels& k = c.kernels();
+    const Ref dy = c.grad_out();
+    if (activation != Activation::none)
+      c.backward({y, dy}, [=, &k](Run& r) {
+        k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
+      });
+    if (c.needs_grad(1)) {  // dw (O, I) = dy^T (O, B) * x (B, I)
+      const Ref dw = c.grad_in(1);
+      const Product product = make_product(c, {.m = out, .n = in, .k = rows, .transpose_a = true});
+      c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, dy, x, {}, dw); });
+    }
+    if (has_bias && c.needs_grad(2)) {
+      const Ref db = c.view(c.grad_in(2), {1, out});
+      c.backward({dy, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[dy], 1, r[db]); });
+    }
+    if (c.needs_grad(0)) {  // dx (B, I) = dy (B, O) * w (O, I)
+      const Ref dx = c.grad_in(0);
+      const Product product = make_product(c, {.m = rows, .n = in, .k = out});
+      c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
+    }
+  };
+}
+
+Value matmul(Value a, Value b) {
+  const char* op = "matmul";
+  check_f32(op, "a", a);
+  check_f32(op, "b", b);
+  const Shape &as = a.shape(), &bs = b.shape();
+  check(as.rank() >= 2 && bs.rank() >= 2, op, "wants 2 dimensions or more, got a ", as, " and b ",
+        bs);
+  check(as[-1] == bs[-2], op, "b ", bs, " wants ", bs[-2], " columns, a ", as, " has ", as[-1]);
+  const bool same_batch =
+      as.rank() == bs.rank() && std::equal(as.begin(), as.end() - 2, bs.begin());
+  check(bs.rank() == 2 || same_batch, op, "b ", bs,
+        " wants two dimensions or the leading dimensions of a ", as);
+  Shape shape = as;
+  shape[-1] = bs[-1];
+  return record(op, {a, b}, shape, compile_matmul);
+}
+
+Value dense(Value x, Value weight, Value bias) {
+  const char* op = "dense";
+  check_rank(op, "x", x, 2);
+  check_rank(op, "weight", weight, 2);
+  check(x.shape()[1] == weight.shape()[1], op, "weight ", weight.shape(), " wants ",
+        weight.shape()[1], " features, x ", x.shape(), " has ", x.shape()[1]);
+  std::vector<Value> inputs = {x, weight};
+  if (bias.valid()) {
+    check_shape(op, "bias", bias, {weight.shape()[0]});
+    inputs.push_back(bias);
+  }
+  return record(op, inputs, {x.shape()[0], weight.shape()[0]}, compile_dense(Activation::none));
+}
+
+}  // namespace peal

@@ -1,0 +1,154 @@
+#include <algorithm>
+
+#include "core/graph/op_checks.h"
+#include "core/graph/op_compiler.h"
+#include "core/graph/ops.h"
+
+namespace peal {
+namespace {
+
+std::int64_t rows_of(const Shape& shape) {
+  return shape.numel() / std::max<std::int64_t>(shape[-1], 1);
+}
+
+Value softmax_over_rows(const char* op, Value x, bool log) {
+  check_f32(op, "x", x);
+  check(x.shape().rank() >= 1, op, "wants one dimension or more");
+  const auto compile = [=](OpCompiler& c) {
+    const Shape& shape = c.in_shape(0);
+    const std::shared_ptr<Softmax> kernel =
+        c.kernels().make_softmax(rows_of(shape), shape[-1], log);
+    const Ref in = c.in(0), y = c.out(), dy = c.grad_out(), dx = c.grad_in(0);
+    const Ref scratch = c.scratch(kernel->scratch_bytes());
+    c.forward({in, y, scratch},
+              [=](Run& r) { kernel->forward(r.stream, r[in], r[y], r[scratch]); });
+    c.backward({y, dy, dx, scratch},
+               [=](Run& r) { kernel->backward(r.stream, r[y], r[dy], r[dx], r[scratch]); });
+  };
+  return record(op, {x}, x.shape(), compile);
+}
+
+// Inputs of the batch_norm node.
+enum : int { kX, kGamma, kBeta, kWeight, kRunningMean, kRunningVariance };
+
+void compile_batch_norm_training(OpCompiler& c, float epsilon) {
+  Kernels& k = c.kernels();
+  const Shape channels = c.in_shape(kGamma);
+  const Ref x = c.in(kX), gamma = c.in(kGamma), beta = c.in(kBeta), weight = c.in(kWeight);
+  const Ref y = c.out(0), contribution = c.out(1);
+  const Ref mean = c.memory(channels), variance = c.memory(channels);
+  c.forward({x, weight, mean, variance}, [=, &k](Run& r) {
+    k.batch_norm_statistics(r.stream, r[x], r[weight], r[mean], r[variance]);
+  });
+  c.forward({x, weight, mean, variance, contribution}, [=, &k](Run& r) {
+    k.batch_norm_contribution(r.stream, r[x], r[weight], r[mean], r[variance], r[contribution]);
+  });
+  c.forward({x, mean, variance, gamma, beta, y}, [=, &k](Run& r) {
+    k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], epsilon, r[y]);
+  });
+  const Ref dy = c.grad_out(0), dx = c.grad_in_or_temporary(kX);
+  const Ref dgamma = c.grad_in_or_temporary(kGamma), dbeta = c.grad_in_or_temporary(kBeta);
+  c.backward({x, weight, mean, variance, gamma, dy, dx, dgamma, dbeta}, [=, &k](Run& r) {
+    k.batch_norm_backward(r.stream, r[x], r[weight], r[mean], r[variance], r[gamma], epsilon, r[dy],
+                          r[dx], r[dgamma], r[dbeta]);
+  });
+}
+
+// By the running averages; nothing is added to them.
+void compile_batch_norm_evaluation(OpCompiler& c, float epsilon) {
+  Kernels& k = c.kernels();
+  const Ref x = c.in(kX), gamma = c.in(kGamma), beta = c.in(kBeta);
+  const Ref mean = c.in(kRunningMean), variance = c.in(kRunningVariance);
+  const Ref y = c.out(0), contribution = c.out(1);
+  c.forward({x, mean, variance, gamma, beta, y, contribution}, [=, &k](Run& r) {
+    k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], epsilon, r[y]);
+    k.fill(r.stream, r[contribution], 0);
+  });
+}
+
+}  // namespace
+
+Value softmax(Value x) {
+  return softmax_over_rows("softmax", x, /*log=*/false);
+}
+
+Value log_softmax(Value x) {
+  return softmax_over_rows("log_softmax", x, /*log=*/true);
+}
+
+Value layer_norm(Value x, Value gamma, Value beta, float epsilon) {
+  const char* op = "layer_norm";
+  check_f32(op, "x", x);
+  check(x.shape().rank() >= 1, op, "wants one dimension or more");
+  check_shape(op, "gamma", gamma, {x.shape()[-1]});
+  check_shape(op, "beta", beta, {x.shape()[-1]});
+  const auto compile = [=](OpCompiler& c) {
+    const std::int64_t columns = c.in_shape(0)[-1], rows = rows_of(c.in_shape(0));
+    const std::shared_ptr<LayerNorm> kernel = c.kernels().make_layer_norm(rows, columns, epsilon);
+    const Ref in = c.in(0), g = c.in(1), b = c.in(2), y = c.out();
+    const Ref mean = c.memory({rows}), variance = c.memory({rows});
+    const Ref scratch = c.scratch(kernel->scratch_bytes());
+    c.forward({in, g, b, y, mean, variance, scratch}, [=](Run& r) {
+      kernel->forward(r.stream, r[in], r[g], r[b], r[y], r[mean], r[variance], r[scratch]);
+    });
+    const Ref dy = c.grad_out(), dx = c.grad_in_or_temporary(0);
+    const Ref dgamma = c.grad_in_or_temporary(1), dbeta = c.grad_in_or_temporary(2);
+    c.backward({in, g, mean, variance, dy, dx, dgamma, dbeta, scratch}, [=](Run& r) {
+      kernel->backward(r.stream, r[in], r[g], r[mean], r[variance], r[dy], r[dx], r[dgamma],
+                       r[dbeta], r[scratch]);
+    });
+  };
+  return record(op, {x, gamma, beta}, x.shape(), compile);
+}
+
+Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Value weight,
+                 float momentum, float epsilon) {
+  const char* op = "batch_norm";
+  check_f32(op, "x", x);
+  check(x.shape().rank() >= 2, op, "x wants two dimensions or more (B, C, ...), got shape ",
+        x.shape());
+  const Shape channels = {x.shape()[1]};
+  check_shape(op, "gamma", gamma, channels);
+  check_shape(op, "beta", beta, channels);
+  check_shape(op, "weight", weight, {x.shape()[0]});
+  Graph& graph = x.graph();
+  const Value mean = graph.state(name + ".running_mean", channels, 0);
+  const Value variance = graph.state(name + ".running_variance", channels, 1);
+  const auto compile = [=](OpCompiler& c) {
+    if (c.training())
+      compile_batch_norm_training(c, epsilon);
+    else
+      compile_batch_norm_evaluation(c, epsilon);
+  };
+  const Shape sums = {2 * channels[0] + 1};
+  const auto made = graph.add_op(op, {x, gamma, beta, weight, mean, variance},
+                                 {{x.shape(), DType::f32}, {sums, DType::f32}}, compile,
+                                 {{kWeight, kRunningMean, kRunningVariance}, {}});
+  graph.add_slot(name + ".statistics", made[1], [=](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref summed = c.in(0), m = c.ref(mean), v = c.ref(variance);
+    c.forward({summed, m, v},
+              [=, &k](Run& r) { k.batch_norm_running(r.stream, r[summed], momentum, r[m], r[v]); });
+  });
+  return made[0];
+}
+
+Value embedding(Value ids, Value table) {
+  const char* op = "embedding";
+  check_dtype(op, "ids", ids, DType::i32);
+  check_rank(op, "table", table, 2);
+  const Shape flat_ids = {ids.shape().numel()}, flat = {ids.shape().numel(), table.shape()[1]};
+  Shape shape = ids.shape();
+  shape.push_back(table.shape()[1]);
+  const auto compile = [=](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref i = c.view(c.in(0), flat_ids), t = c.in(1), y = c.view(c.out(), flat);
+    const Ref dy = c.view(c.grad_out(), flat), dt = c.grad_in(1);
+    c.forward({i, t, y}, [=, &k](Run& r) { k.embedding(r.stream, r[i], r[t], r[y]); });
+    c.backward({i, dy, dt},
+               [=, &k](Run& r) { k.embedding_backward(r.stream, r[i], r[dy], r[dt]); });
+  };
+  return record(op, {ids, table}, shape, compile);
+}
+
+}  // namespace peal

@@ -1,0 +1,130 @@
+#include "core/graph/op_compiler.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/graph/graph_impl.h"
+#include "core/graph/plan_builder.h"
+
+namespace peal {
+
+void Run::fail_undeclared() const {
+  fail_internal(*op_, "a call touches a tensor that is not in its list (OpCompiler::forward)");
+}
+
+Kernels& OpCompiler::kernels() const {
+  return builder_.kernels_;
+}
+
+bool OpCompiler::training() const {
+  return builder_.training_;
+}
+
+std::uint64_t OpCompiler::site() const {
+  constexpr std::uint64_t kOps = std::uint64_t{0x6f70} << 48;  // apart from every other draw
+  return kOps | step_.site;
+}
+
+int OpCompiler::inputs() const {
+  return static_cast<int>(step_.node->inputs.size());
+}
+
+const Shape& OpCompiler::in_shape(int i) const {
+  const int value = step_.node->inputs[static_cast<std::size_t>(i)];
+  return builder_.impl_.values[static_cast<std::size_t>(value)].shape;
+}
+
+const Shape& OpCompiler::out_shape(int i) const {
+  const int value = step_.outputs[static_cast<std::size_t>(i)];
+  return builder_.impl_.values[static_cast<std::size_t>(value)].shape;
+}
+
+bool OpCompiler::needs_grad(int i) const {
+  return training() && builder_.flow_.needs_grad(*step_.node, i);
+}
+
+bool OpCompiler::needs_backward() const {
+  return training() && builder_.flow_.needs_backward(*step_.node);
+}
+
+Ref OpCompiler::in(int i, Order order) {
+  if (step_.node == nullptr) return {builder_.slot_entry_};
+  return {builder_.value_entry(step_.node->inputs[static_cast<std::size_t>(i)], order)};
+}
+
+const Layout* OpCompiler::in_layout(int i) const {
+  const int value = step_.node->inputs[static_cast<std::size_t>(i)];
+  return builder_.entry(builder_.value_entry(value, Order::any)).tensor.layout;
+}
+
+Ref OpCompiler::out(int i, const Layout* layout) {
+  return {builder_.output_entry(step_.outputs[static_cast<std::size_t>(i)], layout)};
+}
+
+Ref OpCompiler::grad_out(int i) {
+  const int value = step_.outputs[static_cast<std::size_t>(i)];
+  if (!training() || !builder_.flow_.flows(value)) return {};
+  return {builder_.gradient_entry(value)};
+}
+
+Ref OpCompiler::grad_in(int i, Order order) {
+  if (!needs_grad(i)) return {};
+  int& target = builder_.step_targets_[static_cast<std::size_t>(i)];
+  if (target != 0) return {target};
+  const Layout* layout = order == Order::any ? in_layout(i) : nullptr;
+  target = builder_.add_entry(in_shape(i), DType::f32, layout, -1);
+  const int root = builder_.impl_.root(step_.node->inputs[static_cast<std::size_t>(i)]);
+  builder_.entry(target).target = root;
+  ++builder_.place(root).pending;
+  return {target};
+}
+
+Ref OpCompiler::grad_in_or_temporary(int i) {
+  if (needs_grad(i)) return grad_in(i);
+  return needs_backward() ? memory(in_shape(i)) : Ref{};
+}
+
+Ref OpCompiler::memory(const Shape& shape, DType dtype) {
+  return {builder_.add_tensor(shape, dtype)};
+}
+
+Ref OpCompiler::bytes(std::size_t count) {
+  if (count == 0) return {};
+  return memory({static_cast<std::int64_t>(count)}, DType::u8);
+}
+
+Ref OpCompiler::scratch(std::size_t count) {
+  if (count == 0) return {};
+  builder_.scratch_bytes_ = std::max(builder_.scratch_bytes_, count);
+  return {builder_.add_entry({static_cast<std::int64_t>(count)}, DType::u8, nullptr,
+                             builder_.scratch_storage_)};
+}
+
+Ref OpCompiler::view(Ref x, const Shape& shape) {
+  if (!x) return {};
+  return {builder_.view(x.index, shape)};
+}
+
+Ref OpCompiler::ref(Value value) {
+  return {builder_.value_entry(value.id(), Order::row_major)};
+}
+
+void OpCompiler::forward(std::vector<Ref> uses, CallFunction call) {
+  builder_.calls_->push_back(builder_.make_call(step_.op, uses, std::move(call)));
+}
+
+void OpCompiler::backward(std::vector<Ref> uses, CallFunction call) {
+  if (step_.node == nullptr || !needs_backward()) return;
+  builder_.backward_calls_->push_back(
+      builder_.make_call(step_.op + " backward", uses, std::move(call)));
+}
+
+void OpCompiler::pass_through() {
+  if (needs_backward()) fail_internal(step_.op, "pass_through has no gradient");
+  const int x = builder_.value_entry(step_.node->inputs[0], Order::any);
+  PlanBuilder::Place& y = builder_.place(step_.outputs[0]);
+  y.entry = x;
+  y.row_major = builder_.entry(x).tensor.layout == nullptr ? x : 0;
+}
+
+}  // namespace peal

@@ -1,0 +1,129 @@
+// The face an op sees when a Plan is compiled. The op's compile function runs once: it asks for the
+// tensors it will touch, makes its prepared kernels, and hands over the calls of a step:
+//
+//   [](OpCompiler& c) {
+//     const Ref x = c.in(0), y = c.out(0), dy = c.grad_out(0), dx = c.grad_in(0);
+//     Kernels& k = c.kernels();
+//     c.forward({x, y}, [=, &k](Run& r) { k.activation(r.stream, kind, slope, r[x], r[y]); });
+//     c.backward({y, dy, dx}, [=, &k](Run& r) {
+//       k.activation_backward(r.stream, kind, slope, {}, r[y], r[dy], r[dx]);
+//     });
+//   }
+//
+// The list before a call says what it touches. Memory is shared by liveness, so a call that
+// reaches for a tensor it did not list is stopped with Error(internal).
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/graph/graph.h"
+#include "core/graph/plan.h"
+#include "core/kernels/kernels.h"
+
+namespace peal {
+
+class PlanBuilder;
+struct PlanStep;
+
+// A tensor of the plan; its place in memory is decided after every op has been compiled. The
+// default Ref is the empty tensor.
+struct Ref {
+  int index = 0;
+  explicit operator bool() const { return index != 0; }
+};
+
+// What a call sees while it runs.
+class Run {
+ public:
+  Run(Stream& run_stream, const PassKey& pass, float scale, const Tensor* tensors, const int* bases)
+      : stream(run_stream), key(pass), loss_scale(scale), tensors_(tensors), bases_(bases) {}
+
+  Stream& stream;
+  const PassKey& key;
+  const float loss_scale;
+
+  const Tensor& operator[](Ref ref) const {
+    for (const int base : uses_)
+      if (base == bases_[ref.index]) return tensors_[ref.index];
+    if (ref.index != 0) fail_undeclared();
+    return tensors_[0];
+  }
+
+  // Before each call: its op's name and the tensors it listed.
+  void enter(const std::string& op, std::span<const int> uses) {
+    op_ = &op;
+    uses_ = uses;
+  }
+
+ private:
+  [[noreturn]] void fail_undeclared() const;
+
+  const Tensor* tensors_;
+  const int* bases_;  // of each Ref, the tensor that it is a view of
+  const std::string* op_ = nullptr;
+  std::span<const int> uses_;
+};
+
+using CallFunction = std::function<void(Run&)>;
+
+class OpCompiler {
+ public:
+  enum class Order : std::uint8_t {
+    row_major,  // reordered if the value has a layout of its own
+    any,        // as the value lies
+  };
+
+  OpCompiler(PlanBuilder& builder, const PlanStep& step) : builder_(builder), step_(step) {}
+
+  // ---- Where and for what ------------------------------------------------------------------
+  Kernels& kernels() const;
+  bool training() const;
+  // Tells the random draws of this op apart from every other op's (RandomKey::site).
+  std::uint64_t site() const;
+  int inputs() const;
+  const Shape& in_shape(int i) const;
+  const Shape& out_shape(int i = 0) const;
+  bool needs_grad(int i) const;  // is the gradient of input i wanted?
+  bool needs_backward() const;   // is any?
+
+  // ---- Tensors -----------------------------------------------------------------------------
+  Ref in(int i, Order order = Order::row_major);
+  const Layout* in_layout(int i) const;  // in which in(i, Order::any) arrives
+  Ref out(int i = 0, const Layout* layout = nullptr);
+  // The gradient of out(i), in its layout; call out(i) first. The op is the last to read it and may
+  // work in place. Empty when nothing that reaches the loss reads output i.
+  Ref grad_out(int i = 0);
+  // Where the op writes the gradient of input i, once, all of it; empty when it is not wanted. With
+  // Order::any it has the layout of in(i, Order::any). Sums over several consumers, reorders and
+  // aliases are the plan's business.
+  Ref grad_in(int i, Order order = Order::row_major);
+  // The same for kernels that always write it: a temporary when it is not wanted.
+  Ref grad_in_or_temporary(int i);
+  // Kept from the first call that lists it to the last: written by forward for backward, or both
+  // written and read inside one call.
+  Ref memory(const Shape& shape, DType dtype = DType::f32);
+  Ref bytes(std::size_t count);    // the same, untyped; empty for 0
+  Ref scratch(std::size_t count);  // one area for all ops: worthless after the call; empty for 0
+  // The same elements under another shape; listing either lists both. Row-major tensors only.
+  Ref view(Ref x, const Shape& shape);
+  Ref ref(Value value);  // any value of the graph, such as a state, row-major
+
+  // ---- Calls -------------------------------------------------------------------------------
+  // Each may be called several times; calls run in the order given, forward calls in the order of
+  // recording and backward calls in the reverse. A gradient_in is final after the call that lists
+  // it, so an op that writes a weight's gradient in a call before its data's lets it travel early.
+  // backward() does nothing when no gradient of the op is wanted.
+  void forward(std::vector<Ref> uses, CallFunction call);
+  void backward(std::vector<Ref> uses, CallFunction call);
+  // Instead of forward and backward: out(0) is in(0), without a copy.
+  void pass_through();
+
+ private:
+  PlanBuilder& builder_;
+  const PlanStep& step_;
+};
+
+}  // namespace peal

@@ -1,0 +1,365 @@
+#include "core/graph/plan_builder.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/graph/graph_impl.h"
+#include "core/graph/memory_planner.h"
+
+namespace peal {
+namespace {
+
+using Kind = Graph::ValueInfo::Kind;
+
+std::size_t bytes_of(const Tensor& tensor) {
+  return tensor.layout == nullptr ? tensor.bytes() : layout_bytes(tensor);
+}
+
+std::map<std::string, std::size_t> offsets(const std::vector<ArenaEntry>& entries) {
+  std::map<std::string, std::size_t> result;
+  for (const ArenaEntry& entry : entries) result[entry.name] = entry.offset;
+  return result;
+}
+
+std::size_t offset_of(const std::map<std::string, std::size_t>& offsets, const std::string& name) {
+  const auto found = offsets.find(name);
+  if (found == offsets.end())
+    fail_internal("plan", "\"", name, "\" is not in the parameter table: it is another graph's");
+  return found->second;
+}
+
+}  // namespace
+
+PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device device,
+                         bool training, const PlanOptions& options)
+    : graph_(graph),
+      impl_(graph.impl()),
+      table_(table),
+      device_(device),
+      training_(training),
+      kernels_(peal::kernels(device)),
+      flow_(graph),
+      steps_(make_steps(graph, flow_, kernels_, training, options.fuse)),
+      places_(impl_.values.size()),
+      parameter_offsets_(offsets(table.parameters)),
+      state_offsets_(offsets(table.states)),
+      program_(std::make_unique<Program>()) {
+  if (training && impl_.loss < 0)
+    fail_input("plan", "a graph without a loss cannot be trained; see Graph::set_loss");
+  if (table.slots.size() != impl_.slots.size())
+    fail_internal("plan", "the parameter table is another graph's");
+}
+
+std::unique_ptr<Program> PlanBuilder::build() {
+  add_entry({0}, DType::u8, nullptr, add_storage(Storage::Kind::arena, 0));  // the empty tensor
+  scratch_storage_ = add_storage(Storage::Kind::scratch, 0);
+  bind_values();
+  calls_ = &program_->forward;
+  for (const PlanStep& step : steps_) compile(step);
+  for (const auto& [name, value] : impl_.outputs) {
+    const int kept = value_entry(value, OpCompiler::Order::row_major);
+    storages_[static_cast<std::size_t>(entry(kept).storage)].kept = true;
+    program_->outputs.push_back({name, kept});
+  }
+  compile_slots();
+  if (training_) {
+    seed_backward();
+    arrange_backward();
+    mark_final();
+  }
+  mark_lives();
+  resolve();
+  return std::move(program_);
+}
+
+// ---- Tensors -------------------------------------------------------------------------------
+
+int PlanBuilder::add_storage(Storage::Kind kind, std::size_t bytes, std::size_t place) {
+  storages_.push_back({kind, bytes, place});
+  return static_cast<int>(storages_.size()) - 1;
+}
+
+int PlanBuilder::add_entry(const Shape& shape, DType dtype, const Layout* layout, int storage) {
+  const int index = static_cast<int>(entries_.size());
+  entries_.push_back({{nullptr, shape, dtype, device_, layout}, storage, index});
+  return index;
+}
+
+int PlanBuilder::add_tensor(const Shape& shape, DType dtype, const Layout* layout) {
+  const Tensor tensor{nullptr, shape, dtype, device_, layout};
+  return add_entry(shape, dtype, layout, add_storage(Storage::Kind::arena, bytes_of(tensor)));
+}
+
+int PlanBuilder::view(int of, const Shape& shape) {
+  const Entry original = entry(of);
+  if (original.tensor.shape == shape) return of;
+  if (original.tensor.layout != nullptr || original.tensor.numel() != shape.numel())
+    fail_internal("plan", "no view of shape ", shape, " of shape ", original.tensor.shape);
+  const int index = add_entry(shape, original.tensor.dtype, nullptr, original.storage);
+  entry(index).base = original.base;
+  return index;
+}
+
+PlanBuilder::Place& PlanBuilder::place(int value) {
+  return places_[static_cast<std::size_t>(impl_.root(value))];
+}
+
+// What comes from outside has its place before any op is compiled.
+void PlanBuilder::bind_values() {
+  for (std::size_t v = 0; v < impl_.values.size(); ++v) {
+    const Graph::ValueInfo& info = impl_.values[v];
+    if (info.kind == Kind::computed || info.root != static_cast<int>(v)) continue;
+    int storage = 0;
+    if (info.kind == Kind::input) {
+      storage = add_storage(Storage::Kind::input, 0, program_->inputs.size());
+      program_->inputs.push_back({info.name, info.shape, info.dtype, {}});
+    } else if (info.kind == Kind::parameter) {
+      storage = add_storage(Storage::Kind::parameter, 0, offset_of(parameter_offsets_, info.name));
+    } else {
+      storage = add_storage(Storage::Kind::state, 0, offset_of(state_offsets_, info.name));
+    }
+    places_[v].entry = places_[v].row_major = add_entry(info.shape, info.dtype, nullptr, storage);
+  }
+}
+
+int PlanBuilder::output_entry(int value, const Layout* layout) {
+  Place& at = place(value);
+  if (at.entry == 0) {
+    const Graph::ValueInfo& info = impl_.root_info(value);
+    at.entry = add_tensor(info.shape, info.dtype, layout);
+    if (layout == nullptr) at.row_major = at.entry;
+  }
+  return at.entry;
+}
+
+int PlanBuilder::value_entry(int value, OpCompiler::Order order) {
+  Place& at = place(value);
+  if (at.entry == 0) fail_internal("plan", "a value is read before its op made it");
+  const Shape& shape = impl_.values[static_cast<std::size_t>(value)].shape;
+  // An alias of another shape cannot be read in a layout made for the shape of its root.
+  if (order == OpCompiler::Order::any && shape == entry(at.entry).tensor.shape) return at.entry;
+  if (at.row_major == 0) {
+    at.row_major = add_tensor(entry(at.entry).tensor.shape, DType::f32);
+    calls_->push_back(make_reorder(at.entry, at.row_major));
+  }
+  return view(at.row_major, shape);
+}
+
+int PlanBuilder::gradient_entry(int value) {
+  Place& at = place(value);
+  if (at.gradient != 0) return at.gradient;
+  const Graph::ValueInfo& info = impl_.root_info(value);
+  if (info.kind == Kind::parameter) {
+    const int storage =
+        add_storage(Storage::Kind::gradient, 0, offset_of(parameter_offsets_, info.name));
+    at.gradient = add_entry(info.shape, DType::f32, nullptr, storage);
+  } else {
+    at.gradient = add_tensor(info.shape, DType::f32, entry(at.entry).tensor.layout);
+  }
+  return at.gradient;
+}
+
+// ---- Forward -------------------------------------------------------------------------------
+
+Call PlanBuilder::make_call(const std::string& op, const std::vector<Ref>& uses,
+                            CallFunction function) {
+  Call call{op, std::move(function), {}};
+  for (const Ref ref : uses)
+    if (ref) call.uses.push_back(entry(ref.index).base);
+  return call;
+}
+
+Call PlanBuilder::make_reorder(int from, int to) {
+  const std::shared_ptr<Reorder> kernel = kernels_.make_reorder(
+      entry(to).tensor.shape, entry(from).tensor.layout, entry(to).tensor.layout);
+  scratch_bytes_ = std::max(scratch_bytes_, kernel->scratch_bytes());
+  const Ref x{from}, y{to};
+  Ref scratch;
+  if (kernel->scratch_bytes() > 0)
+    scratch = {add_entry({static_cast<std::int64_t>(kernel->scratch_bytes())}, DType::u8, nullptr,
+                         scratch_storage_)};
+  return make_call("reorder", {x, y, scratch},
+                   [=](Run& r) { kernel->run(r.stream, r[x], r[y], r[scratch]); });
+}
+
+void PlanBuilder::compile(const PlanStep& step) {
+  step_backward_.emplace_back();
+  backward_calls_ = &step_backward_.back();
+  step_targets_.assign(step.node->inputs.size(), 0);
+  OpCompiler compiler(*this, step);
+  step.compile(compiler);
+  for (std::size_t i = 0; i < step.node->inputs.size(); ++i)
+    if (compiler.needs_grad(static_cast<int>(i)) && step_targets_[i] == 0)
+      fail_internal(step.op, "has no gradient for input ", i);
+  for (const int output : step.outputs)
+    if (place(output).entry == 0) fail_internal(step.op, "never asked for its output");
+}
+
+void PlanBuilder::compile_slots() {
+  for (std::size_t i = 0; i < impl_.slots.size(); ++i) {
+    const Graph::Impl::Slot& slot = impl_.slots[i];
+    const int value = value_entry(slot.value, OpCompiler::Order::row_major);
+    storages_[static_cast<std::size_t>(entry(value).storage)].kept = true;
+    const Shape shape = entry(value).tensor.shape;
+    slot_entry_ = add_entry(shape, DType::f32, nullptr,
+                            add_storage(Storage::Kind::gradient, 0, table_.slots[i].offset));
+    program_->slots.push_back({slot.name, value, slot_entry_});
+  }
+  for (std::size_t i = 0; i < impl_.slots.size(); ++i) {
+    if (!impl_.slots[i].apply) continue;
+    calls_ = &program_->apply;
+    slot_entry_ = program_->slots[i].slot;
+    PlanStep step{"slot " + impl_.slots[i].name, 0, nullptr, {}, impl_.slots[i].apply};
+    OpCompiler compiler(*this, step);
+    step.compile(compiler);
+  }
+}
+
+// ---- Backward ------------------------------------------------------------------------------
+
+// d(loss)/d(loss), and zeros for parameters that nothing between them and the loss will write.
+void PlanBuilder::seed_backward() {
+  std::vector<Ref> uses;
+  Kernels& k = kernels_;
+  Ref seed;
+  if (flow_.flows(impl_.loss)) {
+    seed = {gradient_entry(impl_.loss)};
+    uses.push_back(seed);
+  }
+  std::vector<Ref> zeros;
+  for (std::size_t v = 0; v < impl_.values.size(); ++v) {
+    const int value = static_cast<int>(v);
+    if (impl_.values[v].kind != Kind::parameter || impl_.root(value) != value) continue;
+    if (!flow_.flows(value)) zeros.push_back({gradient_entry(value)});
+  }
+  uses.insert(uses.end(), zeros.begin(), zeros.end());
+  program_->backward.push_back(make_call("loss backward", uses, [=, &k](Run& r) {
+    if (seed) k.fill(r.stream, r[seed], r.loss_scale);
+    for (const Ref zero : zeros) k.fill(r.stream, r[zero], 0);
+  }));
+}
+
+void PlanBuilder::arrange_backward() {
+  for (auto calls = step_backward_.rbegin(); calls != step_backward_.rend(); ++calls) {
+    for (Call& call : *calls) {
+      std::vector<int> targets;
+      for (const int used : call.uses)
+        if (entry(used).target >= 0 &&
+            std::find(targets.begin(), targets.end(), used) == targets.end())
+          targets.push_back(used);
+      program_->backward.push_back(std::move(call));
+      for (const int target : targets) settle(target);
+    }
+  }
+  for (const Place& at : places_)
+    if (at.pending != 0) fail_internal("plan", "an op asked for a gradient but never wrote it");
+}
+
+// Decides where a consumer writes its part of a value's gradient: the first one in the order of
+// backward in place; later ones, and ones of another layout, into a temporary that is added.
+void PlanBuilder::settle(int target) {
+  const int value = entry(target).target;
+  Place& at = place(value);
+  const int gradient = gradient_entry(value);
+  const Tensor part = entry(target).tensor, whole = entry(gradient).tensor;
+  if (entry(target).storage != -1)
+    fail_internal(program_->backward.back().op, "writes one gradient in two calls");
+  if (!at.gradient_written && part.layout == whole.layout) {
+    entry(target).storage = entry(gradient).storage;
+  } else {
+    entry(target).storage = add_storage(Storage::Kind::arena, bytes_of(part));
+    int ready = part.layout == nullptr ? view(target, whole.shape) : target;
+    if (part.layout != whole.layout) {
+      const int from = ready;
+      ready = at.gradient_written ? add_tensor(whole.shape, DType::f32, whole.layout) : gradient;
+      program_->backward.push_back(make_reorder(from, ready));
+    }
+    if (at.gradient_written) {
+      Kernels& k = kernels_;
+      const Ref x{ready}, y{gradient};
+      program_->backward.push_back(
+          make_call("accumulate", {x, y}, [=, &k](Run& r) { k.accumulate(r.stream, r[x], r[y]); }));
+    }
+  }
+  at.gradient_written = true;
+  if (--at.pending == 0) at.final_call = static_cast<int>(program_->backward.size()) - 1;
+}
+
+// The table lists parameters in the order in which they become final, so what is final is always a
+// head of the arena.
+void PlanBuilder::mark_final() {
+  std::map<std::string, int> final_calls;
+  for (std::size_t v = 0; v < impl_.values.size(); ++v)
+    if (impl_.values[v].kind == Kind::parameter)
+      final_calls[impl_.values[v].name] = place(static_cast<int>(v)).final_call;
+  int call = -1;
+  for (std::size_t p = 0; p < table_.parameters.size(); ++p) {
+    call = std::max(call, final_calls[table_.parameters[p].name]);
+    const bool last = p + 1 == table_.parameters.size();
+    if (call >= 0)
+      program_->backward[static_cast<std::size_t>(call)].bytes_final =
+          last ? table_.gradient_bytes : table_.parameters[p + 1].offset;
+  }
+  if (call < 0) program_->backward.back().bytes_final = table_.gradient_bytes;
+}
+
+// ---- Memory --------------------------------------------------------------------------------
+
+void PlanBuilder::mark_lives() {
+  int time = 0;
+  for (const auto* calls : {&program_->forward, &program_->backward, &program_->apply}) {
+    for (const Call& call : *calls) {
+      for (const int used : call.uses) {
+        Storage& storage = storages_[static_cast<std::size_t>(entry(used).storage)];
+        storage.first = std::min(storage.first, time);
+        storage.last = std::max(storage.last, time);
+      }
+      ++time;
+    }
+  }
+  for (Storage& storage : storages_)
+    if (storage.kept) storage.last = INT_MAX;
+}
+
+void PlanBuilder::resolve() {
+  std::vector<MemoryPiece> pieces;
+  std::vector<Storage*> owners;
+  for (Storage& storage : storages_) {
+    if (storage.kind != Storage::Kind::arena || storage.last < 0) continue;
+    pieces.push_back({storage.bytes, storage.first, storage.last});
+    owners.push_back(&storage);
+  }
+  program_->activations = Buffer(peal::place(pieces), device_);
+  program_->scratch = Buffer(scratch_bytes_, device_);
+  for (std::size_t i = 0; i < pieces.size(); ++i) owners[i]->place = pieces[i].offset;
+
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const int index = static_cast<int>(i);
+    Tensor tensor = entries_[i].tensor;
+    const Storage& storage = storages_[static_cast<std::size_t>(entry(entries_[i].base).storage)];
+    switch (storage.kind) {
+      case Storage::Kind::arena:
+        if (storage.last >= 0) tensor.data = program_->activations.data() + storage.place;
+        break;
+      case Storage::Kind::scratch:
+        tensor.data = program_->scratch.data();
+        break;
+      case Storage::Kind::input:
+        program_->inputs[storage.place].tensors.push_back(index);
+        break;
+      case Storage::Kind::parameter:
+        program_->parameters.push_back({index, storage.place});
+        break;
+      case Storage::Kind::state:
+        program_->states.push_back({index, storage.place});
+        break;
+      case Storage::Kind::gradient:
+        program_->gradients.push_back({index, storage.place});
+        break;
+    }
+    program_->tensors.push_back(tensor);
+    program_->bases.push_back(entries_[i].base);
+  }
+}
+
+}  // namespace peal

@@ -1,0 +1,142 @@
+// Turns a recorded Graph into a Program: compiles the ops in order, arranges their backward calls,
+// sums gradients of values with several consumers, and gives every tensor its place.
+#pragma once
+
+#include <climits>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/graph/fusion.h"
+#include "core/graph/op_compiler.h"
+#include "core/graph/plan.h"
+
+namespace peal {
+
+struct Call {
+  std::string op;
+  CallFunction function;
+  std::vector<int> uses;        // tensors it may touch (their bases)
+  std::size_t bytes_final = 0;  // backward: of the gradient arena after this call, if that grew
+};
+
+// What a Plan replays.
+struct Program {
+  struct Bound {  // a tensor at a fixed offset of an arena that is not ours
+    int tensor;
+    std::size_t offset;
+  };
+  struct Input {
+    std::string name;
+    Shape shape;
+    DType dtype;
+    std::vector<int> tensors;  // it and its views
+    const void* data = nullptr;
+  };
+  struct Named {
+    std::string name;
+    int tensor;
+  };
+  struct Slot {
+    std::string name;
+    int value, slot;  // tensors: what forward made, and its place in the gradient arena
+  };
+
+  std::vector<Tensor> tensors;  // [0] is the empty tensor
+  std::vector<int> bases;
+  std::vector<Call> forward, backward, apply;
+  std::vector<Bound> parameters, states, gradients;
+  std::vector<Input> inputs;
+  std::vector<Named> outputs;
+  std::vector<Slot> slots;
+  Buffer activations, scratch;
+};
+
+class PlanBuilder {
+ public:
+  PlanBuilder(const Graph& graph, const ParameterTable& table, Device device, bool training,
+              const PlanOptions& options);
+
+  std::unique_ptr<Program> build();
+
+ private:
+  friend class OpCompiler;
+
+  struct Storage {
+    enum class Kind : std::uint8_t { arena, scratch, input, parameter, state, gradient };
+    Kind kind = Kind::arena;
+    std::size_t bytes = 0;
+    std::size_t place = 0;  // offset in its arena, or number of the input
+    bool kept = false;      // to the end of the step and beyond
+    int first = INT_MAX, last = -1;
+  };
+  struct Entry {
+    Tensor tensor;
+    int storage = -1;  // -1: a gradient that is not settled yet
+    int base = 0;      // itself, or the entry that it is a view of
+    int target = -1;   // root value whose gradient it adds to
+  };
+  // Everything the plan knows of one root value.
+  struct Place {
+    int entry = 0;      // as it lies; 0: not made yet
+    int row_major = 0;  // the same or its reordered copy
+    int gradient = 0;
+    bool gradient_written = false;
+    int pending = 0;      // contributions still to come
+    int final_call = -1;  // backward call after which the gradient is final
+  };
+
+  // Tensors
+  int add_storage(Storage::Kind kind, std::size_t bytes, std::size_t place = 0);
+  int add_entry(const Shape& shape, DType dtype, const Layout* layout, int storage);
+  int add_tensor(const Shape& shape, DType dtype, const Layout* layout = nullptr);
+  int view(int entry, const Shape& shape);
+  Entry& entry(int index) { return entries_[static_cast<std::size_t>(index)]; }
+  Place& place(int value);
+  int value_entry(int value, OpCompiler::Order order);
+  int gradient_entry(int value);
+  int output_entry(int value, const Layout* layout);
+
+  // Calls
+  Call make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);
+  Call make_reorder(int from, int to);
+  void compile(const PlanStep& step);
+  void compile_slots();
+  void seed_backward();
+  void arrange_backward();
+  void settle(int target);
+  void mark_final();
+
+  // Memory
+  void bind_values();
+  void mark_lives();
+  void resolve();
+
+  const Graph& graph_;
+  const Graph::Impl& impl_;
+  const ParameterTable& table_;
+  const Device device_;
+  const bool training_;
+  Kernels& kernels_;
+  const GradientFlow flow_;
+  std::vector<PlanStep> steps_;
+
+  std::vector<Storage> storages_;
+  std::vector<Entry> entries_;
+  std::vector<Place> places_;
+  std::map<std::string, std::size_t> parameter_offsets_, state_offsets_;
+  std::size_t scratch_bytes_ = 0;
+  int scratch_storage_ = 0;
+
+  // Of the step that is being compiled.
+  std::vector<Call>* calls_ = nullptr;
+  std::vector<Call>* backward_calls_ = nullptr;
+  std::vector<int> step_targets_;  // entry of each input's gradient, 0: not asked for
+  int slot_entry_ = 0;             // of an apply function
+  std::vector<std::vector<Call>> step_backward_;
+
+  std::unique_ptr<Program> program_;
+};
+
+}  // namespace peal

@@ -1,0 +1,148 @@
+#include <algorithm>
+
+#include "core/graph/op_checks.h"
+#include "core/graph/op_compiler.h"
+#include "core/graph/ops.h"
+
+namespace peal {
+namespace {
+
+constexpr auto kAny = OpCompiler::Order::any;
+
+Value activation(const char* op, Activation kind, Value x, float slope = 0) {
+  check_f32(op, "x", x);
+  const auto compile = [=](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref in = c.in(0, kAny), y = c.out(0, c.in_layout(0));
+    c.forward({in, y}, [=, &k](Run& r) { k.activation(r.stream, kind, slope, r[in], r[y]); });
+    // The kernel reads one of x and y, and only that one is kept.
+    const Ref kept_x = kind == Activation::gelu ? in : Ref{};
+    const Ref kept_y = kind == Activation::gelu ? Ref{} : y;
+    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny);
+    c.backward({kept_x, kept_y, dy, dx}, [=, &k](Run& r) {
+      k.activation_backward(r.stream, kind, slope, r[kept_x], r[kept_y], r[dy], r[dx]);
+    });
+  };
+  return record(op, {x}, x.shape(), compile);
+}
+
+Shape broadcast_shape(const char* op, const Shape& x, const Shape& y) {
+  std::vector<std::int64_t> dims;
+  for (int i = -1; i >= -std::max(x.rank(), y.rank()); --i) {
+    const std::int64_t a = -i <= x.rank() ? x[i] : 1, b = -i <= y.rank() ? y[i] : 1;
+    check(a == b || a == 1 || b == 1, op, "x ", x, " and y ", y,
+          " do not broadcast: dimensions must be equal or 1, counted from the last");
+    dims.push_back(a == 1 ? b : a);
+  }
+  std::reverse(dims.begin(), dims.end());
+  return Shape(dims);
+}
+
+// `shape` with ones in front up to `rank` dimensions.
+Shape padded(const Shape& shape, int rank) {
+  std::vector<std::int64_t> dims(static_cast<std::size_t>(rank - shape.rank()), 1);
+  dims.insert(dims.end(), shape.begin(), shape.end());
+  return Shape(dims);
+}
+
+// dx = `full`, which has the output's shape, summed over the axes along which x was repeated.
+void sum_to_input(OpCompiler& c, int i, Ref full) {
+  Kernels& k = c.kernels();
+  const Ref dx = c.grad_in(i);
+  if (c.in_shape(i) == c.out_shape()) {
+    c.backward({full, dx}, [=, &k](Run& r) { k.copy(r.stream, r[full], r[dx]); });
+    return;
+  }
+  const Ref to = c.view(dx, padded(c.in_shape(i), c.out_shape().rank()));
+  c.backward({full, to}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[full], 1, r[to]); });
+}
+
+}  // namespace
+
+Value relu(Value x) {
+  return activation("relu", Activation::relu, x);
+}
+
+Value leaky_relu(Value x, float slope) {
+  check(slope > 0, "leaky_relu", "slope ", slope, "; allowed: > 0");
+  return activation("leaky_relu", Activation::leaky_relu, x, slope);
+}
+
+Value gelu(Value x) {
+  return activation("gelu", Activation::gelu, x);
+}
+
+Value sigmoid(Value x) {
+  return activation("sigmoid", Activation::sigmoid, x);
+}
+
+Value tanh(Value x) {
+  return activation("tanh", Activation::tanh, x);
+}
+
+Value add(Value x, Value y) {
+  check_f32("add", "x", x);
+  check_f32("add", "y", y);
+  const auto compile = [](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref a = c.in(0), b = c.in(1), z = c.out(), dz = c.grad_out();
+    c.forward({a, b, z}, [=, &k](Run& r) { k.binary(r.stream, BinaryOp::add, r[a], r[b], r[z]); });
+    for (int i = 0; i < 2; ++i)
+      if (c.needs_grad(i)) sum_to_input(c, i, dz);
+  };
+  return record("add", {x, y}, broadcast_shape("add", x.shape(), y.shape()), compile);
+}
+
+Value mul(Value x, Value y) {
+  check_f32("mul", "x", x);
+  check_f32("mul", "y", y);
+  const auto compile = [](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref a = c.in(0), b = c.in(1), z = c.out(), dz = c.grad_out();
+    c.forward({a, b, z}, [=, &k](Run& r) { k.binary(r.stream, BinaryOp::mul, r[a], r[b], r[z]); });
+    for (int i = 0; i < 2; ++i) {
+      if (!c.needs_grad(i)) continue;
+      const Ref other = i == 0 ? b : a;
+      const bool direct = c.in_shape(i) == c.out_shape();
+      const Ref product = direct ? c.grad_in(i) : c.memory(c.out_shape());
+      c.backward({dz, other, product}, [=, &k](Run& r) {
+        k.binary(r.stream, BinaryOp::mul, r[dz], r[other], r[product]);
+      });
+      if (!direct) sum_to_input(c, i, product);
+    }
+  };
+  return record("mul", {x, y}, broadcast_shape("mul", x.shape(), y.shape()), compile);
+}
+
+Value scale(Value x, float factor) {
+  check_f32("scale", "x", x);
+  const auto compile = [=](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref in = c.in(0, kAny), y = c.out(0, c.in_layout(0));
+    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny);
+    c.forward({in, y}, [=, &k](Run& r) { k.scale(r.stream, factor, r[in], r[y]); });
+    c.backward({dy, dx}, [=, &k](Run& r) { k.scale(r.stream, factor, r[dy], r[dx]); });
+  };
+  return record("scale", {x}, x.shape(), compile);
+}
+
+// The mask is never stored: backward draws it again.
+Value dropout(Value x, float p) {
+  check_f32("dropout", "x", x);
+  check(p >= 0 && p < 1, "dropout", "p ", p, "; allowed: [0, 1)");
+  const auto compile = [=](OpCompiler& c) {
+    if (!c.training()) return c.pass_through();
+    Kernels& k = c.kernels();
+    const std::uint64_t site = c.site();
+    const auto drop = [=, &k](Run& r, Ref from, Ref to) {
+      const RandomKey key{r.key.seed, r.key.step, r.key.virtual_rank, site};
+      k.dropout(r.stream, key, p, r[from], r[to]);
+    };
+    const Ref in = c.in(0), y = c.out(), dy = c.grad_out(), dx = c.grad_in(0);
+    c.forward({in, y}, [=](Run& r) { drop(r, in, y); });
+    c.backward({dy, dx}, [=](Run& r) { drop(r, dy, dx); });
+  };
+  return record("dropout", {x}, x.shape(), compile);
+}
+
+}  // namespace peal

@@ -1,0 +1,30 @@
+#include "models/layers.h"
+
+namespace peal {
+
+Value dense_layer(const std::string& name, Value x, std::int64_t outputs) {
+  const std::int64_t inputs = x.shape()[1];
+  const Initializer start = Initializer::fan_in(inputs);
+  const Value weight = x.graph().parameter(name + ".weight", {outputs, inputs}, start);
+  const Value bias = x.graph().parameter(name + ".bias", {outputs}, start);
+  return dense(x, weight, bias);
+}
+
+Value conv2d_layer(const std::string& name, Value x, std::int64_t filters, std::int64_t kernel,
+                   const Conv2dOptions& options) {
+  const std::int64_t channels = x.shape()[1] / options.groups;
+  const Initializer start = Initializer::fan_in(channels * kernel * kernel);
+  const Value weight =
+      x.graph().parameter(name + ".weight", {filters, channels, kernel, kernel}, start);
+  const Value bias = x.graph().parameter(name + ".bias", {filters}, start);
+  return conv2d(x, weight, bias, options);
+}
+
+Value batch_norm_layer(const std::string& name, Value x, Value record_weight) {
+  const Shape channels = {x.shape()[1]};
+  const Value gamma = x.graph().parameter(name + ".weight", channels, Initializer::constant(1));
+  const Value beta = x.graph().parameter(name + ".bias", channels, Initializer::constant(0));
+  return batch_norm(name, x, gamma, beta, record_weight);
+}
+
+}  // namespace peal

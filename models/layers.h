@@ -1,0 +1,16 @@
+// An op together with its parameters, named "<name>.weight", "<name>.bias", ...; they start as
+// PyTorch's layers of the same name do.
+#pragma once
+
+#include <string>
+
+#include "core/graph/ops.h"
+
+namespace peal {
+
+Value dense_layer(const std::string& name, Value x, std::int64_t outputs);      // x (B, I)
+Value conv2d_layer(const std::string& name, Value x, std::int64_t filters,      // x (B, C, H, W)
+                   std::int64_t kernel, const Conv2dOptions& options = {});     // a square kernel
+Value batch_norm_layer(const std::string& name, Value x, Value record_weight);  // x (B, C, ...)
+
+}  // namespace peal

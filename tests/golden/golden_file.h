@@ -1,0 +1,56 @@
+// Reads what tests/golden/golden_file.py wrote.
+#pragma once
+
+#include <cstddef>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/base/dtype.h"
+#include "core/device/tensor.h"
+
+namespace peal::golden {
+
+struct Array {
+  Shape shape;
+  DType dtype = DType::f32;
+  std::vector<float> f32;
+  std::vector<std::int32_t> i32;
+};
+
+using Arrays = std::map<std::string, Array>;
+
+// Every tensor of tests/golden/<name>. Throws when the file is missing or cut short.
+inline Arrays read(const std::string& name) {
+  const std::string path = std::string(PEAL_SOURCE_DIR) + "/tests/golden/" + name;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error(path + ": cannot be read; see the scripts beside it");
+  Arrays arrays;
+  std::string line;
+  while (std::getline(file, line)) {
+    std::istringstream words(line);
+    std::string tensor, dtype;
+    words >> tensor >> dtype;
+    Array array;
+    for (std::int64_t dim = 0; words >> dim;) array.shape.push_back(dim);
+    const auto count = static_cast<std::size_t>(array.shape.numel());
+    char* data = nullptr;
+    if (dtype == "i32") {
+      array.dtype = DType::i32;
+      array.i32.resize(count);
+      data = reinterpret_cast<char*>(array.i32.data());
+    } else {
+      array.f32.resize(count);
+      data = reinterpret_cast<char*>(array.f32.data());
+    }
+    if (!file.read(data, static_cast<std::streamsize>(4 * count)))
+      throw std::runtime_error(path + ": ends inside " + tensor);
+    arrays[tensor] = std::move(array);
+  }
+  return arrays;
+}
+
+}  // namespace peal::golden
