@@ -38,7 +38,7 @@ show_and_run() {
 }
 
 show_and_run cluster/install_deps.sh
-show_and_run cmake --preset default --log-level=NOTICE
+show_and_run cmake --preset default
 show_and_run cmake --build --preset default --target peal
 # Oversubscribed and unbound, so that it also works where there is only one core.
 show_and_run mpirun -np 2 --oversubscribe --bind-to none build/peal train "$job" "$@"
