@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Installs what building, testing and running Peal needs, from Debian packages. Asks for nothing
+# and does nothing when everything is there.
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+usage: cluster/install_deps.sh [--dev] [--list]
+  --dev   also what working on Peal needs: clang (fuzzing), clang-format, clang-tidy, shellcheck
+  --list  print the packages and change nothing
+EOF
+}
+
+packages=(
+  g++ cmake ninja-build ccache                                # build
+  libopenmpi-dev openmpi-bin                                  # ranks
+  libdnnl-dev                                                 # CPU kernels
+  libprotobuf-dev protobuf-compiler                           # jobs, manifests
+  libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev    # command line, log, JSON
+  libxxhash-dev zlib1g-dev libhwloc-dev                       # checksums, gzip, topology
+  libgtest-dev libgmock-dev libbenchmark-dev                  # tests
+  python3 python3-venv                                        # tests
+  dataset-fashion-mnist                                       # pictures to train on
+)
+developer_packages=(clang clang-format clang-tidy shellcheck)
+
+fail() {
+  printf 'install_deps.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+list_only=false
+for argument in "$@"; do
+  case "$argument" in
+    --dev) packages+=("${developer_packages[@]}") ;;
+    --list) list_only=true ;;
+    --help | -h) usage; exit 0 ;;
+    *) usage >&2; fail "unknown argument '$argument'" ;;
+  esac
+done
+if $list_only; then
+  printf '%s\n' "${packages[@]}"
+  exit 0
+fi
+
+if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
+  fail "this is not a Debian-like system (no dpkg-query or apt-get). Install the counterparts of" \
+    "these packages by hand: ${packages[*]}"
+fi
+
+# One name a line: the packages that are not installed.
+missing_packages() {
+  local installed
+  installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2> /dev/null |
+    sed -n 's/^installed //p' | sort -u) || true
+  comm -23 <(printf '%s\n' "${packages[@]}" | sort -u) <(printf '%s\n' "$installed")
+}
+
+mapfile -t missing < <(missing_packages)
+if [[ ${#missing[@]} -eq 0 ]]; then
+  exit 0
+fi
+printf 'Installing Debian packages: %s\n' "${missing[*]}"
+
+as_root=()
+if [[ $(id -u) -ne 0 ]]; then
+  if ! command -v sudo > /dev/null; then
+    fail "these packages are missing and installing them needs root, but there is no sudo." \
+      "As root, run: apt-get install ${missing[*]}"
+  fi
+  # Without a terminal nobody could type a password: find out now and say so.
+  if ! sudo -n true 2> /dev/null && [[ ! -t 0 ]]; then
+    fail "sudo wants a password and there is no terminal to type it in." \
+      "As root, run: apt-get install ${missing[*]}"
+  fi
+  as_root=(sudo)
+fi
+
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+    -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o Dpkg::Use-Pty=0 "$@"
+}
+
+install_missing() {
+  # A source of packages that cannot be reached matters only if a package then cannot be had.
+  apt -o APT::Update::Error-Mode=any update || echo "install_deps.sh: apt-get update failed" >&2
+  apt install --no-install-recommends "${missing[@]}"
+}
+
+if ! install_missing; then
+  echo "install_deps.sh: trying once more in 5 s" >&2
+  sleep 5
+  install_missing || fail "apt-get could not install: ${missing[*]} (its message is above)"
+fi
+
+mapfile -t missing < <(missing_packages)
+[[ ${#missing[@]} -eq 0 ]] || fail "apt-get finished but these are not installed: ${missing[*]}"

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds and runs every test: the optimised build, then the same suite
+# under the address and undefined-behaviour sanitizers, then the threads of comm and data under the
+# thread sanitizer. The last line is "N passed, N failed" over all of them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  cat <<'EOF'
+usage: tests/run.sh [--quick]
+  --quick  the optimised build only, without the sanitizers
+EOF
+}
+
+quick=false
+for argument in "$@"; do
+  case "$argument" in
+    --quick) quick=true ;;
+    --help | -h) usage; exit 0 ;;
+    *) usage >&2; echo "tests/run.sh: unknown argument '$argument'" >&2; exit 2 ;;
+  esac
+done
+
+jobs=2
+passed=0
+failed=0
+stages=()
+
+# The number behind the first `name="..."` of a JUnit file.
+junit_number() {
+  grep -o -m1 "\\b$2=\"[0-9]*\"" "$1" | head -n1 | grep -o '[0-9]*'
+}
+
+count_stage() {
+  local name=$1 stage_passed=$2 stage_failed=$3 seconds=$4
+  passed=$((passed + stage_passed))
+  failed=$((failed + stage_failed))
+  stages+=("$(printf '%-8s %5d passed, %d failed, %d s' "$name" "$stage_passed" "$stage_failed" "$seconds")")
+}
+
+# stage PRESET TARGETS CTEST_ARGUMENTS...: configures, builds and tests one preset. A build that
+# fails counts as one failed test; so does a test that did not run.
+stage() {
+  local preset=$1 targets=$2 start=$SECONDS junit total bad counter
+  shift 2
+  printf '\n== %s: build\n' "$preset"
+  local build=(cmake --build --preset "$preset")
+  # shellcheck disable=SC2206  # a list of names
+  [[ -z $targets ]] || build+=(--target $targets)
+  if ! cmake --preset "$preset" --log-level=NOTICE || ! "${build[@]}"; then
+    count_stage "$preset" 0 1 $((SECONDS - start))
+    return
+  fi
+  printf '\n== %s: test\n' "$preset"
+  junit=$(mktemp)
+  ctest --preset "$preset" --output-on-failure --no-tests=error -j "$jobs" \
+    --output-junit "$junit" "$@" || true
+  total=$(junit_number "$junit" tests || echo 0)
+  bad=0
+  for counter in failures skipped disabled; do
+    bad=$((bad + $(junit_number "$junit" "$counter" || echo 0)))
+  done
+  rm -f "$junit"
+  [[ $total -gt 0 ]] || bad=1
+  count_stage "$preset" $((total > bad ? total - bad : 0)) "$bad" $((SECONDS - start))
+}
+
+# The real TensorBoard, which reads the event files that Peal writes.
+make_venv() {
+  local venv=build/venv
+  if cmp -s tests/requirements.txt "$venv/installed.txt"; then
+    return
+  fi
+  python3 -m venv --clear "$venv" &&
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt &&
+    cp tests/requirements.txt "$venv/installed.txt"
+}
+
+cluster/install_deps.sh
+make_venv || echo "tests/run.sh: no TensorBoard in build/venv; its test will fail" >&2
+
+stage default ""
+if ! $quick; then
+  # Left out of the slow build: what takes minutes there and tests no more code (label slow).
+  stage asan "" --label-exclude slow
+  # MPI is not built for the thread sanitizer: only what runs on threads.
+  stage tsan "comm_test data_test" --tests-regex '^(comm|data)\.'
+fi
+
+printf '\n'
+printf '%s\n' "${stages[@]}"
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[[ $failed -eq 0 && $passed -gt 0 ]]
