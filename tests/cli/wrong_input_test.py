@@ -1,0 +1,229 @@
+"""Wrong input: one clear message that names file and field and what is allowed, the exit code of
+the table on every rank, within ten seconds, nobody left behind, nothing half-written."""
+import gzip
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+import unittest
+
+from peal_cli import DATA, PealTest, run
+
+INPUT, PEER, NUMERIC = 2, 3, 4
+MNIST = DATA / "mnist"
+
+
+class WrongInput(PealTest):
+    def refuse(self, arguments, code, *expected, ranks=(0, 2), seconds=10):
+        for n in ranks:
+            with self.subTest(ranks=n):
+                before = time.monotonic()
+                result = run(arguments, n, timeout=60)
+                took = time.monotonic() - before
+                self.assertEqual(result.returncode, code, result.stdout + result.stderr)
+                said = [line for line in result.stderr.splitlines() if line.startswith("peal: ")]
+                self.assertEqual(len(said), 1, f"not one message:\n{result.stderr}")
+                for text in expected:
+                    self.assertIn(text, said[0])
+                self.assertLess(took, seconds)
+                self.assertEqual(self.leftovers(), [])
+
+    def leftovers(self):
+        """Half-written files, and processes of this test that still run."""
+        left = [str(p) for p in self.folder.rglob("*.tmp")] + \
+               [str(p) for p in self.folder.rglob(".tmp-*")]
+        listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        return left + [line for line in listing.splitlines()
+                       if str(self.folder) in line and "peal" in line and "mpirun" not in line]
+
+    def refuse_job(self, overrides, code, *expected, **options):
+        arguments = ["train", self.job()]
+        for override in overrides:
+            arguments += ["--set", override]
+        self.refuse(arguments, code, *expected, **options)
+
+    # ---- The job ----
+
+    def test_unknown_field(self):
+        self.refuse(["train", self.job(extra="train { epoch: 3 }")], INPUT,
+                    "job.textproto", "epoch", "epochs")
+
+    def test_unknown_field_in_an_override(self):
+        self.refuse_job(["train.batch=3"], INPUT, "train.batch", "global_batch")
+
+    def test_wrong_type(self):
+        self.refuse(["train", self.job(extra='eval { batch: "many" }')], INPUT,
+                    "job.textproto", "batch")
+        self.refuse_job(["train.epochs=three"], INPUT, "train.epochs", "three")
+
+    def test_zero_batch(self):
+        self.refuse_job(["train.global_batch=0"], INPUT, "train.global_batch", "[1, inf)")
+
+    def test_batch_not_divisible(self):
+        self.refuse_job(["train.global_batch=60"], INPUT, "train.global_batch", "60", "56", "64")
+
+    def test_more_ranks_than_virtual_ranks(self):
+        self.refuse_job(["parallel.virtual_ranks=2"], INPUT, "virtual_ranks", "3", "2", ranks=(3,))
+
+    def test_missing_job(self):
+        self.refuse(["train", self.folder / "none.textproto"], INPUT, "none.textproto")
+
+    def test_unknown_flag_and_command(self):
+        for arguments in (["train", self.job(), "--frseh"], ["trian"]):
+            result = run(arguments)
+            self.assertEqual(result.returncode, INPUT)
+
+    def test_ranks_given_different_jobs(self):
+        a, b = self.job("a"), self.job("b", limit=500)
+        script = self.folder / "start.sh"
+        peal = os.environ["PEAL_BINARY"]
+        script.write_text(f"#!/bin/sh\n[ $OMPI_COMM_WORLD_RANK = 1 ] && exec {peal} train {b}\n"
+                          f"exec {peal} train {a}\n")
+        script.chmod(0o755)
+        before = time.monotonic()
+        result = subprocess.run(["mpirun", "-np", "3", str(script)], capture_output=True,
+                                text=True, timeout=60)
+        self.assertEqual(result.returncode, NUMERIC, result.stderr)
+        self.assertLess(time.monotonic() - before, 10)
+        self.assertIn("rank 1", result.stderr)
+        self.assertIn("job", result.stderr)
+
+    # ---- Records ----
+
+    def with_images(self, change, name="images.gz"):
+        """A damaged copy of MNIST's test pictures; returns the overrides that name it."""
+        path = self.folder / name
+        path.write_bytes(change((MNIST / "t10k-images-idx3-ubyte.gz").read_bytes()))
+        return path, [f"data.train.idx.images={path}"]
+
+    def test_missing_images(self):
+        self.refuse_job(["data.train.idx.images=/nowhere/images"], INPUT, "/nowhere/images")
+
+    def test_truncated_gzip(self):
+        path, overrides = self.with_images(lambda b: b[:100000])
+        self.refuse_job(overrides, INPUT, str(path))
+
+    def test_corrupt_gzip(self):
+        path, overrides = self.with_images(
+            lambda b: b[:100000] + bytes(x ^ 0xFF for x in b[100000:100016]) + b[100016:])
+        self.refuse_job(overrides, INPUT, str(path))
+
+    def test_truncated_plain(self):
+        path, overrides = self.with_images(lambda b: gzip.decompress(b)[:-1], "images")
+        self.refuse_job(overrides, INPUT, str(path))
+
+    def test_not_idx(self):
+        path, overrides = self.with_images(lambda b: b"hello, I am no picture", "images")
+        self.refuse_job(overrides, INPUT, str(path))
+
+    def test_labels_of_other_length(self):
+        self.refuse_job([f"data.train.idx.labels={MNIST}/train-labels-idx1-ubyte.gz"], INPUT,
+                        "train-labels", "60000", "10000")
+
+    def test_labels_out_of_range(self):
+        self.refuse_job(["model.cnn.classes=9"], INPUT, "t10k-", "9", "record")
+
+    def test_wrong_record_size(self):
+        self.refuse_job(["model.cnn.height=32"], INPUT, "28", "32")
+
+    def csv_job(self, text):
+        path = self.folder / "table.csv"
+        path.write_text(text)
+        job = self.folder / "csv.textproto"
+        job.write_text(f'data {{ train {{ csv {{ path: "{path}" label_column: "class" }} }} }}\n'
+                       "model { mlp { inputs: 2 hidden: 4 } }\noptimizer { sgd {} }\n"
+                       f'train {{ global_batch: 2 }}\nrun {{ directory: "{self.folder}/run" }}\n')
+        return path, job
+
+    def test_csv(self):
+        cases = {"a,b,class\n1,2,0\n1,x,1\n": ("table.csv", "3", "x"),
+                 "a,b,class\n1,2,0\n1,2\n": ("table.csv", "3"),
+                 "a,b,label\n1,2,0\n1,2,1\n": ("class", "label"),
+                 'a,b,class\n1,"2,0\n': ("table.csv",),
+                 "a,b,class\n1,2,0\n1,nan,1\n": ("table.csv", "nan"),
+                 "a,b,class\n1,2,0\n1,2,3\n": ("table.csv", "3"),
+                 "a,b,class\n": ("table.csv",),
+                 "": ("table.csv",)}
+        for text, expected in cases.items():
+            with self.subTest(text=text):
+                _, job = self.csv_job(text)
+                self.refuse(["train", job], INPUT, *expected, ranks=(0,))
+        _, job = self.csv_job("a,b,class\n1,2,0\n1,x,1\n")
+        self.refuse(["train", job], INPUT, "table.csv", ranks=(2,))
+
+    def test_shards(self):
+        shards = self.folder / "shards"
+        cut = run(["shard", self.job(), "--count", 3, "--out", shards])
+        self.assertEqual(cut.returncode, 0, cut.stderr)
+        job = self.folder / "shards.textproto"
+        job.write_text(self.job().read_text())
+        use = [f"data.train.shards.directory={shards}"]
+        good = run(["train", job, *sum((["--set", u] for u in use), [])])
+        self.assertEqual(good.returncode, 0, good.stderr)
+        file = sorted(shards.glob("*.peal"))[1]
+        whole = file.read_bytes()
+        arguments = ["train", job, "--set", use[0], "--fresh"]
+        file.write_bytes(whole[:-10])
+        self.refuse(arguments, INPUT, file.name)
+        file.write_bytes(b"x" + whole[1:])
+        self.refuse(arguments, INPUT, file.name)
+        flipped = bytearray(whole)
+        flipped[5000] ^= 1
+        file.write_bytes(flipped)
+        self.refuse(["shard", "--verify", "--out", shards], INPUT, file.name, ranks=(0,))
+        file.unlink()
+        self.refuse(arguments, INPUT, file.name)
+        self.refuse(["shard", self.job(), "--count", 3, "--out", shards], INPUT, "shards",
+                    ranks=(0,))
+
+    # ---- Where it writes ----
+
+    def test_unwritable_directory(self):
+        file = self.folder / "file"
+        file.write_text("in the way")
+        self.refuse_job([f"run.directory={file}/run"], INPUT, str(file))
+
+    def test_checkpoint_of_another_model(self):
+        job = self.job()
+        self.train(job, 0, ["train.max_steps=3"])
+        before = self.hash(self.folder / "run")
+        self.refuse(["train", job, "--set", "model.cnn.hidden=48"], INPUT, "hidden", "32", "48")
+        self.refuse(["eval", self.folder / "run", job, "--set", "model.cnn.hidden=48", "--set",
+                     f"data.test.idx.images={MNIST}/t10k-images-idx3-ubyte.gz", "--set",
+                     f"data.test.idx.labels={MNIST}/t10k-labels-idx1-ubyte.gz"], INPUT,
+                    "dense", "48", ranks=(0,))
+        self.assertEqual(self.hash(self.folder / "run"), before)
+
+    def test_full_disk(self):
+        """A file system of 700 KB: the first checkpoints fit, a later one does not."""
+        disk = self.folder / "disk"
+        disk.mkdir()
+        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk],
+                               capture_output=True, text=True)
+        self.assertEqual(mount.returncode, 0, "needs root to mount a small tmpfs: " + mount.stderr)
+        self.addCleanup(subprocess.run, ["umount", "-l", disk])
+        arguments = ["train", self.job(epochs=4), "--set", f"run.directory={disk}/run", "--set",
+                     "checkpoint.every_steps=2", "--set", "checkpoint.keep=100"]
+        for n in (0, 2):
+            shutil.rmtree(disk / "run", ignore_errors=True)
+            before = time.monotonic()
+            result = run(arguments, n)
+            self.assertEqual(result.returncode, INPUT, result.stdout + result.stderr)
+            self.assertLess(time.monotonic() - before, 10)
+            self.assertIn("No space left on device", result.stderr)
+            self.assertIn(str(disk), result.stderr)
+            kept = list((disk / "run" / "checkpoints").glob("step-*"))
+            for checkpoint in kept:
+                self.assertEqual(run(["inspect", checkpoint]).returncode, 0, checkpoint)
+
+    # ---- Numbers ----
+
+    def test_loss_is_not_a_number(self):
+        # The error is the same on every rank; no weights of NaN are ever saved.
+        self.refuse_job(["optimizer.sgd.learning_rate=1e30", "checkpoint.every_steps=1"], NUMERIC,
+                        "step", "loss")
+
+
+if __name__ == "__main__":
+    unittest.main()
