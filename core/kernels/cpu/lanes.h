@@ -31,10 +31,14 @@ PEAL_INLINE void load_lanes(const float* x, Lanes& out) {
   }
 }
 
-// The first n of 16, 0 for the others.
+// The first n < 16, 0 for the others; copied by powers of two, which costs no loop.
 PEAL_INLINE void load_lanes(const float* x, std::int64_t n, Lanes& out) {
   float padded[16] = {};
-  for (std::int64_t i = 0; i < n; ++i) padded[i] = x[i];
+  std::int64_t at = 0;
+  if (n & 8) std::memcpy(padded, x, 8 * sizeof(float)), at += 8;
+  if (n & 4) std::memcpy(padded + at, x + at, 4 * sizeof(float)), at += 4;
+  if (n & 2) std::memcpy(padded + at, x + at, 2 * sizeof(float)), at += 2;
+  if (n & 1) padded[at] = x[at];
   load_lanes(padded, out);
 }
 

@@ -2,6 +2,7 @@
 // that whatever fills it counts nowhere.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/kernels/cpu/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
@@ -34,16 +35,17 @@ PEAL_CLONES void scale_row(const float* x, float factor, float* y, std::int64_t 
 
 // Several running maxima, so that one comparison need not wait for the last.
 PEAL_INLINE float max_of(const float* x, std::int64_t n) {
-  float lanes[16];
-  for (float& lane : lanes) lane = x[0];
-  std::int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    for (int j = 0; j < 16; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-  }
   float largest = x[0];
+  std::int64_t i = 0;
+  if (n >= 16) {
+    float lanes[16];
+    std::memcpy(lanes, x, sizeof lanes);
+    for (i = 16; i + 16 <= n; i += 16) {
+      for (int j = 0; j < 16; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+    }
+    for (const float lane : lanes) largest = lane > largest ? lane : largest;
+  }
   for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  if (n < 16) return largest;
-  for (const float lane : lanes) largest = lane > largest ? lane : largest;
   return largest;
 }
 
