@@ -1,5 +1,5 @@
-// Sums are taken in f64: per channel over (records, pixels) when there are pixels, and for all
-// channels side by side when there are none.
+// Sums are taken in f64, in the order of memory: row by row for images, with the channels side by
+// side when a channel has one value a record.
 #include <algorithm>
 #include <cmath>
 
@@ -26,90 +26,79 @@ std::int64_t count_values(const Tensor& weight, const Extent& e) {
   return records * e.pixels;
 }
 
-struct Sums {
-  double first = 0, second = 0;
-};
-
-// x and x^2 of one channel
-PEAL_CLONES Sums channel_moments(const float* x, const float* weight, const Extent& e) {
-  Lanes sum, squares;
-  for (std::int64_t b = 0; b < e.records; ++b) {
-    if (weight[b] <= 0) continue;
-    for_lanes(x + b * e.channels * e.pixels, e.pixels, [&](const Lanes& v) {
-      for (int h = 0; h < 2; ++h) {
-        sum.half[h] += v.half[h];
-        squares.half[h] += v.half[h] * v.half[h];
-      }
-    });
-  }
-  return {sum.total(), squares.total()};
-}
-
-// dy and dy * (x - mean) of one channel
-PEAL_CLONES Sums channel_gradients(const float* x, const float* dy, const float* weight,
-                                   double mean, const Extent& e) {
-  Lanes sum, products;
-  for (std::int64_t b = 0; b < e.records; ++b) {
-    if (weight[b] <= 0) continue;
-    const std::int64_t at = b * e.channels * e.pixels;
-    for_lanes(x + at, dy + at, e.pixels, [&](const Lanes& v, const Lanes& g) {
-      for (int h = 0; h < 2; ++h) {
-        sum.half[h] += g.half[h];
-        products.half[h] += g.half[h] * (v.half[h] - mean);
-      }
-    });
-  }
-  return {sum.total(), products.total()};
-}
-
 constexpr std::int64_t kTile = 256;  // channels side by side
 
-struct TileSums {
+struct Sums {
   double first[kTile], second[kTile];
 };
 
-PEAL_CLONES void tile_moments(const float* x, const float* weight, const Extent& e, std::int64_t n,
-                              TileSums& sums) {
+// x and x^2 of n channels; x, as dy below, begins at the first of them.
+PEAL_CLONES void sum_moments(const float* x, const float* weight, const Extent& e, std::int64_t n,
+                             Sums& sums) {
   for (std::int64_t c = 0; c < n; ++c) sums.first[c] = sums.second[c] = 0;
   for (std::int64_t b = 0; b < e.records; ++b) {
     if (weight[b] <= 0) continue;
-    const float* row = x + b * e.channels;
+    const float* row = x + b * e.channels * e.pixels;
+    if (e.pixels == 1) {
+      for (std::int64_t c = 0; c < n; ++c) {
+        const double v = row[c];
+        sums.first[c] += v;
+        sums.second[c] += v * v;
+      }
+      continue;
+    }
     for (std::int64_t c = 0; c < n; ++c) {
-      const double v = row[c];
-      sums.first[c] += v;
-      sums.second[c] += v * v;
+      Lanes sum, squares;
+      for_lanes(row + c * e.pixels, e.pixels, [&](const Lanes& v) {
+        add_lanes(v, sum);
+        add_products(v, v, squares);
+      });
+      sums.first[c] += sum.total();
+      sums.second[c] += squares.total();
     }
   }
 }
 
-PEAL_CLONES void tile_gradients(const float* x, const float* dy, const float* weight,
-                                const float* mean, const Extent& e, std::int64_t n,
-                                TileSums& sums) {
+// dy and dy * (x - mean) of n channels
+PEAL_CLONES void sum_gradients(const float* x, const float* dy, const float* weight,
+                               const float* mean, const Extent& e, std::int64_t n, Sums& sums) {
   for (std::int64_t c = 0; c < n; ++c) sums.first[c] = sums.second[c] = 0;
   for (std::int64_t b = 0; b < e.records; ++b) {
     if (weight[b] <= 0) continue;
-    const float* row = x + b * e.channels;
-    const float* gradient = dy + b * e.channels;
+    const float* row = x + b * e.channels * e.pixels;
+    const float* gradient = dy + b * e.channels * e.pixels;
+    if (e.pixels == 1) {
+      for (std::int64_t c = 0; c < n; ++c) {
+        const double g = gradient[c];
+        sums.first[c] += g;
+        sums.second[c] += g * (static_cast<double>(row[c]) - mean[c]);
+      }
+      continue;
+    }
     for (std::int64_t c = 0; c < n; ++c) {
-      const double g = gradient[c];
-      sums.first[c] += g;
-      sums.second[c] += g * (static_cast<double>(row[c]) - mean[c]);
+      const double centre = mean[c];
+      Lanes sum, products;
+      for_lanes(row + c * e.pixels, gradient + c * e.pixels, e.pixels,
+                [&](const Lanes& v, const Lanes& g) {
+                  add_lanes(g, sum);
+                  for (int k = 0; k < Lanes::kParts; ++k) {
+                    products.part[k] += g.part[k] * (v.part[k] - centre);
+                  }
+                });
+      sums.first[c] += sum.total();
+      sums.second[c] += products.total();
     }
   }
 }
 
-// take(channel, sums) for every channel.
-template <class Tile, class Channel, class Take>
-void for_channels(const Extent& e, Tile tile, Channel channel, Take take) {
-  if (e.pixels != 1) {
-    for (std::int64_t c = 0; c < e.channels; ++c) take(c, channel(c));
-    return;
-  }
-  TileSums sums;
-  for (std::int64_t c0 = 0; c0 < e.channels; c0 += kTile) {
-    const std::int64_t n = e.channels - c0 < kTile ? e.channels - c0 : kTile;
-    tile(c0, n, sums);
-    for (std::int64_t c = 0; c < n; ++c) take(c0 + c, Sums{sums.first[c], sums.second[c]});
+// sum(first channel, channels, sums) for each tile, then take(channel, its two sums).
+template <class Sum, class Take>
+void for_channels(const Extent& e, Sum sum, Take take) {
+  Sums sums;
+  for (std::int64_t first = 0; first < e.channels; first += kTile) {
+    const std::int64_t n = std::min(kTile, e.channels - first);
+    sum(first, n, sums);
+    for (std::int64_t c = 0; c < n; ++c) take(first + c, sums.first[c], sums.second[c]);
   }
 }
 
@@ -171,14 +160,12 @@ void CpuKernels::batch_norm_statistics(Stream&, const Tensor& x, const Tensor& w
   const std::int64_t n = count_values(weight, e);
   for_channels(
       e,
-      [&](std::int64_t c, std::int64_t channels, TileSums& sums) {
-        tile_moments(x.as<float>() + c, w, e, channels, sums);
+      [&](std::int64_t first, std::int64_t channels, Sums& sums) {
+        sum_moments(x.as<float>() + first * e.pixels, w, e, channels, sums);
       },
-      [&](std::int64_t c) { return channel_moments(x.as<float>() + c * e.pixels, w, e); },
-      [&](std::int64_t c, const Sums& sums) {
-        const double average = n == 0 ? 0.0 : sums.first / static_cast<double>(n);
-        const double spread =
-            n == 0 ? 0.0 : sums.second / static_cast<double>(n) - average * average;
+      [&](std::int64_t c, double sum, double squares) {
+        const double average = n == 0 ? 0.0 : sum / static_cast<double>(n);
+        const double spread = n == 0 ? 0.0 : squares / static_cast<double>(n) - average * average;
         mean.as<float>()[c] = static_cast<float>(average);
         variance.as<float>()[c] = spread < 0 ? 0.0f : static_cast<float>(spread);
       });
@@ -215,17 +202,14 @@ void CpuKernels::batch_norm_backward(Stream&, const Tensor& x, const Tensor& wei
   const float* var = variance.as<float>();
   for_channels(
       e,
-      [&](std::int64_t c, std::int64_t channels, TileSums& sums) {
-        tile_gradients(x.as<float>() + c, dy.as<float>() + c, w, m + c, e, channels, sums);
+      [&](std::int64_t first, std::int64_t channels, Sums& sums) {
+        const std::int64_t at = first * e.pixels;
+        sum_gradients(x.as<float>() + at, dy.as<float>() + at, w, m + first, e, channels, sums);
       },
-      [&](std::int64_t c) {
-        return channel_gradients(x.as<float>() + c * e.pixels, dy.as<float>() + c * e.pixels, w,
-                                 m[c], e);
-      },
-      [&](std::int64_t c, const Sums& sums) {
-        dbeta.as<float>()[c] = static_cast<float>(sums.first);
+      [&](std::int64_t c, double sum, double products) {
+        dbeta.as<float>()[c] = static_cast<float>(sum);
         dgamma.as<float>()[c] =
-            static_cast<float>(sums.second / std::sqrt(static_cast<double>(var[c]) + epsilon));
+            static_cast<float>(products / std::sqrt(static_cast<double>(var[c]) + epsilon));
       });
   const std::int64_t n = count_values(weight, e);
   const float per_n = n == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(n));

@@ -1,3 +1,4 @@
+#include <array>
 #include <cstring>
 
 #include "core/kernels/cpu/clones.h"
@@ -6,48 +7,40 @@
 namespace peal::cpu {
 namespace {
 
-constexpr std::int64_t kCounters = 16;             // computed side by side
+constexpr std::int64_t kCounters = 64;             // computed side by side
 constexpr std::int64_t kElements = 4 * kCounters;  // words they give
 
-struct Words {
-  std::uint32_t word[4][kCounters];
-};
-
-// Random::words (core/base/random.h) for counters first .. first + kCounters - 1.
-PEAL_INLINE void philox(const Random& random, std::uint64_t first, Words& c) {
-  const auto high = random.high();
-  for (std::size_t j = 0; j < kCounters; ++j) {
-    c.word[0][j] = static_cast<std::uint32_t>(first + j);
-    c.word[1][j] = static_cast<std::uint32_t>((first + j) >> 32);
-    c.word[2][j] = high[0];
-    c.word[3][j] = high[1];
-  }
-  std::uint32_t k0 = random.key()[0], k1 = random.key()[1];
+// Random::words (core/base/random.h) of one counter, as 24-bit draws. Straight-line code, so that
+// the loop over counters vectorises.
+PEAL_INLINE void draw(std::uint64_t counter, const std::array<std::uint32_t, 2>& key,
+                      const std::array<std::uint32_t, 2>& high, std::int32_t* draws) {
+  auto c0 = static_cast<std::uint32_t>(counter);
+  auto c1 = static_cast<std::uint32_t>(counter >> 32);
+  std::uint32_t c2 = high[0], c3 = high[1];
+  std::uint32_t k0 = key[0], k1 = key[1];
+#pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
-    for (std::size_t j = 0; j < kCounters; ++j) {
-      const std::uint64_t p0 = std::uint64_t{0xD2511F53} * c.word[0][j];
-      const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * c.word[2][j];
-      c.word[0][j] = static_cast<std::uint32_t>(p1 >> 32) ^ c.word[1][j] ^ k0;
-      c.word[2][j] = static_cast<std::uint32_t>(p0 >> 32) ^ c.word[3][j] ^ k1;
-      c.word[1][j] = static_cast<std::uint32_t>(p1);
-      c.word[3][j] = static_cast<std::uint32_t>(p0);
-    }
+    const std::uint64_t p0 = std::uint64_t{0xD2511F53} * c0;
+    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * c2;
+    c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c1 = static_cast<std::uint32_t>(p1);
+    c3 = static_cast<std::uint32_t>(p0);
     k0 += 0x9E3779B9;
     k1 += 0xBB67AE85;
   }
+  draws[0] = static_cast<std::int32_t>(c0 >> 8);
+  draws[1] = static_cast<std::int32_t>(c1 >> 8);
+  draws[2] = static_cast<std::int32_t>(c2 >> 8);
+  draws[3] = static_cast<std::int32_t>(c3 >> 8);
 }
 
 // kElements elements, the first of which is element 4*first of the tensor.
 PEAL_INLINE void drop_block(const Random& random, std::uint64_t first, float p, float keep_scale,
                             const float* x, float* y) {
-  Words words;
-  philox(random, first, words);
-  std::int32_t draws[kElements];  // 24 bits, in the order of the elements
-  for (std::size_t j = 0; j < kCounters; ++j) {
-    for (std::size_t w = 0; w < 4; ++w) {
-      draws[4 * j + w] = static_cast<std::int32_t>(words.word[w][j] >> 8);
-    }
-  }
+  const auto key = random.key(), high = random.high();
+  std::int32_t draws[kElements];
+  for (std::uint64_t j = 0; j < kCounters; ++j) draw(first + j, key, high, draws + 4 * j);
   PEAL_ELEMENTWISE
   for (std::size_t i = 0; i < kElements; ++i) {
     const bool kept = static_cast<float>(draws[i]) * 0x1p-24f >= p;

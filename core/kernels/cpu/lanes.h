@@ -9,30 +9,45 @@
 
 namespace peal::cpu {
 
-using Float8 = float __attribute__((vector_size(32)));
-using Double8 = double __attribute__((vector_size(64)));
+using Float4 = float __attribute__((vector_size(16)));
+using Double4 = double __attribute__((vector_size(32)));
 
+// Lane i of 16 is part[i / 4][i % 4].
 struct Lanes {
-  Double8 half[2] = {};
+  static constexpr int kParts = 4;
+  Double4 part[kParts] = {};
 
   PEAL_INLINE double total() const {
-    const Double8 v = half[0] + half[1];
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+    const Double4 v = (part[0] + part[2]) + (part[1] + part[3]);
+    return (v[0] + v[2]) + (v[1] + v[3]);
   }
 };
 
 PEAL_INLINE void load_lanes(const float* x, Lanes& out) {
-  Float8 low, high;
-  std::memcpy(&low, x, sizeof low);
-  std::memcpy(&high, x + 8, sizeof high);
-  out.half[0] = __builtin_convertvector(low, Double8);
-  out.half[1] = __builtin_convertvector(high, Double8);
+  for (int k = 0; k < Lanes::kParts; ++k) {
+    Float4 values;
+    std::memcpy(&values, x + 4 * k, sizeof values);
+    out.part[k] = __builtin_convertvector(values, Double4);
+  }
 }
 
+// The first n < 16, 0 for the others; copied by powers of two, which costs no loop.
 PEAL_INLINE void load_lanes(const float* x, std::int64_t n, Lanes& out) {
   float padded[16] = {};
-  for (std::int64_t i = 0; i < n; ++i) padded[i] = x[i];
+  std::int64_t at = 0;
+  if (n & 8) std::memcpy(padded, x, 8 * sizeof(float)), at += 8;
+  if (n & 4) std::memcpy(padded + at, x + at, 4 * sizeof(float)), at += 4;
+  if (n & 2) std::memcpy(padded + at, x + at, 2 * sizeof(float)), at += 2;
+  if (n & 1) padded[at] = x[at];
   load_lanes(padded, out);
+}
+
+PEAL_INLINE void add_lanes(const Lanes& v, Lanes& sum) {
+  for (int k = 0; k < Lanes::kParts; ++k) sum.part[k] += v.part[k];
+}
+
+PEAL_INLINE void add_products(const Lanes& a, const Lanes& b, Lanes& sum) {
+  for (int k = 0; k < Lanes::kParts; ++k) sum.part[k] += a.part[k] * b.part[k];
 }
 
 // f(a, b) for 16 elements of x and y at a time; the last ones are filled up with zeros, which f
@@ -63,6 +78,12 @@ PEAL_INLINE void for_lanes(const float* x, std::int64_t n, F f) {
   if (i == n) return;
   load_lanes(x + i, n - i, a);
   f(a);
+}
+
+PEAL_INLINE double sum_lanes(const float* x, std::int64_t n) {
+  Lanes sum;
+  for_lanes(x, n, [&](const Lanes& v) { add_lanes(v, sum); });
+  return sum.total();
 }
 
 }  // namespace peal::cpu

@@ -2,6 +2,7 @@
 // that whatever fills it counts nowhere.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/kernels/cpu/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
@@ -11,25 +12,12 @@
 namespace peal::cpu {
 namespace {
 
-PEAL_CLONES void exp_all(float* x, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(exp_of(x[i]));
-}
-
-PEAL_CLONES double sum_of(const float* x, std::int64_t n) {
-  Lanes sum;
-  for_lanes(x, n, [&](const Lanes& v) {
-    sum.half[0] += v.half[0];
-    sum.half[1] += v.half[1];
-  });
-  return sum.total();
-}
-
 PEAL_CLONES double squared_distance(const float* x, const float* y, std::int64_t n) {
   Lanes sum;
   for_lanes(x, y, n, [&](const Lanes& a, const Lanes& b) {
-    for (int h = 0; h < 2; ++h) {
-      const Double8 difference = a.half[h] - b.half[h];
-      sum.half[h] += difference * difference;
+    for (int k = 0; k < Lanes::kParts; ++k) {
+      const Double4 difference = a.part[k] - b.part[k];
+      sum.part[k] += difference * difference;
     }
   });
   return sum.total();
@@ -45,9 +33,20 @@ PEAL_CLONES void scale_row(const float* x, float factor, float* y, std::int64_t 
   for (std::int64_t i = 0; i < n; ++i) y[i] = factor * x[i];
 }
 
-PEAL_CLONES void subtract(const float* x, float value, float* y, std::int64_t n) {
-  PEAL_ELEMENTWISE
-  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] - value;
+// Several running maxima, so that one comparison need not wait for the last.
+PEAL_INLINE float max_of(const float* x, std::int64_t n) {
+  float largest = x[0];
+  std::int64_t i = 0;
+  if (n >= 16) {
+    float lanes[16];
+    std::memcpy(lanes, x, sizeof lanes);
+    for (i = 16; i + 16 <= n; i += 16) {
+      for (int j = 0; j < 16; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+    }
+    for (const float lane : lanes) largest = lane > largest ? lane : largest;
+  }
+  for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
 }
 
 std::int64_t first_argmax(const float* x, std::int64_t n) {
@@ -62,21 +61,26 @@ std::int64_t rows_at_a_time(std::int64_t columns) {
   return std::clamp<std::int64_t>(kCached / std::max<std::int64_t>(columns, 1), 1, kRows);
 }
 
-// probabilities = softmax(logits) over `rows` rows; returns log(sum(exp(logits))) of each.
-void softmax_rows(const float* logits, std::int64_t rows, std::int64_t columns,
-                  float* probabilities, double* log_sums) {
+// probabilities = softmax(logits) over `rows` rows; log_sums: log(sum(exp(logits))) of each.
+PEAL_CLONES void softmax_rows(const float* __restrict logits, std::int64_t rows,
+                              std::int64_t columns, float* __restrict probabilities,
+                              double* __restrict log_sums) {
   for (std::int64_t r = 0; r < rows; ++r) {
-    const float* row = logits + r * columns;
-    const float largest = *std::max_element(row, row + columns);
+    const float* x = logits + r * columns;
+    float* y = probabilities + r * columns;
+    const float largest = max_of(x, columns);
     log_sums[r] = largest;
-    subtract(row, largest, probabilities + r * columns, columns);
+    for (std::int64_t c = 0; c < columns; ++c) y[c] = x[c] - largest;
   }
-  exp_all(probabilities, rows * columns);
+  for (std::int64_t i = 0; i < rows * columns; ++i) {
+    probabilities[i] = static_cast<float>(exp_of(probabilities[i]));
+  }
   for (std::int64_t r = 0; r < rows; ++r) {
-    float* row = probabilities + r * columns;
-    const double sum = sum_of(row, columns);
+    float* y = probabilities + r * columns;
+    const double sum = sum_lanes(y, columns);
     log_sums[r] += std::log(sum);
-    scale_row(row, static_cast<float>(1.0 / sum), row, columns);
+    const auto inverse = static_cast<float>(1.0 / sum);
+    for (std::int64_t c = 0; c < columns; ++c) y[c] *= inverse;
   }
 }
 

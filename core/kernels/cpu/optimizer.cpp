@@ -10,10 +10,7 @@ namespace {
 
 PEAL_CLONES double square_sum(const float* x, std::int64_t n) {
   Lanes sum;
-  for_lanes(x, n, [&](const Lanes& v) {
-    sum.half[0] += v.half[0] * v.half[0];
-    sum.half[1] += v.half[1] * v.half[1];
-  });
+  for_lanes(x, n, [&](const Lanes& v) { add_products(v, v, sum); });
   return sum.total();
 }
 

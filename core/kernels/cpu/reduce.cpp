@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/kernels/cpu/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
@@ -12,43 +14,34 @@ struct Axes {
   Nest reduced;  // operand x
 };
 
-PEAL_CLONES double sum_row(const float* x, std::int64_t n) {
-  Lanes sum;
-  for_lanes(x, n, [&](const Lanes& v) {
-    sum.half[0] += v.half[0];
-    sum.half[1] += v.half[1];
-  });
-  return sum.total();
+// sums[i] += the sum of row i, rows being `step` elements apart
+PEAL_CLONES void add_rows(const float* x, std::int64_t step, std::int64_t columns, double* sums,
+                          std::int64_t rows) {
+  for (std::int64_t i = 0; i < rows; ++i) sums[i] += sum_lanes(x + i * step, columns);
 }
 
 PEAL_CLONES void add_columns(const float* x, double* sums, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) sums[i] += static_cast<double>(x[i]);
 }
 
-PEAL_CLONES void scale_sums(const double* sums, double factor, float* y, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<float>(sums[i] * factor);
+void scale_sums(const double* sums, double factor, float* y, std::int64_t step, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i * step] = static_cast<float>(sums[i] * factor);
 }
 
-// The innermost axis is summed over.
-void reduce_rows(const Axes& axes, std::int64_t row, const float* x, double factor, float* y) {
-  axes.kept.for_each([&](const Steps& at) {
-    double sum = 0;
-    axes.reduced.for_each([&](const Steps& in) { sum += sum_row(x + at[0] + in[0], row); });
-    y[at[1]] = static_cast<float>(sum * factor);
-  });
-}
-
-// The innermost axis stays: sums for a tile of columns at a time, rows in order.
-void reduce_columns(const Axes& axes, std::int64_t columns, const float* x, double factor,
-                    float* y) {
+// The innermost kept axis, a tile at a time, beside the sums of its elements. x is read in the
+// order of memory; add(x, sums, n) adds what belongs to one position of the outer reduced axes.
+template <class Add>
+void reduce_tiles(const Axes& axes, const Nest::Axis& inner, const float* x, double factor,
+                  float* y, Add add) {
   constexpr std::int64_t kTile = 512;
   double sums[kTile];
   axes.kept.for_each([&](const Steps& at) {
-    for (std::int64_t c = 0; c < columns; c += kTile) {
-      const std::int64_t n = columns - c < kTile ? columns - c : kTile;
-      for (std::int64_t i = 0; i < n; ++i) sums[i] = 0;
-      axes.reduced.for_each([&](const Steps& in) { add_columns(x + at[0] + in[0] + c, sums, n); });
-      scale_sums(sums, factor, y + at[1] + c, n);
+    for (std::int64_t first = 0; first < inner.size; first += kTile) {
+      const std::int64_t n = inner.size - first < kTile ? inner.size - first : kTile;
+      std::fill_n(sums, n, 0.0);
+      const float* from = x + at[0] + first * inner.steps[0];
+      axes.reduced.for_each([&](const Steps& in) { add(from + in[0], sums, n); });
+      scale_sums(sums, factor, y + at[1] + first * inner.steps[1], inner.steps[1], n);
     }
   });
 }
@@ -60,23 +53,27 @@ void CpuKernels::reduce_sum(Stream&, const Tensor& x, float factor, Tensor y) {
   const auto x_strides = repeat_strides(x.shape, rank);
   const auto y_strides = repeat_strides(y.shape, rank);
   Axes axes;
-  bool inner_reduced = false;
+  bool rows = false;  // the innermost axis is summed over
   for (std::size_t i = 0; i < static_cast<std::size_t>(rank); ++i) {
     const std::int64_t size = x.shape[static_cast<int>(i)];
     if (size == 1) continue;
-    inner_reduced = y.shape[static_cast<int>(i)] == 1;
-    if (inner_reduced) {
+    rows = y.shape[static_cast<int>(i)] == 1;
+    if (rows) {
       axes.reduced.add(size, {x_strides[i], 0, 0});
     } else {
       axes.kept.add(size, {x_strides[i], y_strides[i], 0});
     }
   }
-  if (inner_reduced) {
-    const std::int64_t row = axes.reduced.pop().size;
-    reduce_rows(axes, row, x.as<float>(), factor, y.as<float>());
+  const std::int64_t columns = rows ? axes.reduced.pop().size : 1;
+  const Nest::Axis inner = axes.kept.pop();
+  const float* from = x.as<float>();
+  float* to = y.as<float>();
+  if (rows) {
+    reduce_tiles(axes, inner, from, factor, to, [&](const float* at, double* sums, std::int64_t n) {
+      add_rows(at, inner.steps[0], columns, sums, n);
+    });
   } else {
-    const std::int64_t columns = axes.kept.pop().size;
-    reduce_columns(axes, columns, x.as<float>(), factor, y.as<float>());
+    reduce_tiles(axes, inner, from, factor, to, add_columns);
   }
 }
 

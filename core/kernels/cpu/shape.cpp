@@ -16,17 +16,55 @@ void copy_row(const float* x, std::int64_t x_step, float* y, std::int64_t y_step
   for (std::int64_t i = 0; i < n; ++i) y[i * y_step] = x[i * x_step];
 }
 
-// y[r*y_step + c] = x[r + c*x_step] for r < rows, c < columns: squares that stay in the L1 cache.
-void transpose_plane(const float* x, std::int64_t x_step, float* y, std::int64_t y_step,
-                     std::int64_t rows, std::int64_t columns) {
+using Float4 = float __attribute__((vector_size(16)));
+
+// y[r*y_step + c] = x[r + c*x_step] for r, c < 4
+void transpose_4x4(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {
+  Float4 a, b, c, d;
+  std::memcpy(&a, x, sizeof a);
+  std::memcpy(&b, x + x_step, sizeof b);
+  std::memcpy(&c, x + 2 * x_step, sizeof c);
+  std::memcpy(&d, x + 3 * x_step, sizeof d);
+  const Float4 ac_low = __builtin_shufflevector(a, c, 0, 4, 1, 5);
+  const Float4 ac_high = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+  const Float4 bd_low = __builtin_shufflevector(b, d, 0, 4, 1, 5);
+  const Float4 bd_high = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+  const Float4 rows[4] = {__builtin_shufflevector(ac_low, bd_low, 0, 4, 1, 5),
+                          __builtin_shufflevector(ac_low, bd_low, 2, 6, 3, 7),
+                          __builtin_shufflevector(ac_high, bd_high, 0, 4, 1, 5),
+                          __builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7)};
+  for (int r = 0; r < 4; ++r) std::memcpy(y + r * y_step, &rows[r], sizeof rows[r]);
+}
+
+struct Plane {
+  const float* x;
+  std::int64_t x_step;
+  float* y;
+  std::int64_t y_step;
+};
+
+// Rows r0 .. r1 - 1 and columns c0 .. c1 - 1 of y[r*y_step + c] = x[r + c*x_step].
+void transpose_tile(const Plane& p, std::int64_t r0, std::int64_t r1, std::int64_t c0,
+                    std::int64_t c1) {
+  const std::int64_t r4 = r0 + (r1 - r0) / 4 * 4, c4 = c0 + (c1 - c0) / 4 * 4;
+  for (std::int64_t r = r0; r < r4; r += 4) {
+    for (std::int64_t c = c0; c < c4; c += 4) {
+      transpose_4x4(p.x + r + c * p.x_step, p.x_step, p.y + r * p.y_step + c, p.y_step);
+    }
+  }
+  for (std::int64_t r = r0; r < r1; ++r) {
+    for (std::int64_t c = r < r4 ? c4 : c0; c < c1; ++c) {
+      p.y[r * p.y_step + c] = p.x[r + c * p.x_step];
+    }
+  }
+}
+
+// Squares that stay in the L1 cache.
+void transpose_plane(const Plane& plane, std::int64_t rows, std::int64_t columns) {
   constexpr std::int64_t kTile = 16;  // a cache line of floats
-  for (std::int64_t r0 = 0; r0 < rows; r0 += kTile) {
-    const std::int64_t r1 = std::min(r0 + kTile, rows);
-    for (std::int64_t c0 = 0; c0 < columns; c0 += kTile) {
-      const std::int64_t c1 = std::min(c0 + kTile, columns);
-      for (std::int64_t r = r0; r < r1; ++r) {
-        for (std::int64_t c = c0; c < c1; ++c) y[r * y_step + c] = x[r + c * x_step];
-      }
+  for (std::int64_t r = 0; r < rows; r += kTile) {
+    for (std::int64_t c = 0; c < columns; c += kTile) {
+      transpose_tile(plane, r, std::min(r + kTile, rows), c, std::min(c + kTile, columns));
     }
   }
 }
@@ -59,7 +97,7 @@ void CpuKernels::transpose(Stream&, const Tensor& x, std::span<const int> perm, 
   }
   const Nest::Axis column = nest.take(plane);
   nest.for_each([&](const Steps& at) {
-    transpose_plane(x.as<float>() + at[0], row.steps[0], y.as<float>() + at[1], column.steps[1],
+    transpose_plane({x.as<float>() + at[0], row.steps[0], y.as<float>() + at[1], column.steps[1]},
                     column.size, row.size);
   });
 }

@@ -1,0 +1,262 @@
+#include "tests/kernels/direct_support.h"
+
+namespace peal::direct {
+namespace {
+
+constexpr float kEpsilon = 1e-3f;
+
+// (B, C, pixels) with weights; every third record is padded unless `dense`.
+struct Case {
+  Case(Shape s, bool dense, double offset = 0.5)
+      : shape(std::move(s)),
+        records(static_cast<std::size_t>(shape[0])),
+        channels(static_cast<std::size_t>(shape[1])),
+        pixels(count(shape) / (records * channels)),
+        x(normals(count(shape), 1, 2, offset)),
+        dy(normals(count(shape), 2)),
+        gamma(normals(channels, 3)),
+        beta(normals(channels, 4)),
+        weight(records, 1.0f) {
+    for (std::size_t b = 1; b < records && !dense; b += 3) weight[b] = 0;
+  }
+
+  std::size_t at(std::size_t b, std::size_t c, std::size_t p) const {
+    return (b * channels + c) * pixels + p;
+  }
+  double values() const {
+    return static_cast<double>(std::count(weight.begin(), weight.end(), 1.0f)) *
+           static_cast<double>(pixels);
+  }
+  Tensor per_channel(std::vector<float>& v) const {
+    return view(v, {static_cast<std::int64_t>(channels)});
+  }
+  Tensor weights() { return view(weight, {shape[0]}); }
+
+  Shape shape;
+  std::size_t records, channels, pixels;
+  std::vector<float> x, dy, gamma, beta, weight;
+};
+
+struct Moments {
+  std::vector<double> mean, variance;
+};
+
+Moments reference_moments(const Case& k, const std::vector<double>& x) {
+  Moments m{std::vector<double>(k.channels), std::vector<double>(k.channels)};
+  const double n = k.values();
+  for (int pass = 0; pass < 2; ++pass) {
+    for (std::size_t c = 0; c < k.channels && n > 0; ++c) {
+      for (std::size_t b = 0; b < k.records; ++b) {
+        for (std::size_t p = 0; p < k.pixels && k.weight[b] > 0; ++p) {
+          const double v = x[k.at(b, c, p)];
+          if (pass == 0) m.mean[c] += v / n;
+          if (pass == 1) m.variance[c] += (v - m.mean[c]) * (v - m.mean[c]) / n;
+        }
+      }
+    }
+  }
+  return m;
+}
+
+std::vector<double> reference_output(const Case& k, const std::vector<double>& x,
+                                     const std::vector<double>& gamma,
+                                     const std::vector<double>& beta) {
+  const Moments m = reference_moments(k, x);
+  std::vector<double> y(x.size());
+  for (std::size_t b = 0; b < k.records; ++b) {
+    for (std::size_t c = 0; c < k.channels; ++c) {
+      for (std::size_t p = 0; p < k.pixels; ++p) {
+        y[k.at(b, c, p)] = (x[k.at(b, c, p)] - m.mean[c]) /
+                               std::sqrt(m.variance[c] + static_cast<double>(kEpsilon)) * gamma[c] +
+                           beta[c];
+      }
+    }
+  }
+  return y;
+}
+
+// sum of dy * y over the records that count
+double objective(const Case& k, const std::vector<double>& y) {
+  double sum = 0;
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    sum += k.weight[i / (k.channels * k.pixels)] * static_cast<double>(k.dy[i]) * y[i];
+  }
+  return sum;
+}
+
+struct Result {
+  std::vector<float> mean, variance, y, dx, dgamma, dbeta;
+};
+
+Result run(Case& k) {
+  Stream s;
+  Result r;
+  for (auto* v : {&r.mean, &r.variance, &r.dgamma, &r.dbeta}) v->resize(k.channels);
+  r.y.resize(k.x.size());
+  r.dx.resize(k.x.size());
+  const Tensor x = view(k.x, k.shape), mean = k.per_channel(r.mean);
+  const Tensor variance = k.per_channel(r.variance), gamma = k.per_channel(k.gamma);
+  cpu().batch_norm_statistics(s, x, k.weights(), mean, variance);
+  cpu().batch_norm(s, x, mean, variance, gamma, k.per_channel(k.beta), kEpsilon,
+                   view(r.y, k.shape));
+  cpu().batch_norm_backward(s, x, k.weights(), mean, variance, gamma, kEpsilon, view(k.dy, k.shape),
+                            view(r.dx, k.shape), k.per_channel(r.dgamma), k.per_channel(r.dbeta));
+  return r;
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const bool dense : {true, false}) {
+    all.emplace_back(Shape{7, 3}, dense);
+    all.emplace_back(Shape{5, 300}, dense);
+    all.emplace_back(Shape{4, 3, 5}, dense);
+    all.emplace_back(Shape{4, 3, 5, 7}, dense);
+    all.emplace_back(Shape{3, 2, 4, 4}, dense);
+    all.emplace_back(Shape{2, 260, 2, 2}, dense);
+  }
+  return all;
+}
+
+TEST(DirectBatchNorm, StatisticsAndOutput) {
+  for (Case& k : cases()) {
+    const Result r = run(k);
+    const Moments m = reference_moments(k, doubles(k.x));
+    expect_close(r.mean, m.mean, 7e-8, 1e-14);
+    expect_close(r.variance, m.variance, 7e-8, 1e-14);
+    expect_close(r.y, reference_output(k, doubles(k.x), doubles(k.gamma), doubles(k.beta)), 4e-7,
+                 2e-6);
+  }
+}
+
+TEST(DirectBatchNorm, VarianceSurvivesALargeMean) {
+  Case k({64, 3, 8, 8}, true, 3000);
+  const Result r = run(k);
+  expect_close(r.variance, reference_moments(k, doubles(k.x)).variance, 1e-6, 0);
+}
+
+TEST(DirectBatchNorm, BackwardFollowsFiniteDifferences) {
+  for (Case& k : cases()) {
+    if (k.x.size() > 600) continue;  // finite differences visit all pairs
+    const Result r = run(k);
+    const auto x = doubles(k.x), gamma = doubles(k.gamma), beta = doubles(k.beta);
+    expect_close(r.dx,
+                 numeric_gradient(
+                     [&](const std::vector<double>& v) {
+                       return objective(k, reference_output(k, v, gamma, beta));
+                     },
+                     x),
+                 1e-6, 1e-6, "dx");
+    expect_close(r.dgamma,
+                 numeric_gradient(
+                     [&](const std::vector<double>& v) {
+                       return objective(k, reference_output(k, x, v, beta));
+                     },
+                     gamma),
+                 1e-6, 1e-6, "dgamma");
+    expect_close(r.dbeta,
+                 numeric_gradient(
+                     [&](const std::vector<double>& v) {
+                       return objective(k, reference_output(k, x, gamma, v));
+                     },
+                     beta),
+                 1e-6, 1e-6, "dbeta");
+  }
+}
+
+TEST(DirectBatchNorm, PaddedRecordsCountNowhere) {
+  for (Case& k : cases()) {
+    const Result clean = run(k);
+    const std::size_t record = k.channels * k.pixels;
+    for (std::size_t i = 0; i < k.x.size(); ++i) {
+      if (k.weight[i / record] > 0) continue;
+      k.x[i] = 1e30f;
+      k.dy[i] = std::numeric_limits<float>::quiet_NaN();
+    }
+    const Result dirty = run(k);
+    EXPECT_EQ(clean.mean, dirty.mean);
+    EXPECT_EQ(clean.variance, dirty.variance);
+    EXPECT_EQ(clean.dgamma, dirty.dgamma);
+    EXPECT_EQ(clean.dbeta, dirty.dbeta);
+    EXPECT_EQ(clean.dx, dirty.dx);
+    for (std::size_t i = 0; i < k.x.size(); ++i) {
+      if (k.weight[i / record] == 0) {
+        ASSERT_EQ(dirty.dx[i], 0.0f);
+      }
+    }
+  }
+}
+
+TEST(DirectBatchNorm, ABatchOfPaddingGivesZeros) {
+  for (const Shape& shape : {Shape{3, 4}, Shape{3, 4, 5, 5}}) {
+    Case k(shape, true);
+    std::fill(k.weight.begin(), k.weight.end(), 0.0f);
+    const Result r = run(k);
+    const std::vector<float> none(k.channels, 0.0f);
+    EXPECT_EQ(r.mean, none);
+    EXPECT_EQ(r.variance, none);
+    EXPECT_EQ(r.dgamma, none);
+    EXPECT_EQ(r.dbeta, none);
+    EXPECT_EQ(r.dx, std::vector<float>(k.x.size(), 0.0f));
+    for (const float y : r.y) EXPECT_TRUE(std::isfinite(y));
+  }
+}
+
+// Two virtual ranks' contributions, added up, then the running averages.
+TEST(DirectBatchNorm, RunningAveragesFollowTheSums) {
+  Stream s;
+  std::vector<float> sums(2 * 3 + 1);
+  std::vector<double> mean(3, 0.5 * 0.75), variance(3, 2 * 0.75);
+  double n = 0;
+  for (const std::int64_t records : {4, 7}) {
+    Case k({records, 3, 5}, false);
+    Result r = run(k);
+    std::vector<float> part(7);
+    cpu().batch_norm_contribution(s, view(k.x, k.shape), k.weights(), k.per_channel(r.mean),
+                                  k.per_channel(r.variance), view(part, {7}));
+    EXPECT_EQ(part[6], static_cast<float>(k.values()));
+    for (std::size_t i = 0; i < 7; ++i) sums[i] += part[i];
+    n += k.values();
+  }
+  for (const std::int64_t records : {4, 7}) {
+    const Case k({records, 3, 5}, false);
+    const Moments m = reference_moments(k, doubles(k.x));
+    const double share = k.values() / n;
+    for (std::size_t c = 0; c < 3; ++c) {
+      mean[c] += 0.25 * share * m.mean[c];
+      variance[c] += 0.25 * share * m.variance[c] * k.values() / (k.values() - 1);
+    }
+  }
+  std::vector<float> running_mean(3, 0.5f), running_variance(3, 2.0f);
+  cpu().batch_norm_running(s, view(sums, {7}), 0.25f, view(running_mean, {3}),
+                           view(running_variance, {3}));
+  expect_close(running_mean, mean, 3e-7, 1e-8);
+  expect_close(running_variance, variance, 3e-7, 0);
+}
+
+TEST(DirectBatchNorm, NothingSeenChangesNothing) {
+  Stream s;
+  Case k({2, 3, 5}, true);
+  std::fill(k.weight.begin(), k.weight.end(), 0.0f);
+  Result r = run(k);
+  std::vector<float> sums(7, 9.0f), mean(3, 0.5f), variance(3, 2.0f);
+  cpu().batch_norm_contribution(s, view(k.x, k.shape), k.weights(), k.per_channel(r.mean),
+                                k.per_channel(r.variance), view(sums, {7}));
+  EXPECT_EQ(sums, std::vector<float>(7, 0.0f));
+  cpu().batch_norm_running(s, view(sums, {7}), 0.25f, view(mean, {3}), view(variance, {3}));
+  EXPECT_EQ(mean, std::vector<float>(3, 0.5f));
+  EXPECT_EQ(variance, std::vector<float>(3, 2.0f));
+}
+
+TEST(DirectBatchNorm, OneValueHasAFiniteContribution) {
+  Stream s;
+  Case k({1, 3}, true);
+  Result r = run(k);
+  std::vector<float> sums(7, 9.0f);
+  cpu().batch_norm_contribution(s, view(k.x, k.shape), k.weights(), k.per_channel(r.mean),
+                                k.per_channel(r.variance), view(sums, {7}));
+  EXPECT_EQ(sums[6], 1.0f);
+  for (const float v : sums) EXPECT_TRUE(std::isfinite(v));
+}
+
+}  // namespace
+}  // namespace peal::direct
