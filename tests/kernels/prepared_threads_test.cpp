@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <array>
 #include <thread>
 
 #include "prepared_reference.h"
@@ -42,11 +43,15 @@ class Everything {
     pool_spec_.x_layout = conv_->y_layout();
     pool_ = kernels(kCpu).make_pool2d(pool_spec_);
     fused_ = kernels(kCpu).make_conv_relu_pool(fused_spec_, fused_pool_);
-    matmul_spec_.m = 32;
-    matmul_spec_.n = 128;
-    matmul_spec_.k = 777;
-    matmul_spec_.transpose_b = true;
-    matmul_ = kernels(kCpu).make_matmul(matmul_spec_);
+    for (std::size_t form = 0; form < 4; ++form) {
+      MatmulSpec spec;
+      spec.m = 32;
+      spec.n = 128;
+      spec.k = 777;
+      spec.transpose_a = (form & 1) != 0;
+      spec.transpose_b = (form & 2) != 0;
+      matmul_[form] = kernels(kCpu).make_matmul(spec);
+    }
     softmax_ = kernels(kCpu).make_softmax(32, 100, false);
     norm_ = kernels(kCpu).make_layer_norm(32, 100, 1e-5f);
   }
@@ -94,25 +99,27 @@ class Everything {
                 gamma = random_tensor({100}, 5), beta = random_tensor({100}, 6);
     Owned c({32, 128}), y(rows), dx(rows), z(rows), mean({32}), variance({32}), dz(rows),
         dgamma({100}), dbeta({100});
-    matmul_->run(s_, a, b, {}, c, Owned::bytes(matmul_->scratch_bytes()));
+    for (const auto& matmul : matmul_) {
+      matmul->run(s_, a, b, {}, c, Owned::bytes(matmul->scratch_bytes()));
+      append(all, c);
+    }
     const Owned softmax_pad = Owned::bytes(softmax_->scratch_bytes());
     softmax_->forward(s_, x, y, softmax_pad);
     softmax_->backward(s_, y, dy, dx, softmax_pad);
     const Owned norm_pad = Owned::bytes(norm_->scratch_bytes());
     norm_->forward(s_, x, gamma, beta, z, mean, variance, norm_pad);
     norm_->backward(s_, x, gamma, mean, variance, dy, dz, dgamma, dbeta, norm_pad);
-    for (const Owned* out : {&c, &y, &dx, &z, &mean, &variance, &dz, &dgamma, &dbeta}) {
+    for (const Owned* out : {&y, &dx, &z, &mean, &variance, &dz, &dgamma, &dbeta}) {
       append(all, *out);
     }
   }
 
   Conv2dSpec conv_spec_, fused_spec_;
   Pool2dSpec pool_spec_, fused_pool_;
-  MatmulSpec matmul_spec_;
   std::unique_ptr<Conv2d> conv_;
   std::unique_ptr<Pool2d> pool_;
   std::unique_ptr<ConvReluPool> fused_;
-  std::unique_ptr<Matmul> matmul_;
+  std::array<std::unique_ptr<Matmul>, 4> matmul_;
   std::unique_ptr<Softmax> softmax_;
   std::unique_ptr<LayerNorm> norm_;
   Stream s_;
