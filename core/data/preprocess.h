@@ -21,7 +21,7 @@ struct PreprocessStep {
   };
   Kind kind = Kind::scale;
   float factor = 1, offset = 0;
-  std::vector<float> mean, std;
+  std::vector<float> mean = {}, std = {};
   std::int64_t classes = 0;
   std::int64_t padding = 0;
   float probability = 0.5f;

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 constexpr const char* kManifestName = "manifest.textproto";
 constexpr std::int64_t kMostShards = 100000;  // five digits in a name
 
-bool exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code code;
   return fs::exists(path, code);
 }
@@ -212,7 +212,7 @@ void check_labels(const ShardDataset& dataset) {
 
 ShardManifest read_manifest(const fs::path& directory) {
   const fs::path path = directory / kManifestName;
-  if (!exists(path)) {
+  if (!is_there(path)) {
     fail_input(path.string(), "is missing: the folder holds no complete set of shards");
   }
   return parse_shard_manifest(read_file(path), path.string());
@@ -232,7 +232,7 @@ Part open_part(const fs::path& directory, const ShardManifest& manifest,
 void write_shards(const Dataset& dataset, const fs::path& directory, const ShardOptions& options) {
   const std::int64_t count = shard_count(dataset, options);
   make_folders(directory);
-  if (exists(directory / kManifestName)) {
+  if (is_there(directory / kManifestName)) {
     fail_input((directory / kManifestName).string(),
                "exists; shards are written to a folder that holds none");
   }

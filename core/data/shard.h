@@ -16,7 +16,7 @@ struct ShardOptions {
   std::int64_t count = 0;            // number of shards, or
   std::int64_t bytes_per_shard = 0;  // largest size of one; exactly one of the two is > 0
   // Called with (records written, records in all).
-  std::function<void(std::int64_t, std::int64_t)> progress;
+  std::function<void(std::int64_t, std::int64_t)> progress = {};
 };
 
 // Writes shard-00000-of-00008.peal ... and, last, manifest.textproto into `directory`. Shards
