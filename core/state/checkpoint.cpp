@@ -148,7 +148,9 @@ Checkpoint::~Checkpoint() = default;
 Checkpoint Checkpoint::open(const fs::path& path) {
   std::error_code code;
   if (fs::is_regular_file(path, code)) return Checkpoint(Impl::from_file(path));
-  if (fs::exists(path / state::kManifestFile, code)) return Checkpoint(Impl::from_folder(path));
+  for (const char* name : {state::kManifestFile, state::kWeightsFile}) {
+    if (fs::exists(path / name, code)) return Checkpoint(Impl::from_folder(path));
+  }
   if (!fs::is_directory(path, code)) {
     fail_input(path.string(),
                "does not exist; wants a checkpoint's folder, a run directory or a "

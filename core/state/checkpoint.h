@@ -23,7 +23,8 @@ struct NamedTensor {
 };
 
 // xxh64 over (name, dtype, shape, bytes) of the tensors in the order of their names: what
-// `peal inspect --hash` prints. Independent of arena offsets and of optimizer state.
+// `peal inspect --hash` prints. Independent of arena offsets and of optimizer state. Lengths and
+// dimensions go in as u64, little endian.
 std::uint64_t hash_tensors(std::vector<NamedTensor> tensors);
 
 struct CheckpointInfo {
@@ -41,9 +42,14 @@ struct CheckpointOptions {
 };
 
 // One per job, on rank 0. save() copies the tensors (into buffers made at construction, so that a
-// step allocates nothing) and returns; a thread writes. What lands is what save() saw.
+// step allocates nothing) and returns; a thread writes. What lands is what save() saw. Tensors are
+// row-major on the CPU and stay where they are. Equal tensors and info give equal bytes on disk.
+// Checkpoints of steps after the one being saved are from before the run went back: they are
+// neither counted nor removed, and replaced when their step is saved again.
 class CheckpointWriter {
  public:
+  // Makes the folder, removes what a killed run left (.tmp-*) and takes over its best; throws
+  // Error(input) that names a folder that cannot be written.
   CheckpointWriter(CheckpointOptions options, const std::vector<NamedTensor>& weights,
                    const std::vector<NamedTensor>& optimizer);
   ~CheckpointWriter();  // waits; errors are logged
@@ -55,7 +61,9 @@ class CheckpointWriter {
   void wait();  // until everything is on disk; throws what the writer threw
 
   // Adds metrics measured after `step` was saved (evaluation) and marks it best if it is:
-  // <directory>/best is a symbolic link, replaced atomically, and its target is never pruned.
+  // <directory>/best is a symbolic link, replaced atomically, and its target is never pruned. NaN
+  // is never best; of equals the first stays. Waits as save() does; throws Error(input) when that
+  // step has no checkpoint.
   void report_metrics(std::int64_t step, const std::map<std::string, double>& metrics);
 
  private:
