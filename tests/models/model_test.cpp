@@ -1,0 +1,219 @@
+// The models against the same models made of PyTorch's layers, and what every model promises.
+#include "models/model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "core/base/error.h"
+#include "core/graph/plan.h"
+#include "tests/golden/golden_file.h"
+#include "tests/models/allocations.h"
+
+namespace peal {
+namespace {
+
+using testing::HasSubstr;
+
+const golden::Arrays& goldens() {
+  static const golden::Arrays arrays = golden::read("models.bin");
+  return arrays;
+}
+
+ModelSpec small_cnn(int channels, int side, int filters, int hidden) {
+  ModelSpec spec;
+  CnnSpec& cnn = *spec.mutable_cnn();
+  cnn.set_channels(channels);
+  cnn.set_height(side);
+  cnn.set_width(side);
+  cnn.set_filters(filters);
+  cnn.set_hidden(hidden);
+  cnn.set_classes(4);
+  cnn.set_dropout(0);
+  return spec;
+}
+
+ModelSpec small_mlp(std::vector<int> hidden, int outputs, MlpSpec::Loss loss,
+                    MlpSpec::Activation activation) {
+  ModelSpec spec;
+  MlpSpec& mlp = *spec.mutable_mlp();
+  mlp.set_inputs(6);
+  for (const int width : hidden) mlp.add_hidden(width);
+  mlp.set_outputs(outputs);
+  mlp.set_loss(loss);
+  mlp.set_activation(activation);
+  return spec;
+}
+
+ModelSpec golden_spec(const std::string& name) {
+  if (name == "cnn_fused") return small_cnn(1, 28, 4, 3);
+  if (name == "mlp_binary") return small_mlp({5, 4}, 1, MlpSpec::BINARY, MlpSpec::RELU);
+  if (name == "mlp_squared_error") return small_mlp({5}, 1, MlpSpec::SQUARED_ERROR, MlpSpec::GELU);
+  if (name == "mlp_softmax") {
+    ModelSpec spec = small_mlp({5}, 4, MlpSpec::SOFTMAX, MlpSpec::TANH);
+    spec.mutable_mlp()->set_batch_norm(true);
+    return spec;
+  }
+  ModelSpec spec = small_cnn(2, 8, 3, 5);
+  spec.mutable_cnn()->set_batch_norm(name == "cnn_batch_norm");
+  return spec;
+}
+
+// A model with its arenas; weights and inputs come from the golden file.
+struct Trainer {
+  ParameterTable table;
+  Buffer parameters, gradients, states;
+  std::map<std::string, Buffer> inputs;
+  std::unique_ptr<Plan> plan;
+  Stream stream;
+
+  Trainer(const ModelSpec& spec, std::int64_t batch, bool training = true,
+          const PlanOptions& options = {}) {
+    Graph graph;
+    build_model(spec, batch, graph);
+    table = make_parameter_table(graph);
+    parameters = Buffer(table.gradient_bytes);
+    gradients = Buffer(table.gradient_bytes);
+    states = Buffer(table.state_bytes);
+    plan = std::make_unique<Plan>(graph, table, kCpu, training, options);
+    plan->bind(parameters.data(), states.data());
+    initialize(table, 1, parameters.data(), states.data());
+  }
+
+  void set_input(const std::string& name, const golden::Array& array) {
+    Buffer& buffer = inputs[name] = Buffer(static_cast<std::size_t>(array.shape.numel()) * 4);
+    const void* data = array.dtype == DType::i32 ? static_cast<const void*>(array.i32.data())
+                                                 : static_cast<const void*>(array.f32.data());
+    std::memcpy(buffer.data(), data, buffer.size());
+    plan->set_input(name, {buffer.data(), array.shape, array.dtype});
+  }
+
+  void load(const std::string& model) {
+    for (const char* input : {"x", "labels", "weight"})
+      set_input(input, goldens().at(model + "/" + input));
+    for (const ArenaEntry& entry : table.parameters) {
+      const golden::Array& array = goldens().at(model + "/parameter/" + entry.name);
+      ASSERT_EQ(array.shape, entry.shape) << entry.name;
+      std::memcpy(parameters.data() + entry.offset, array.f32.data(), array.f32.size() * 4);
+    }
+  }
+
+  void step(float loss_scale, const Plan::OnGradientReady& ready = {}) {
+    plan->forward(stream, {.seed = 1}, gradients.data());
+    plan->backward(stream, loss_scale, gradients.data(), ready);
+    plan->apply_slots(stream, gradients.data());
+  }
+};
+
+void expect_close(const void* actual, const golden::Array& expected, const std::string& what) {
+  const auto* values = static_cast<const float*>(actual);
+  double largest = 1e-2;
+  for (const float value : expected.f32) largest = std::max(largest, std::abs(double{value}));
+  for (std::size_t i = 0; i < expected.f32.size(); ++i)
+    ASSERT_NEAR(values[i], expected.f32[i], 1e-5 * largest) << what << " element " << i;
+}
+
+class ModelTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(ModelTest, FirstStepIsPyTorchs) {
+  const std::string model = GetParam();
+  for (const bool fuse : {true, false}) {
+    Trainer trainer(golden_spec(model), 4, true, {.fuse = fuse});
+    trainer.load(model);
+    float weight = 0;
+    for (const float w : goldens().at(model + "/weight").f32) weight += w;
+    trainer.step(1 / weight);
+    expect_close(trainer.gradients.data() + trainer.table.slot("loss").offset,
+                 goldens().at(model + "/loss"), "loss");
+    expect_close(trainer.plan->output("logits").data, goldens().at(model + "/logits"), "logits");
+    for (const ArenaEntry& entry : trainer.table.parameters)
+      expect_close(trainer.gradients.data() + entry.offset,
+                   goldens().at(model + "/gradient/" + entry.name), entry.name);
+    for (const ArenaEntry& entry : trainer.table.states)
+      expect_close(trainer.states.data() + entry.offset,
+                   goldens().at(model + "/state/" + entry.name), entry.name);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, ModelTest,
+                         testing::Values("cnn", "cnn_batch_norm", "cnn_fused", "mlp_binary",
+                                         "mlp_softmax", "mlp_squared_error"),
+                         [](const auto& model) { return std::string(model.param); });
+
+// The reference CNN at its defaults: 9 points of what it is.
+TEST(Cnn, HasTheReferencesShapes) {
+  ModelSpec spec;
+  spec.mutable_cnn();
+  const ModelInfo info = model_info(spec);
+  EXPECT_EQ(info.record_shape, Shape({1, 28, 28}));
+  EXPECT_EQ(info.classes, 10);
+  EXPECT_TRUE(info.has_accuracy);
+  const Trainer trainer(spec, 2);
+  std::int64_t count = 0;
+  for (const ArenaEntry& entry : trainer.table.parameters) count += entry.shape.numel();
+  EXPECT_EQ(count, 32 * 9 + 32 + 5408 * 128 + 128 + 128 * 10 + 10);
+  EXPECT_EQ(trainer.table.parameters[0].name, "dense2.weight");
+  EXPECT_EQ(trainer.table.parameters.back().name, "conv.bias");
+}
+
+TEST(Cnn, StepsWithoutAllocating) {
+  ModelSpec spec;
+  spec.mutable_cnn();
+  Trainer trainer(spec, 8);
+  for (const char* input : {"x", "labels", "weight"}) {
+    golden::Array array;
+    array.shape = std::string(input) == "x" ? Shape({8, 1, 28, 28}) : Shape({8});
+    array.dtype = std::string(input) == "labels" ? DType::i32 : DType::f32;
+    array.f32.assign(static_cast<std::size_t>(array.shape.numel()), 0.5f);
+    array.i32.assign(8, 3);
+    trainer.set_input(input, array);
+  }
+  std::size_t ready = 0;
+  const Plan::OnGradientReady on_ready = [&](std::size_t bytes) { ready = bytes; };
+  Buffer other(trainer.table.gradient_bytes);
+  trainer.step(1, on_ready);
+  const std::int64_t made = count_allocations([&] {
+    trainer.step(1, on_ready);
+    trainer.plan->backward(trainer.stream, 1, other.data(), on_ready);
+  });
+  EXPECT_EQ(made, 0);
+  EXPECT_GT(count_allocations([] { ::operator delete(::operator new(1)); }), 0) << "the counter does not count";
+  EXPECT_EQ(ready, trainer.table.gradient_bytes);
+}
+
+TEST(Models, HaveOneTableForTrainingAndEvaluation) {
+  for (const char* name : {"cnn_batch_norm", "mlp_softmax"}) {
+    const Trainer training(golden_spec(name), 4), evaluation(golden_spec(name), 9, false);
+    EXPECT_EQ(training.table.hash(), evaluation.table.hash());
+  }
+}
+
+std::string message_of(const ModelSpec& spec) {
+  try {
+    model_info(spec);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST(Models, RefuseASpecThatCannotBe) {
+  EXPECT_THAT(message_of(ModelSpec()), HasSubstr("allowed: cnn, mlp"));
+  ModelSpec spec;
+  spec.mutable_cnn()->set_kernel(30);
+  EXPECT_THAT(message_of(spec), HasSubstr("model.cnn.kernel: 30 does not fit into (28, 28)"));
+  spec.mutable_cnn()->set_kernel(3);
+  spec.mutable_cnn()->set_pool(27);
+  EXPECT_THAT(message_of(spec), HasSubstr("model.cnn.pool: 27 does not fit into (26, 26)"));
+  spec.mutable_mlp()->set_outputs(3);
+  EXPECT_THAT(message_of(spec), HasSubstr("model.mlp.outputs: 3 outputs; loss BINARY wants 1"));
+  spec.mutable_mlp()->set_outputs(1);
+  spec.mutable_mlp()->set_loss(MlpSpec::SOFTMAX);
+  EXPECT_THAT(message_of(spec), HasSubstr("loss SOFTMAX wants 2 or more"));
+}
+
+}  // namespace
+}  // namespace peal
