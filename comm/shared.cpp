@@ -116,7 +116,7 @@ void SharedTransport::run(const Call& call) {
         stage_in(call, chunk);
         meet(call);
       }
-      work(call, chunk);
+      if (chunk.size() > 0) work(call, chunk);
       meet(call);
       stage_out(call, chunk);
     }

@@ -8,7 +8,7 @@ namespace peal {
 namespace {
 
 constexpr double kSpinSeconds = 40e-6;
-constexpr int kYields = 16;
+constexpr int kYields = 2;  // each may cost a time slice where cores are scarce
 
 void pause() {
 #if defined(__x86_64__)

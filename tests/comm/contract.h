@@ -137,11 +137,12 @@ inline void broadcast_from_every_root(Communicator& comm) {
   }
 }
 
-// Values whose sum depends on the order of addition.
+// Values of mixed size and sign, whose sum depends on the order of addition.
 inline float rough(int leaf, std::int64_t i) {
-  const Random random({.seed = 11, .stream = static_cast<std::uint64_t>(leaf)});
-  const auto u = static_cast<std::uint64_t>(i);
-  return static_cast<float>(random.normal(2 * u)) * (1 + 1000 * random.uniform(2 * u + 1));
+  const std::uint64_t bits =
+      mix64(static_cast<std::uint64_t>(i) * 64 + static_cast<std::uint64_t>(leaf));
+  const float size = bits % 8 == 0 ? 1000.0f : 1.0f;
+  return size * (static_cast<float>(bits >> 40) / 8388608.0f - 1.0f);
 }
 
 // The definition, straight from tree.h.

@@ -170,24 +170,25 @@ TEST(Failure, TheDeadlineNamesTheLateRankAndWhatItFinished) {
     comm.set_step(1203);
     const auto view = contract::view(x);
     comm.wait(s, comm.all_reduce(s, "bucket 6", view, view, ReduceOp::sum));
-    comm.set_deadline(comm.rank() == 0 ? 0.1 : 30);
-    if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    comm.set_deadline(comm.rank() == 0 ? 1 : 30);
+    if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
     comm.wait(s, comm.all_reduce(s, "bucket 7", view, view, ReduceOp::sum));
   });
   for (const auto& error : errors) {
     ASSERT_TRUE(error);
     EXPECT_EQ(error->kind(), ErrorKind::peer);
     EXPECT_STREQ(error->what(),
-                 "rank 0 step 1203: waited 0.1 s in all_reduce \"bucket 7\"; rank 2 last finished "
+                 "rank 0 step 1203: waited 1 s in all_reduce \"bucket 7\"; rank 2 last finished "
                  "\"bucket 6\"");
   }
 }
 
 TEST(Failure, BrokenStaysBroken) {
-  errors_of(2, [](Communicator& comm) {
+  std::atomic<bool> failed{false};
+  errors_of(2, [&](Communicator& comm) {
     Stream s;
-    comm.set_deadline(0.05);
-    if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    comm.set_deadline(comm.rank() == 0 ? 0.05 : 30);
+    while (comm.rank() == 1 && !failed) std::this_thread::yield();
     std::string first;
     try {
       comm.wait(s, comm.barrier(s, "start"));
@@ -196,6 +197,7 @@ TEST(Failure, BrokenStaysBroken) {
       first = error.what();
       EXPECT_THAT(first, HasSubstr("rank 1 has finished no call yet"));
     }
+    failed = true;
     try {
       comm.wait(s, comm.barrier(s, "again"));
       ADD_FAILURE() << "rank " << comm.rank() << " passed";
