@@ -123,13 +123,6 @@ class SharedHostCommunicator final : public QueuedCommunicator {
   std::shared_ptr<ProcessSpace> space_;
 };
 
-const char* launcher_size() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK"}) {
-    if (const char* value = std::getenv(name)) return value;
-  }
-  return nullptr;
-}
-
 }  // namespace
 
 MpiSession::MpiSession() {
@@ -147,7 +140,10 @@ MpiSession::~MpiSession() {
 }
 
 bool MpiSession::launched() {
-  return launcher_size() != nullptr;
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "PMIX_RANK"}) {
+    if (std::getenv(name) != nullptr) return true;
+  }
+  return false;
 }
 
 void MpiSession::exit_process(int code) {

@@ -1,6 +1,7 @@
 #include "comm/mpi_transport.h"
 
 #include <mpi.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstring>
@@ -14,6 +15,9 @@ namespace peal {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{4} << 20;  // of an array that is in flight at once
+// MPI moves a long message only while both sides poll: between ranks that are known to be in the
+// same call a wait polls for so long before it naps.
+constexpr double kBusyHello = 0.2e-3, kBusyData = 20e-3;
 constexpr int kHelloTag = 1, kDataTag = 2;
 
 void check(int status, const std::string& what) {
@@ -91,7 +95,7 @@ class MpiTransport final : public Transport {
   void poll_notices();
   void tell_all(const Notice& notice);
   void tell_waiting();
-  void check_failures();
+  bool failed();
   [[noreturn]] void fail_late(const Call& call);
   std::string late_ranks() const;
 
@@ -116,6 +120,7 @@ class MpiTransport final : public Transport {
   Cause cause_;
   std::vector<std::uint64_t> waiting_in_;  // by rank: the last call it said it waits in
   bool told_waiting_ = false;
+  double busy_seconds_ = kBusyHello;
   struct Sent {
     Notice notice;
     MPI_Request request = MPI_REQUEST_NULL;
@@ -142,8 +147,11 @@ MpiTransport::~MpiTransport() {
 void MpiTransport::run(const Call& call) {
   ++sequence_;
   told_waiting_ = false;
+  busy_seconds_ = kBusyHello;
   try {
+    if (failed()) throw_cause(cause_);
     hello(call);
+    busy_seconds_ = kBusyData;
     switch (call.record.kind) {
       case CallKind::all_reduce:
         call.record.algorithm == Algorithm::ordered_tree ? ordered(call, pairs_) : ring(call);
@@ -194,10 +202,18 @@ void MpiTransport::finish(const Call& call) {
   Patience patience(watch_);
   microseconds nap = kShortest;
   while (!poll()) {
-    check_failures();
     if (!patience.exhausted()) continue;
-    if (patience.late()) fail_late(call);
+    const bool late = patience.late();
+    if (failed()) {
+      if (poll()) break;  // the peer that failed has seen this call through
+      throw_cause(cause_);
+    }
+    if (late) fail_late(call);
     if (patience.seconds() > watch_.deadline.load(std::memory_order_relaxed) / 2) tell_waiting();
+    if (patience.seconds() < busy_seconds_) {
+      ::sched_yield();
+      continue;
+    }
     std::this_thread::sleep_for(nap);
     nap = std::min(nap * 2, kLongest);
   }
@@ -286,17 +302,19 @@ void MpiTransport::abort(const Cause& cause) {
   }
 }
 
-void MpiTransport::check_failures() {
+// Whether a rank has failed. Answers peers that wait in this call, too.
+bool MpiTransport::failed() {
   bool asked = false;
   {
     const std::lock_guard lock(mpi_);
-    if (failed_) throw_cause(cause_);
+    if (failed_) return true;
     for (const std::uint64_t sequence : waiting_in_) asked = asked || sequence == sequence_;
   }
   if (watch_.closing.load(std::memory_order_relaxed)) {
     throw Error(ErrorKind::peer, watch_.place(), "left in the middle of a call");
   }
   if (asked) tell_waiting();
+  return false;
 }
 
 void MpiTransport::fail_late(const Call& call) {

@@ -10,13 +10,15 @@ namespace {
 // How long calls are left to wait() where ranks have no core to spare.
 constexpr std::chrono::milliseconds kGrace{20};
 
-std::string call_place(std::string_view call, std::string_view name) {
-  return cat(call, " \"", name, "\"");
-}
+// Where an argument is wrong; made into text only then.
+struct CallPlace {
+  std::string_view call, name;
+  std::string text() const { return cat(call, " \"", name, "\""); }
+};
 
-void require_memory(const std::string& place, const Tensor& t, std::string_view what) {
-  if (t.layout != nullptr) fail_input(place, what, " must be row-major");
-  if (t.numel() > 0 && t.data == nullptr) fail_input(place, what, " has no memory");
+void require_memory(const CallPlace& place, const Tensor& t, std::string_view what) {
+  if (t.layout != nullptr) fail_input(place.text(), what, " must be row-major");
+  if (t.numel() > 0 && t.data == nullptr) fail_input(place.text(), what, " has no memory");
   switch (t.dtype) {
     case DType::f32:
     case DType::f64:
@@ -25,21 +27,21 @@ void require_memory(const std::string& place, const Tensor& t, std::string_view 
     case DType::u8:
       return;
     default:
-      fail_input(place, what, " is ", name_of(t.dtype), "; allowed: f32, f64, i32, i64, u8");
+      fail_input(place.text(), what, " is ", name_of(t.dtype), "; allowed: f32, f64, i32, i64, u8");
   }
 }
 
 // `times_x` * x.numel() == `times_y` * y.numel(), same dtype.
-void require_pair(const std::string& place, const Tensor& x, std::int64_t times_x, const Tensor& y,
+void require_pair(const CallPlace& place, const Tensor& x, std::int64_t times_x, const Tensor& y,
                   std::int64_t times_y) {
   require_memory(place, x, "x");
   require_memory(place, y, "y");
   if (x.dtype != y.dtype) {
-    fail_input(place, "x is ", name_of(x.dtype), " but y is ", name_of(y.dtype));
+    fail_input(place.text(), "x is ", name_of(x.dtype), " but y is ", name_of(y.dtype));
   }
   if (x.numel() * times_x != y.numel() * times_y) {
-    fail_input(place, "x has ", x.numel(), " elements and y ", y.numel(), "; ", x.numel() * times_x,
-               " and ", y.numel() * times_y, " must be equal");
+    fail_input(place.text(), "x has ", x.numel(), " elements and y ", y.numel(), "; ",
+               x.numel() * times_x, " and ", y.numel() * times_y, " must be equal");
   }
 }
 
@@ -100,7 +102,8 @@ Buffer QueuedCommunicator::allocate(std::size_t bytes) {
 
 Request QueuedCommunicator::all_reduce(Stream&, std::string_view name, const Tensor& x, Tensor y,
                                        ReduceOp op, Algorithm algorithm) {
-  require_pair(call_place("all_reduce", name), x, 1, y, 1);
+  const CallPlace place{"all_reduce", name};
+  require_pair(place, x, 1, y, 1);
   Call call = make_call(CallKind::all_reduce, x.dtype, x.numel());
   call.record.op = op;
   call.record.algorithm = algorithm;
@@ -111,29 +114,31 @@ Request QueuedCommunicator::all_reduce(Stream&, std::string_view name, const Ten
 
 Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int virtual_ranks,
                                             std::span<const Tensor> partials, Tensor y) {
+  const CallPlace place{"all_reduce_tree", name};
   const TreePlan& tree = tree_for(virtual_ranks);
   const int expected = tree.count(rank());
   if (static_cast<int>(partials.size()) != expected) {
-    fail_input(call_place("all_reduce_tree", name), partials.size(), " partial sums; rank ", rank(),
-               " of ", world_size(), " with ", virtual_ranks, " virtual ranks has ", expected);
+    fail_input(place, partials.size(), " partial sums; rank ", rank(), " of ", world_size(),
+               " with ", virtual_ranks, " virtual ranks has ", expected);
   }
   Call call = make_call(CallKind::all_reduce_tree, DType::f32, y.numel());
   call.record.parameter = virtual_ranks;
   call.tree = &tree;
   call.output = y.as<std::byte>();
   for (const Tensor& partial : partials) {
-    require_pair(call_place("all_reduce_tree", name), partial, 1, y, 1);
+    require_pair(place, partial, 1, y, 1);
     add_input(call, partial);
   }
   if (y.dtype != DType::f32) {
-    fail_input(call_place("all_reduce_tree", name), "y is ", name_of(y.dtype), "; allowed: f32");
+    fail_input(place, "y is ", name_of(y.dtype), "; allowed: f32");
   }
   return enqueue(call, name);
 }
 
 Request QueuedCommunicator::reduce_scatter(Stream&, std::string_view name, const Tensor& x,
                                            Tensor y, ReduceOp op) {
-  require_pair(call_place("reduce_scatter", name), x, 1, y, world_size());
+  const CallPlace place{"reduce_scatter", name};
+  require_pair(place, x, 1, y, world_size());
   Call call = make_call(CallKind::reduce_scatter, x.dtype, y.numel());
   call.record.op = op;
   call.output = y.as<std::byte>();
@@ -142,7 +147,8 @@ Request QueuedCommunicator::reduce_scatter(Stream&, std::string_view name, const
 }
 
 Request QueuedCommunicator::all_gather(Stream&, std::string_view name, const Tensor& x, Tensor y) {
-  require_pair(call_place("all_gather", name), x, world_size(), y, 1);
+  const CallPlace place{"all_gather", name};
+  require_pair(place, x, world_size(), y, 1);
   Call call = make_call(CallKind::all_gather, x.dtype, x.numel());
   call.output = y.as<std::byte>();
   add_input(call, x);
@@ -150,9 +156,10 @@ Request QueuedCommunicator::all_gather(Stream&, std::string_view name, const Ten
 }
 
 Request QueuedCommunicator::broadcast(Stream&, std::string_view name, Tensor x, int root) {
-  require_memory(call_place("broadcast", name), x, "x");
+  const CallPlace place{"broadcast", name};
+  require_memory(place, x, "x");
   if (root < 0 || root >= world_size()) {
-    fail_input(call_place("broadcast", name), "root ", root, " is not in 0..", world_size() - 1);
+    fail_input(place, "root ", root, " is not in 0..", world_size() - 1);
   }
   Call call = make_call(CallKind::broadcast, x.dtype, x.numel());
   call.record.parameter = root;

@@ -175,7 +175,13 @@ void SharedTransport::wait_for(std::uint32_t goal, const Call& call) {
   std::uint32_t now = 0;
   while (!reached(now = control.generation.load(std::memory_order_acquire), goal)) {
     if (!patience.exhausted()) continue;
-    check_failures(call, patience.late());
+    try {
+      check_failures(call, patience.late());
+    } catch (const Error&) {
+      // A peer may have seen this meeting through and failed after it.
+      if (reached(control.generation.load(std::memory_order_acquire), goal)) return;
+      throw;
+    }
     control.sleepers.fetch_add(1, std::memory_order_seq_cst);
     if (control.generation.load(std::memory_order_seq_cst) == now &&
         control.aborted.load(std::memory_order_seq_cst) != 2) {

@@ -1,7 +1,9 @@
-// The contract over MPI ranks: run under mpirun by tests/comm_mpi/CMakeLists.txt.
+// The contract over MPI ranks: run under mpirun by tests/CMakeLists.txt.
 //   comm_mpi_test shared|mpi contract        every collective
 //   comm_mpi_test shared|mpi mismatch|late|abort|kill
 // Ends with 0 when this rank saw what it should.
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <map>
@@ -107,6 +109,8 @@ void abort_is_heard(Communicator& comm) {
 // Never returns on rank 1; mpirun or the missing process ends the others.
 void kill_one(Communicator& comm) {
   Stream s;
+  std::printf("process %d\n", static_cast<int>(::getpid()));
+  std::fflush(stdout);
   comm.wait(s, comm.barrier(s, "start"));
   if (comm.rank() == 1) std::raise(SIGKILL);
   comm.wait(s, comm.barrier(s, "never"));
