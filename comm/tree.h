@@ -2,6 +2,7 @@
 // a node of size > 1 splits at the largest power of two below its size.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 namespace peal {

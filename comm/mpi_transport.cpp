@@ -1,0 +1,523 @@
+#include "comm/mpi_transport.h"
+
+#include <mpi.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cstring>
+#include <list>
+#include <mutex>
+#include <thread>
+
+#include "core/base/error.h"
+
+namespace peal {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;  // of an array that is in flight at once
+// MPI moves a long message only while both sides poll: between ranks that are known to be in the
+// same call a wait polls for so long before it naps.
+constexpr double kBusyHello = 0.2e-3, kBusyData = 20e-3;
+constexpr int kHelloTag = 1, kDataTag = 2;
+
+void check(int status, const std::string& what) {
+  if (status == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING];
+  int length = 0;
+  MPI_Error_string(status, text, &length);
+  throw Error(ErrorKind::peer, what, std::string(text, static_cast<std::size_t>(length)));
+}
+
+MPI_Comm duplicate_world() {
+  MPI_Comm comm = MPI_COMM_NULL;
+  check(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup");
+  MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+  return comm;
+}
+
+// The calls with the lowest and the highest digest among the ranks heard of.
+struct Hello {
+  CallRecord low, high;
+  std::int32_t low_rank = 0, high_rank = 0;
+
+  void merge(const Hello& other) {
+    const auto key = [](const CallRecord& c, int rank) { return std::pair(c.digest, rank); };
+    if (key(other.low, other.low_rank) < key(low, low_rank)) {
+      low = other.low;
+      low_rank = other.low_rank;
+    }
+    if (key(other.high, -other.high_rank) > key(high, -high_rank)) {
+      high = other.high;
+      high_rank = other.high_rank;
+    }
+  }
+};
+
+// What travels beside the data: a rank has failed, or is itself waiting in a call.
+struct Notice {
+  enum Kind : std::int32_t { aborted, waiting };
+  std::int32_t kind = aborted;
+  std::uint64_t sequence = 0;
+  Cause cause;
+};
+
+// Every MPI call is made under one mutex, so that MPI_THREAD_SERIALIZED is enough. The two
+// communicators are never freed: that is collective, and a peer may be gone.
+class MpiTransport final : public Transport {
+ public:
+  explicit MpiTransport(const Watch& watch)
+      : watch_(watch),
+        ranks_(watch.ranks()),
+        rank_(watch.rank),
+        data_(duplicate_world()),
+        control_(duplicate_world()),
+        waiting_in_(static_cast<std::size_t>(ranks_), 0),
+        chain_(chain_plan(ranks_)),
+        add_(chain_plan(2)),
+        pairs_(tree_plan(ranks_, ranks_).reduce) {
+    listen();
+  }
+  ~MpiTransport() override;
+
+  void run(const Call& call) override;
+  void abort(const Cause& cause) override;
+
+ private:
+  // Messages of the call in progress.
+  void send(const std::byte* from, std::size_t bytes, int to, int tag = kDataTag);
+  void receive(std::byte* to, std::size_t bytes, int from, int tag = kDataTag);
+  void finish(const Call& call);  // waits for all of them
+  bool poll();
+  void drop_messages();
+
+  // Notices.
+  void listen();
+  void poll_notices();
+  void tell_all(const Notice& notice);
+  void tell_waiting();
+  bool failed();
+  [[noreturn]] void fail_late(const Call& call);
+  std::string late_ranks() const;
+
+  void hello(const Call& call);
+  void ring(const Call& call);
+  void ordered(const Call& call, const ReducePlan& plan);
+  void reduce_scatter(const Call& call);
+  void gather(const Call& call);
+  void broadcast(const Call& call);
+
+  std::byte* scratch(std::size_t bytes);
+  std::size_t piece_elements(const Call& call) const { return kPieceBytes / call.element_size(); }
+  int around(int rank) const { return (rank % ranks_ + ranks_) % ranks_; }
+
+  const Watch& watch_;
+  int ranks_, rank_;
+  std::mutex mpi_;  // guards all below that MPI or a notice touches
+  MPI_Comm data_, control_;
+  MPI_Request listener_ = MPI_REQUEST_NULL;
+  Notice heard_;
+  bool failed_ = false;
+  Cause cause_;
+  std::vector<std::uint64_t> waiting_in_;  // by rank: the last call it said it waits in
+  bool told_waiting_ = false;
+  double busy_seconds_ = kBusyHello;
+  struct Sent {
+    Notice notice;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  std::list<Sent> notices_;
+
+  std::vector<MPI_Request> requests_;
+  std::vector<int> awaited_;  // by request: the rank a message is due from, or -1
+  std::uint64_t sequence_ = 0;
+  CallRecord previous_;
+  Hello hello_out_, hello_in_;
+  ReducePlan chain_, add_, pairs_;
+  Reducer reducer_;
+  std::vector<std::byte> scratch_;
+  std::vector<const std::byte*> sources_;
+};
+
+MpiTransport::~MpiTransport() {
+  const std::lock_guard lock(mpi_);
+  MPI_Cancel(&listener_);
+  MPI_Request_free(&listener_);
+}
+
+void MpiTransport::run(const Call& call) {
+  ++sequence_;
+  told_waiting_ = false;
+  busy_seconds_ = kBusyHello;
+  try {
+    if (failed()) throw_cause(cause_);
+    hello(call);
+    busy_seconds_ = kBusyData;
+    switch (call.record.kind) {
+      case CallKind::all_reduce:
+        call.record.algorithm == Algorithm::ordered_tree ? ordered(call, pairs_) : ring(call);
+        break;
+      case CallKind::all_reduce_tree:
+        ordered(call, call.tree->reduce);
+        break;
+      case CallKind::reduce_scatter:
+        reduce_scatter(call);
+        break;
+      case CallKind::all_gather:
+        gather(call);
+        break;
+      case CallKind::broadcast:
+        broadcast(call);
+        break;
+      case CallKind::barrier:
+        break;
+    }
+  } catch (...) {
+    drop_messages();
+    throw;
+  }
+  previous_ = call.record;
+}
+
+void MpiTransport::send(const std::byte* from, std::size_t bytes, int to, int tag) {
+  if (bytes == 0) return;
+  const std::lock_guard lock(mpi_);
+  awaited_.push_back(-1);
+  requests_.push_back(MPI_REQUEST_NULL);
+  check(MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, to, tag, data_, &requests_.back()),
+        watch_.names[static_cast<std::size_t>(to)]);
+}
+
+void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag) {
+  if (bytes == 0) return;
+  const std::lock_guard lock(mpi_);
+  awaited_.push_back(from);
+  requests_.push_back(MPI_REQUEST_NULL);
+  check(MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, from, tag, data_, &requests_.back()),
+        watch_.names[static_cast<std::size_t>(from)]);
+}
+
+void MpiTransport::finish(const Call& call) {
+  using std::chrono::microseconds;
+  constexpr microseconds kShortest{20}, kLongest{200};
+  Patience patience(watch_);
+  microseconds nap = kShortest;
+  while (!poll()) {
+    if (!patience.exhausted()) continue;
+    const bool late = patience.late();
+    if (failed()) {
+      if (poll()) break;  // the peer that failed has seen this call through
+      throw_cause(cause_);
+    }
+    if (late) fail_late(call);
+    if (patience.seconds() > watch_.deadline.load(std::memory_order_relaxed) / 2) tell_waiting();
+    if (patience.seconds() < busy_seconds_) {
+      ::sched_yield();
+      continue;
+    }
+    std::this_thread::sleep_for(nap);
+    nap = std::min(nap * 2, kLongest);
+  }
+  requests_.clear();
+  awaited_.clear();
+}
+
+bool MpiTransport::poll() {
+  const std::lock_guard lock(mpi_);
+  bool all = true;
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] == MPI_REQUEST_NULL) continue;
+    int done = 0;
+    check(MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE), watch_.place());
+    all = all && done != 0;
+  }
+  poll_notices();
+  return all;
+}
+
+// After a failure, so that no late message lands in memory that its owner takes back.
+void MpiTransport::drop_messages() {
+  const std::lock_guard lock(mpi_);
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] == MPI_REQUEST_NULL) continue;
+    if (awaited_[i] >= 0) MPI_Cancel(&requests_[i]);
+    MPI_Request_free(&requests_[i]);
+  }
+  requests_.clear();
+  awaited_.clear();
+}
+
+void MpiTransport::listen() {
+  check(MPI_Irecv(&heard_, sizeof heard_, MPI_BYTE, MPI_ANY_SOURCE, 0, control_, &listener_),
+        "MPI control messages");
+}
+
+void MpiTransport::poll_notices() {
+  int done = 0;
+  MPI_Status status;
+  check(MPI_Test(&listener_, &done, &status), "MPI control messages");
+  if (done == 0) return;
+  if (heard_.kind == Notice::waiting) {
+    waiting_in_[static_cast<std::size_t>(status.MPI_SOURCE)] = heard_.sequence;
+  } else if (!failed_) {
+    failed_ = true;
+    cause_ = heard_.cause;
+  }
+  listen();
+}
+
+void MpiTransport::tell_all(const Notice& notice) {
+  for (int r = 0; r < ranks_; ++r) {
+    if (r == rank_) continue;
+    Sent& sent = notices_.emplace_back();
+    sent.notice = notice;
+    MPI_Isend(&sent.notice, sizeof notice, MPI_BYTE, r, 0, control_, &sent.request);
+  }
+}
+
+void MpiTransport::tell_waiting() {
+  if (told_waiting_) return;
+  told_waiting_ = true;
+  const std::lock_guard lock(mpi_);
+  tell_all({Notice::waiting, sequence_, {}});
+}
+
+void MpiTransport::abort(const Cause& cause) {
+  {
+    const std::lock_guard lock(mpi_);
+    if (failed_) return;
+    failed_ = true;
+    cause_ = cause;
+    tell_all({Notice::aborted, sequence_, cause});
+  }
+  // Small messages leave at once; a peer that is gone must not keep us.
+  Patience patience(watch_);
+  for (bool all = false; !all && patience.seconds() < 0.5;) {
+    const std::lock_guard lock(mpi_);
+    all = true;
+    for (Sent& sent : notices_) {
+      int done = 0;
+      MPI_Test(&sent.request, &done, MPI_STATUS_IGNORE);
+      all = all && done != 0;
+    }
+  }
+}
+
+// Whether a rank has failed. Answers peers that wait in this call, too.
+bool MpiTransport::failed() {
+  bool asked = false;
+  {
+    const std::lock_guard lock(mpi_);
+    if (failed_) return true;
+    for (const std::uint64_t sequence : waiting_in_) asked = asked || sequence == sequence_;
+  }
+  if (watch_.closing.load(std::memory_order_relaxed)) {
+    throw Error(ErrorKind::peer, watch_.place(), "left in the middle of a call");
+  }
+  if (asked) tell_waiting();
+  return false;
+}
+
+void MpiTransport::fail_late(const Call& call) {
+  const Cause cause = make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(),
+                                 late_message(watch_, call.record, late_ranks()));
+  abort(cause);
+  throw_cause(cause_);
+}
+
+// A rank that waits in this call said so. The others are not in it, but all have been in the call
+// before, or we were not here: that is the last they finished.
+std::string MpiTransport::late_ranks() const {
+  constexpr int kNamed = 4;
+  std::string text;
+  int late = 0;
+  const auto add = [&](int r) {
+    if (++late > kNamed) return;
+    text += cat(late > 1 ? "; " : "", last_finished(cat("rank ", r), previous_.name.data()));
+  };
+  for (int r = 0; r < ranks_; ++r) {
+    if (r != rank_ && waiting_in_[static_cast<std::size_t>(r)] < sequence_) add(r);
+  }
+  if (late > kNamed) text += cat("; and ", late - kNamed, " more");
+  if (late > 0) return text;
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] != MPI_REQUEST_NULL && awaited_[i] >= 0) {
+      return cat("data of rank ", awaited_[i], " have not come");
+    }
+  }
+  return "data sent have not been taken";
+}
+
+// Do all ranks make the same call? Dissemination: ceil(log2 n) steps of 2 call records each. Also
+// what a barrier is.
+void MpiTransport::hello(const Call& call) {
+  Hello mine;
+  mine.low = mine.high = call.record;
+  mine.low.sequence = mine.high.sequence = sequence_;
+  mine.low_rank = mine.high_rank = rank_;
+  for (int distance = 1; distance < ranks_; distance *= 2) {
+    Hello &out = hello_out_, &in = hello_in_;
+    out = mine;
+    send(reinterpret_cast<const std::byte*>(&out), sizeof out, around(rank_ + distance), kHelloTag);
+    receive(reinterpret_cast<std::byte*>(&in), sizeof in, around(rank_ - distance), kHelloTag);
+    finish(call);
+    mine.merge(in);
+  }
+  if (mine.low.digest == mine.high.digest) return;
+  if (mine.low_rank > mine.high_rank) {
+    std::swap(mine.low, mine.high);
+    std::swap(mine.low_rank, mine.high_rank);
+  }
+  throw_mismatch(watch_.names[static_cast<std::size_t>(mine.low_rank)], mine.low,
+                 watch_.names[static_cast<std::size_t>(mine.high_rank)], mine.high);
+}
+
+std::byte* MpiTransport::scratch(std::size_t bytes) {
+  if (scratch_.size() < bytes) scratch_.resize(bytes);
+  return scratch_.data();
+}
+
+// Reduce-scatter and all-gather around a ring: 2 (n-1) steps, 2 (n-1)/n N bytes per rank.
+void MpiTransport::ring(const Call& call) {
+  const std::size_t size = call.element_size();
+  if (call.output != call.inputs[0] && call.count() > 0) {
+    std::memcpy(call.output, call.inputs[0], call.count() * size);
+  }
+  const int next = around(rank_ + 1), before = around(rank_ - 1);
+  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
+    const std::size_t count = std::min(piece_elements(call), call.count() - begin);
+    std::byte* y = call.output + begin * size;
+    const auto slice = [&](int r) { return slice_of(count, ranks_, around(r), size); };
+    for (int step = 0; step < ranks_ - 1; ++step) {
+      const Slice out = slice(rank_ - step), in = slice(rank_ - step - 1);
+      std::byte* arrived = scratch(in.size() * size);
+      send(y + out.begin * size, out.size() * size, next);
+      receive(arrived, in.size() * size, before);
+      finish(call);
+      const bool last = step == ranks_ - 2;
+      const bool sums = call.record.op == ReduceOp::mean && !last;
+      std::byte* sum = y + in.begin * size;
+      const std::byte* sources[] = {arrived, sum};
+      reducer_.run(add_, call.record.dtype, sums ? ReduceOp::sum : call.record.op, ranks_, sources,
+                   std::span(&sum, 1), in.size());
+    }
+    for (int step = 0; step < ranks_ - 1; ++step) {
+      const Slice out = slice(rank_ + 1 - step), in = slice(rank_ - step);
+      send(y + out.begin * size, out.size() * size, next);
+      receive(y + in.begin * size, in.size() * size, before);
+      finish(call);
+    }
+  }
+}
+
+// All-to-all exchange of the inputs, reduction in the order of `plan` by the owner of each slice,
+// all-gather: 2 steps, (p + 1) (n-1)/n N bytes per rank with p inputs each.
+void MpiTransport::ordered(const Call& call, const ReducePlan& plan) {
+  const std::size_t size = call.element_size();
+  const auto inputs_of = [&](int r) { return call.tree != nullptr ? call.tree->count(r) : 1; };
+  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
+    const std::size_t count = std::min(piece_elements(call), call.count() - begin);
+    const auto slice = [&](int r) { return slice_of(count, ranks_, r, size); };
+    const Slice mine = slice(rank_);
+    std::byte* arrived = scratch(static_cast<std::size_t>(plan.sources) * mine.size() * size);
+    sources_.clear();
+    for (int r = 0; r < ranks_; ++r) {
+      for (int i = 0; i < inputs_of(r); ++i) {
+        if (r == rank_) {
+          sources_.push_back(call.inputs[i] + (begin + mine.begin) * size);
+          continue;
+        }
+        receive(arrived, mine.size() * size, r);
+        sources_.push_back(arrived);
+        arrived += mine.size() * size;
+      }
+    }
+    for (int k = 1; k < ranks_; ++k) {
+      const int to = around(rank_ + k);
+      const Slice theirs = slice(to);
+      for (int i = 0; i < call.input_count; ++i) {
+        send(call.inputs[i] + (begin + theirs.begin) * size, theirs.size() * size, to);
+      }
+    }
+    finish(call);
+    std::byte* y = call.output + begin * size;
+    std::byte* total = y + mine.begin * size;
+    reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, std::span(&total, 1),
+                 mine.size());
+    for (int k = 1; k < ranks_; ++k) {
+      const int from = around(rank_ - k);
+      receive(y + slice(from).begin * size, slice(from).size() * size, from);
+      send(total, mine.size() * size, around(rank_ + k));
+    }
+    finish(call);
+  }
+}
+
+// Pairwise exchange: 1 step, (n-1)/n N bytes per rank.
+void MpiTransport::reduce_scatter(const Call& call) {
+  const std::size_t size = call.element_size();
+  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
+    const std::size_t bytes = std::min(piece_elements(call), call.count() - begin) * size;
+    std::byte* arrived = scratch(static_cast<std::size_t>(ranks_) * bytes);
+    const auto row = [&](int r) {
+      return call.inputs[0] + (static_cast<std::size_t>(r) * call.count() + begin) * size;
+    };
+    sources_.clear();
+    for (int k = 1; k < ranks_; ++k) {
+      receive(arrived, bytes, around(rank_ + k));
+      sources_.push_back(arrived);
+      arrived += bytes;
+      send(row(around(rank_ + k)), bytes, around(rank_ + k));
+    }
+    sources_.push_back(row(rank_));
+    finish(call);
+    std::byte* y = call.output + begin * size;
+    reducer_.run(chain_, call.record.dtype, call.record.op, ranks_, sources_, std::span(&y, 1),
+                 bytes / size);
+  }
+}
+
+// Everybody sends to everybody: 1 step, (n-1) N bytes per rank.
+void MpiTransport::gather(const Call& call) {
+  const std::size_t size = call.element_size();
+  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
+    const std::size_t bytes = std::min(piece_elements(call), call.count() - begin) * size;
+    const auto row = [&](int r) {
+      return call.output + (static_cast<std::size_t>(r) * call.count() + begin) * size;
+    };
+    const std::byte* mine = call.inputs[0] + begin * size;
+    for (int k = 1; k < ranks_; ++k) {
+      receive(row(around(rank_ - k)), bytes, around(rank_ - k));
+      send(mine, bytes, around(rank_ + k));
+    }
+    finish(call);
+    if (row(rank_) != mine) std::memmove(row(rank_), mine, bytes);
+  }
+}
+
+// Binomial tree: ceil(log2 n) steps; the root sends that often N bytes.
+void MpiTransport::broadcast(const Call& call) {
+  const std::size_t size = call.element_size();
+  const int root = call.record.parameter, me = around(rank_ - root);
+  const std::byte* x = me == 0 ? call.inputs[0] : call.output;
+  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
+    const std::size_t bytes = std::min(piece_elements(call), call.count() - begin) * size;
+    int bit = 1;
+    while (bit < ranks_ && (me & bit) == 0) bit *= 2;
+    if (me != 0) {
+      receive(call.output + begin * size, bytes, around(me - bit + root));
+      finish(call);
+    }
+    for (bit /= 2; bit > 0; bit /= 2) {
+      if (me + bit < ranks_) send(x + begin * size, bytes, around(me + bit + root));
+    }
+    finish(call);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Transport> make_mpi_transport(const Watch& watch) {
+  return std::make_unique<MpiTransport>(watch);
+}
+
+}  // namespace peal

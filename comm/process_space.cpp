@@ -1,0 +1,112 @@
+#include "comm/process_space.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "core/base/error.h"
+
+namespace peal {
+namespace {
+
+std::byte* map_file(int fd, std::size_t bytes) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
+}
+
+}  // namespace
+
+SharedMapping::~SharedMapping() {
+  if (data_ != nullptr) ::munmap(data_, bytes_);
+  close_file();
+}
+
+SharedMapping::SharedMapping(SharedMapping&& other) noexcept {
+  *this = std::move(other);
+}
+
+SharedMapping& SharedMapping::operator=(SharedMapping&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+SharedMapping SharedMapping::create(std::size_t bytes) {
+  SharedMapping mapping;
+  mapping.bytes_ = bytes;
+  mapping.fd_ = ::memfd_create("peal", MFD_CLOEXEC);
+  // Reserves the memory now, so that a full host is an error here and no SIGBUS later.
+  if (mapping.fd_ >= 0 && ::posix_fallocate(mapping.fd_, 0, static_cast<off_t>(bytes)) == 0) {
+    mapping.data_ = map_file(mapping.fd_, bytes);
+  }
+  return mapping;
+}
+
+SharedMapping SharedMapping::open(const Address& address, std::size_t bytes) {
+  SharedMapping mapping;
+  mapping.bytes_ = bytes;
+  if (address.fd < 0) return mapping;
+  const std::string path = cat("/proc/", address.process, "/fd/", address.fd);
+  mapping.fd_ = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (mapping.fd_ >= 0) mapping.data_ = map_file(mapping.fd_, bytes);
+  mapping.close_file();
+  return mapping;
+}
+
+SharedMapping::Address SharedMapping::address() const {
+  return {::getpid(), empty() ? -1 : fd_};
+}
+
+void SharedMapping::close_file() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+}
+
+ProcessSpace::ProcessSpace(SharedMapping control, int ranks, int rank, bool construct)
+    : control_(std::move(control)), rank_(rank) {
+  attach(control_.data(), ranks, construct);
+}
+
+std::int64_t ProcessSpace::add(std::vector<SharedMapping> of_ranks, std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  regions_[next_] = {std::move(of_ranks), bytes};
+  return next_++;
+}
+
+void ProcessSpace::remove(std::int64_t region) {
+  const std::lock_guard lock(mutex_);
+  regions_.erase(region);
+}
+
+bool ProcessSpace::locate(const std::byte* data, std::size_t bytes, Location& location) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, region] : regions_) {
+    const std::byte* mine = region.of_ranks[static_cast<std::size_t>(rank_)].data();
+    if (data < mine || data + bytes > mine + region.bytes) continue;
+    location = {id, static_cast<std::uint64_t>(data - mine)};
+    return true;
+  }
+  return bytes == 0;
+}
+
+std::byte* ProcessSpace::resolve(int rank, const Location& location) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = regions_.find(location.region);
+  if (found == regions_.end()) {
+    fail_internal(cat("rank ", rank_), "rank ", rank, " uses shared allocation ", location.region,
+                  ", which this rank has released");
+  }
+  return found->second.of_ranks[static_cast<std::size_t>(rank)].data() + location.offset;
+}
+
+bool ProcessSpace::alive(int rank) const {
+  const auto process = static_cast<pid_t>(state(rank).process.load());
+  return process == 0 || ::kill(process, 0) == 0 || errno != ESRCH;
+}
+
+}  // namespace peal

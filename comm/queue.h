@@ -1,0 +1,100 @@
+// The ordered, asynchronous queue of calls that every backend's Communicator is.
+//
+// A progress thread runs the calls while the caller computes; a caller that waits runs them itself
+// when nobody has begun, which saves a thread switch. Where ranks have no core to spare the
+// progress thread leaves calls to the caller's wait() for a while: running them at once would only
+// take the core from the computation.
+#pragma once
+
+#include <array>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "comm/transport.h"
+#include "core/base/error.h"
+
+namespace peal {
+
+// Cores that the ranks of this host may use, together and each.
+struct Cores {
+  int of_host = 1, of_rank = 1;
+};
+Cores cores_of_this_process();
+
+class QueuedCommunicator : public Communicator {
+ public:
+  struct Place {
+    int rank = 0, local_rank = 0, local_size = 1;
+    std::string backend;
+    std::vector<std::string> names;  // of every rank
+    Cores cores;
+    double deadline = 300;
+  };
+  explicit QueuedCommunicator(Place place);
+  ~QueuedCommunicator() override;
+
+  // Once, before the first call: the transport looks at watch() and so is made after this.
+  void start(std::unique_ptr<Transport> transport);
+  const Watch& watch() const { return watch_; }
+
+  int rank() const override { return place_.rank; }
+  int world_size() const override { return static_cast<int>(watch_.names.size()); }
+  int local_rank() const override { return place_.local_rank; }
+  int local_size() const override { return place_.local_size; }
+  std::string_view backend() const override { return place_.backend; }
+  std::string rank_name(int rank) const override;
+  Buffer allocate(std::size_t bytes) override;
+
+  Request all_reduce(Stream& s, std::string_view name, const Tensor& x, Tensor y, ReduceOp op,
+                     Algorithm algorithm) override;
+  Request all_reduce_tree(Stream& s, std::string_view name, int virtual_ranks,
+                          std::span<const Tensor> partials, Tensor y) override;
+  Request reduce_scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y,
+                         ReduceOp op) override;
+  Request all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y) override;
+  Request broadcast(Stream& s, std::string_view name, Tensor x, int root) override;
+  Request barrier(Stream& s, std::string_view name) override;
+  void wait(Stream& s, Request request) override;
+  bool done(Request request) const override;
+  void abort(const std::string& cause, int exit_code) override;
+  void set_deadline(double seconds) override;
+  void set_step(std::int64_t step) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Slot {
+    Call call;
+    Clock::time_point since;
+  };
+  static constexpr std::size_t kSlots = 64;
+
+  Request enqueue(Call& call, std::string_view name);
+  const TreePlan& tree_for(int virtual_ranks);
+  void run_next(std::unique_lock<std::mutex>& lock, bool spin);
+  void progress();
+  void throw_if_broken() const;
+
+  Place place_;
+  Watch watch_;
+  std::unique_ptr<Transport> transport_;
+  std::map<int, TreePlan> trees_;  // by virtual ranks; only ever grows
+  bool caller_spins_ = false, eager_ = false;
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable work_;
+  std::condition_variable finished_;
+  std::array<Slot, kSlots> slots_;
+  std::uint64_t posted_ = 0;                 // tickets given out
+  std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
+  bool running_ = false, napping_ = false;
+  mutable bool hurried_ = false;  // somebody polls: do not leave calls to wait()
+  std::optional<Error> broken_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace peal

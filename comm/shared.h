@@ -1,0 +1,123 @@
+// Collectives among ranks that can read and write each other's memory: the threads of one process
+// or the processes of one host.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "comm/reduce.h"
+#include "comm/transport.h"
+
+namespace peal {
+
+// Where a rank's memory is, in terms that every rank understands.
+struct Location {
+  std::int64_t region = 0;   // kBounce: the rank's bounce buffer; otherwise the space decides
+  std::uint64_t offset = 0;  // bytes into the region
+};
+inline constexpr std::int64_t kBounce = -1;
+
+struct SharedRecord {
+  CallRecord call;
+  bool staged_input = false, staged_output = false;  // copied through the bounce buffer
+  std::array<Location, kMaxInputs> inputs;
+  Location output;
+};
+
+struct alignas(64) RankState {
+  std::atomic<std::uint64_t> arrivals{0};  // phases this rank has come to
+  std::atomic<bool> left{false};           // it has destroyed its communicator
+  std::atomic<std::int64_t> process{0};    // id; 0: not known
+  // The call of sequence number s is in records[s % 2]: a rank writes the next call while slower
+  // ones still read this one, but never the one after.
+  SharedRecord records[2];
+};
+
+struct alignas(64) Control {
+  alignas(64) std::atomic<std::uint64_t> arrivals{0};    // of all ranks, in all phases
+  alignas(64) std::atomic<std::uint32_t> generation{0};  // phases that are complete; a futex
+  std::atomic<std::uint32_t> sleepers{0};
+  alignas(64) std::atomic<std::uint32_t> aborted{0};  // 0: no, 1: being written, 2: see `cause`
+  Cause cause;
+};
+
+// The memory that ranks share: one control block with everybody's state and bounce buffers, and
+// whatever user memory can be shared.
+class SharedSpace {
+ public:
+  static constexpr std::size_t kBounceBytes = std::size_t{256} << 10;  // in, and as much out
+  static std::size_t bytes(int ranks);
+
+  virtual ~SharedSpace() = default;
+
+  Control& control() const { return *reinterpret_cast<Control*>(base_); }
+  RankState& state(int rank) const;
+  std::byte* bounce_in(int rank) const;
+  std::byte* bounce_out(int rank) const { return bounce_in(rank) + kBounceBytes; }
+  int ranks() const { return ranks_; }
+
+  // Whether peers can reach [data, data + bytes) of this rank, and where it is for them.
+  virtual bool locate(const std::byte* data, std::size_t bytes, Location& location) const = 0;
+  virtual std::byte* resolve(int rank, const Location& location) const = 0;
+  // False when the process of that rank is gone.
+  virtual bool alive(int rank) const = 0;
+
+ protected:
+  // `base`: zeroed memory of bytes(ranks), the same for every rank. The first user constructs.
+  void attach(std::byte* base, int ranks, bool construct);
+
+ private:
+  std::byte* base_ = nullptr;
+  int ranks_ = 0;
+};
+
+// Threads of one process: all memory is shared.
+std::shared_ptr<SharedSpace> make_thread_space(int ranks);
+
+class SharedTransport final : public Transport {
+ public:
+  SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch);
+  ~SharedTransport() override;
+
+  void run(const Call& call) override;
+  void abort(const Cause& cause) override;
+
+ private:
+  void post(const Call& call);
+  void meet(const Call& call);  // until every rank has come as far
+  void wait_for(std::uint32_t generation, const Call& call);
+  void check_failures(const Call& call, bool late);
+  void compare_records();
+  [[noreturn]] void fail(const std::string& message);  // tells the peers too
+  std::string late_ranks() const;
+
+  // A big private array goes through the bounce buffers chunk by chunk.
+  std::size_t chunk_elements(const Call& call) const;
+  void stage_in(const Call& call, Slice chunk);
+  void stage_out(const Call& call, Slice chunk);
+  void work(const Call& call, Slice chunk);
+  void reduce(const Call& call, Slice chunk);
+  void reduce_scatter(const Call& call, Slice chunk);
+  void gather(const Call& call, Slice chunk);
+  void broadcast(const Call& call, Slice chunk);
+
+  const SharedRecord& record(int rank) const;
+  const std::byte* input(int rank, int index, const Call& call, std::size_t element) const;
+  std::byte* output(int rank, const Call& call, std::size_t element) const;
+
+  std::shared_ptr<SharedSpace> space_;
+  const Watch& watch_;
+  int ranks_, rank_;
+  std::uint64_t sequence_ = 0;
+  std::uint32_t phase_ = 0;
+  std::size_t chunk_ = 0;  // elements of the call in progress that fit the bounce buffer
+  ReducePlan chain_, pairs_;
+  Reducer reducer_;
+  std::vector<const std::byte*> sources_;
+  std::vector<std::byte*> outputs_;
+};
+
+}  // namespace peal

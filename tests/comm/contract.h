@@ -1,0 +1,266 @@
+// What every backend's Communicator must do, written once: the tests run it over threads and over
+// MPI. Inputs are small integers, so that sums are exact and compared without tolerance.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "comm/buckets.h"
+#include "comm/communicator.h"
+#include "core/base/random.h"
+#include "core/base/text.h"
+
+namespace peal::contract {
+
+// Thrown with what differed.
+template <typename... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (!condition) throw std::runtime_error(cat(parts...));
+}
+
+inline const std::vector<std::int64_t>& counts() {
+  static const std::vector<std::int64_t> list{0, 1, 2, 7, 16, 17, 257, 1009, 4096, 200003};
+  return list;
+}
+
+template <typename T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::f32;
+  if constexpr (std::is_same_v<T, double>) return DType::f64;
+  if constexpr (std::is_same_v<T, std::int32_t>) return DType::i32;
+  if constexpr (std::is_same_v<T, std::int64_t>) return DType::i64;
+  if constexpr (std::is_same_v<T, std::uint8_t>) return DType::u8;
+}
+
+template <typename T>
+Tensor view(std::vector<T>& data) {
+  return {data.data(), {static_cast<std::int64_t>(data.size())}, dtype_of<T>()};
+}
+
+template <typename T>
+Tensor view(const Buffer& memory, std::int64_t count) {
+  return {memory.data(), {count}, dtype_of<T>()};
+}
+
+// Rank r's element i: 1, 2 or 3, so that products of 8 ranks fit.
+template <typename T>
+T value(int rank, std::int64_t i) {
+  return static_cast<T>(1 + (i * 5 + rank * 7 + i / 3 * rank) % 3);
+}
+
+template <typename T>
+T expected(ReduceOp op, int ranks, std::int64_t i) {
+  T result = value<T>(0, i);
+  for (int r = 1; r < ranks; ++r) {
+    const T v = value<T>(r, i);
+    if (op == ReduceOp::sum || op == ReduceOp::mean) result = static_cast<T>(result + v);
+    if (op == ReduceOp::min) result = std::min(result, v);
+    if (op == ReduceOp::max) result = std::max(result, v);
+    if (op == ReduceOp::product) result = static_cast<T>(result * v);
+  }
+  if (op == ReduceOp::mean) result = static_cast<T>(result / static_cast<T>(ranks));
+  return result;
+}
+
+template <typename T>
+void fill(const Tensor& x, int rank) {
+  for (std::int64_t i = 0; i < x.numel(); ++i) x.as<T>()[i] = value<T>(rank, i);
+}
+
+template <typename T>
+void all_reduce_one(Communicator& comm, const Tensor& x, const Tensor& y, ReduceOp op,
+                    Algorithm algorithm) {
+  Stream s;
+  fill<T>(x, comm.rank());
+  comm.wait(s, comm.all_reduce(s, "sum", x, y, op, algorithm));
+  for (std::int64_t i = 0; i < y.numel(); ++i) {
+    const T want = expected<T>(op, comm.world_size(), i);
+    require(y.as<T>()[i] == want, "all_reduce ", static_cast<int>(op), " of ", y.numel(),
+            ": element ", i, " is ", +y.as<T>()[i], ", not ", +want);
+  }
+}
+
+template <typename T>
+void all_reduce(Communicator& comm) {
+  for (const std::int64_t count : counts()) {
+    for (const Algorithm algorithm : {Algorithm::ring, Algorithm::ordered_tree}) {
+      for (const ReduceOp op :
+           {ReduceOp::sum, ReduceOp::mean, ReduceOp::min, ReduceOp::max, ReduceOp::product}) {
+        if (count > 5000 && op != ReduceOp::sum) continue;
+        std::vector<T> x(static_cast<std::size_t>(count)), y(x);
+        all_reduce_one<T>(comm, view(x), view(y), op, algorithm);
+        all_reduce_one<T>(comm, view(x), view(x), op, algorithm);
+      }
+    }
+    const Buffer shared = comm.allocate(static_cast<std::size_t>(count) * sizeof(T));
+    all_reduce_one<T>(comm, view<T>(shared, count), view<T>(shared, count), ReduceOp::sum,
+                      Algorithm::automatic);
+  }
+}
+
+inline void scatter_and_gather(Communicator& comm) {
+  const std::int64_t n = comm.world_size();
+  for (const std::int64_t count : counts()) {
+    Stream s;
+    std::vector<float> x(static_cast<std::size_t>(n * count)), y(static_cast<std::size_t>(count));
+    fill<float>(view(x), comm.rank());
+    comm.wait(s, comm.reduce_scatter(s, "scatter", view(x), view(y), ReduceOp::sum));
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto want =
+          expected<float>(ReduceOp::sum, static_cast<int>(n), comm.rank() * count + i);
+      require(y[static_cast<std::size_t>(i)] == want, "reduce_scatter of ", count, ": element ", i);
+    }
+    std::vector<float> all(x.size());
+    comm.wait(s, comm.all_gather(s, "gather", view(y), view(all)));
+    for (std::int64_t i = 0; i < n * count; ++i) {
+      const auto want = expected<float>(ReduceOp::sum, static_cast<int>(n), i);
+      require(all[static_cast<std::size_t>(i)] == want, "all_gather of ", count, ": element ", i);
+    }
+  }
+}
+
+inline void broadcast_from_every_root(Communicator& comm) {
+  for (const std::int64_t count : counts()) {
+    for (int root = 0; root < comm.world_size(); ++root) {
+      Stream s;
+      std::vector<std::int32_t> x(static_cast<std::size_t>(count));
+      fill<std::int32_t>(view(x), comm.rank());
+      comm.wait(s, comm.broadcast(s, "weights", view(x), root));
+      for (std::int64_t i = 0; i < count; ++i) {
+        require(x[static_cast<std::size_t>(i)] == value<std::int32_t>(root, i), "broadcast of ",
+                count, " from ", root, ": element ", i);
+      }
+    }
+  }
+}
+
+// Values of mixed size and sign, whose sum depends on the order of addition.
+inline float rough(int leaf, std::int64_t i) {
+  const std::uint64_t bits =
+      mix64(static_cast<std::uint64_t>(i) * 64 + static_cast<std::uint64_t>(leaf));
+  const float size = bits % 8 == 0 ? 1000.0f : 1.0f;
+  return size * (static_cast<float>(bits >> 40) / 8388608.0f - 1.0f);
+}
+
+// The definition, straight from tree.h.
+inline float tree_sum(int begin, int end, std::int64_t i) {
+  if (end - begin == 1) return rough(begin, i);
+  int half = 1;
+  while (half * 2 < end - begin) half *= 2;
+  return tree_sum(begin, begin + half, i) + tree_sum(begin + half, end, i);
+}
+
+// The partial sums of this rank's block, laid out one after the other.
+inline void fill_partials(const Communicator& comm, int virtual_ranks, float* partials,
+                          std::int64_t stride, std::int64_t count) {
+  const TreeNode block = block_of(virtual_ranks, comm.world_size(), comm.rank());
+  for (const TreeNode& node : maximal_nodes(virtual_ranks, block)) {
+    for (std::int64_t i = 0; i < count; ++i) partials[i] = tree_sum(node.begin, node.end, i);
+    partials += stride;
+  }
+}
+
+inline void require_tree_sum(const float* y, int virtual_ranks, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float want = tree_sum(0, virtual_ranks, i);
+    require(std::memcmp(&y[i], &want, sizeof want) == 0, "tree sum over ", virtual_ranks,
+            " virtual ranks: element ", i, " of ", count, " is ", y[i], ", not ", want);
+  }
+}
+
+inline void tree_is_invariant(Communicator& comm, int most_virtual_ranks) {
+  Stream s;
+  for (int v = comm.world_size(); v <= most_virtual_ranks; ++v) {
+    for (const std::int64_t count : {1, 33, 2053}) {
+      const TreeNode block = block_of(v, comm.world_size(), comm.rank());
+      const std::size_t nodes = maximal_nodes(v, block).size();
+      std::vector<float> memory(nodes * static_cast<std::size_t>(count));
+      fill_partials(comm, v, memory.data(), count, count);
+      std::vector<Tensor> partials;
+      for (std::size_t k = 0; k < nodes; ++k) {
+        partials.push_back({&memory[k * static_cast<std::size_t>(count)], {count}});
+      }
+      comm.wait(s, comm.all_reduce_tree(s, "tree", v, partials, partials[0]));
+      require_tree_sum(memory.data(), v, count);
+    }
+  }
+}
+
+// More calls than the queue has room for, all in flight, waited for from the back.
+inline void calls_run_in_order(Communicator& comm) {
+  constexpr int kCalls = 200;
+  Stream s;
+  std::vector<std::vector<float>> data(kCalls, std::vector<float>(37));
+  std::vector<Request> requests;
+  for (int i = 0; i < kCalls; ++i) {
+    auto& x = data[static_cast<std::size_t>(i)];
+    fill<float>(view(x), comm.rank());
+    requests.push_back(comm.all_reduce(s, cat("call ", i), view(x), view(x), ReduceOp::sum));
+  }
+  for (int i = kCalls - 1; i >= 0; --i) {
+    comm.wait(s, requests[static_cast<std::size_t>(i)]);
+    require(comm.done(requests[static_cast<std::size_t>(i)]), "waited for, but not done");
+    for (std::int64_t k = 0; k < 37; ++k) {
+      const auto got = data[static_cast<std::size_t>(i)][static_cast<std::size_t>(k)];
+      require(got == expected<float>(ReduceOp::sum, comm.world_size(), k), "call ", i);
+    }
+  }
+  require(comm.done(Request()), "an empty request is done");
+  comm.wait(s, Request());
+}
+
+// done() alone must see a call through, even if nobody waits.
+inline void polling_makes_progress(Communicator& comm) {
+  Stream s;
+  std::vector<float> x(100, 1);
+  const Request request = comm.all_reduce(s, "polled", view(x), view(x), ReduceOp::sum);
+  while (!comm.done(request)) {
+  }
+  require(x[99] == static_cast<float>(comm.world_size()), "polled result");
+}
+
+// Every rank finds its gradients final at other moments; 200 buckets, several steps.
+inline void buckets_match(Communicator& comm, Reduction reduction, int virtual_ranks) {
+  constexpr std::int64_t kCount = 12'800;
+  Stream s;
+  GradientBuckets buckets(comm, kCount * sizeof(float), {256, reduction, virtual_ranks});
+  require(buckets.bucket_count() >= 200, "only ", buckets.bucket_count(), " buckets");
+  for (std::uint64_t step = 0; step < 3; ++step) {
+    for (int p = 0; p < buckets.partials(); ++p) {
+      auto* x = reinterpret_cast<float*>(buckets.partial(p));
+      for (std::int64_t i = 0; i < kCount; ++i) x[i] = value<float>(comm.rank(), i);
+    }
+    if (reduction == Reduction::rank_invariant) {
+      auto* first = reinterpret_cast<float*>(buckets.partial(0));
+      const std::int64_t stride =
+          buckets.partials() > 1 ? reinterpret_cast<float*>(buckets.partial(1)) - first : 0;
+      fill_partials(comm, virtual_ranks, first, stride, kCount);
+    }
+    const Random random(
+        {.seed = 3, .step = step, .stream = static_cast<std::uint64_t>(comm.rank())});
+    std::size_t done = 0;
+    for (std::uint64_t k = 0; done < kCount * sizeof(float); ++k) {
+      done = std::min<std::size_t>(done + random.u64(k) % 2000, kCount * sizeof(float));
+      buckets.ready(s, done);
+    }
+    std::size_t covered = 0;
+    buckets.finish(s, [&](std::size_t begin, std::size_t end) {
+      require(begin == covered && end > begin, "bucket [", begin, ", ", end, ") after ", covered);
+      covered = end;
+    });
+    require(covered == kCount * sizeof(float), "buckets end at ", covered);
+    const auto* y = reinterpret_cast<const float*>(buckets.partial(0));
+    if (reduction == Reduction::rank_invariant) {
+      require_tree_sum(y, virtual_ranks, kCount);
+    } else {
+      for (std::int64_t i = 0; i < kCount; ++i) {
+        require(y[i] == expected<float>(ReduceOp::sum, comm.world_size(), i), "bucket sum ", i);
+      }
+    }
+  }
+}
+
+}  // namespace peal::contract

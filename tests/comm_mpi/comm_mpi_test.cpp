@@ -1,0 +1,142 @@
+// The contract over MPI ranks: run under mpirun by tests/CMakeLists.txt.
+//   comm_mpi_test shared|mpi contract        every collective
+//   comm_mpi_test shared|mpi mismatch|late|abort|kill
+// Ends with 0 when this rank saw what it should.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <thread>
+
+#include "core/base/error.h"
+#include "tests/comm/contract.h"
+
+namespace peal {
+namespace {
+
+using contract::require;
+
+void run_contract(Communicator& comm) {
+  require(comm.backend() == "host", "backend");
+  require(comm.local_size() == comm.world_size(), "one host");
+  const int n = comm.world_size();
+  contract::all_reduce<float>(comm);
+  if (n <= 4) contract::all_reduce<double>(comm);
+  contract::all_reduce<std::int32_t>(comm);
+  if (n <= 4) contract::all_reduce<std::int64_t>(comm);
+  contract::all_reduce<std::uint8_t>(comm);
+  contract::scatter_and_gather(comm);
+  contract::broadcast_from_every_root(comm);
+  contract::calls_run_in_order(comm);
+  contract::polling_makes_progress(comm);
+  contract::tree_is_invariant(comm, 12);
+  contract::buckets_match(comm, Reduction::repeatable, 1);
+  contract::buckets_match(comm, Reduction::fast, 1);
+  contract::buckets_match(comm, Reduction::rank_invariant, 8);
+  contract::buckets_match(comm, Reduction::rank_invariant, 11);
+  agree(comm, {{"job", "same"}});
+  agree_on_error(comm, nullptr);
+}
+
+// More than the bounce buffers and the pieces of the MPI algorithms hold.
+void run_large(Communicator& comm) {
+  Stream s;
+  const std::int64_t count = 3'000'017;
+  const Buffer shared = comm.allocate(static_cast<std::size_t>(count) * sizeof(float));
+  std::vector<float> own(static_cast<std::size_t>(count));
+  const Tensor a = contract::view<float>(shared, count), b = contract::view(own);
+  for (const Algorithm algorithm : {Algorithm::ring, Algorithm::ordered_tree}) {
+    contract::all_reduce_one<float>(comm, a, a, ReduceOp::sum, algorithm);
+    contract::all_reduce_one<float>(comm, b, b, ReduceOp::sum, algorithm);
+    contract::all_reduce_one<float>(comm, a, b, ReduceOp::sum, algorithm);
+    // Some ranks' memory is shared and some ranks' is not.
+    const Tensor mixed = comm.rank() % 2 == 0 ? a : b;
+    contract::all_reduce_one<float>(comm, mixed, mixed, ReduceOp::sum, algorithm);
+  }
+}
+
+// Runs `call` and requires that it fails with this kind and text.
+void require_error(ErrorKind kind, const std::vector<std::string>& texts,
+                   const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    require(error.kind() == kind, "wrong kind: ", error.what());
+    for (const std::string& text : texts) {
+      require(std::string(error.what()).find(text) != std::string::npos, "\"", error.what(),
+              "\" does not say \"", text, "\"");
+    }
+    return;
+  }
+  throw std::runtime_error(cat("nothing was thrown; wanted ", join(texts)));
+}
+
+void mismatch(Communicator& comm) {
+  Stream s;
+  std::vector<float> x(comm.rank() == 1 ? 11 : 10);
+  require_error(ErrorKind::numeric,
+                {"all_reduce \"loss\" (sum, f32, 10 elements) on rank 0",
+                 "all_reduce \"loss\" (sum, f32, 11 elements) on rank 1"},
+                [&] {
+                  comm.wait(s, comm.all_reduce(s, "loss", contract::view(x), contract::view(x),
+                                               ReduceOp::sum));
+                });
+}
+
+void late(Communicator& comm) {
+  Stream s;
+  std::vector<float> x(10);
+  const Tensor view = contract::view(x);
+  comm.set_step(1203);
+  comm.wait(s, comm.all_reduce(s, "bucket 6", view, view, ReduceOp::sum));
+  comm.set_deadline(comm.rank() == 0 ? 1 : 30);
+  if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  require_error(ErrorKind::peer,
+                {"rank 0 step 1203: waited 1 s in all_reduce \"bucket 7\"; rank 1 last finished "
+                 "\"bucket 6\""},
+                [&] { comm.wait(s, comm.all_reduce(s, "bucket 7", view, view, ReduceOp::sum)); });
+}
+
+void abort_is_heard(Communicator& comm) {
+  Stream s;
+  comm.wait(s, comm.barrier(s, "start"));
+  if (comm.rank() == 1) comm.abort("train.idx: record 7 is cut short", 2);
+  require_error(ErrorKind::input, {"rank 1 (", "): train.idx: record 7 is cut short"},
+                [&] { comm.wait(s, comm.barrier(s, "epoch")); });
+}
+
+// Never returns on rank 1; mpirun or the missing process ends the others.
+void kill_one(Communicator& comm) {
+  Stream s;
+  std::printf("process %d\n", static_cast<int>(::getpid()));
+  std::fflush(stdout);
+  comm.wait(s, comm.barrier(s, "start"));
+  if (comm.rank() == 1) std::raise(SIGKILL);
+  comm.wait(s, comm.barrier(s, "never"));
+}
+
+int run(const std::string& memory, const std::string& what) {
+  const std::map<std::string, void (*)(Communicator&)> tests{
+      {"contract", run_contract}, {"large", run_large}, {"mismatch", mismatch}, {"late", late},
+      {"abort", abort_is_heard},  {"kill", kill_one}};
+  MpiSession session;
+  const auto comm = make_host_communicator({memory == "shared", 60});
+  try {
+    tests.at(what)(*comm);
+    if (comm->rank() == 0)
+      std::printf("passed: %s %s on %d\n", memory.c_str(), what.c_str(), comm->world_size());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", comm->rank_name(comm->rank()).c_str(), error.what());
+    MpiSession::exit_process(1);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace peal
+
+int main(int count, char** arguments) {
+  if (count != 3 || !peal::MpiSession::launched()) return 2;
+  return peal::run(arguments[1], arguments[2]);
+}
