@@ -9,6 +9,9 @@
 // call throws Error(peer) (Error(numeric) for disagreement) that names what was waited for and the
 // late rank: `rank 3 step 1203: waited 60 s in all_reduce "bucket 7"; rank 5 last finished
 // "bucket 6"`. The Communicator is broken from then on and every later call throws the same.
+//
+// One thread makes the calls of a Communicator. Integer sums wrap around; the mean of integers
+// rounds towards zero; a NaN wins min and max.
 #pragma once
 
 #include <cstdint>
@@ -51,11 +54,12 @@ class Communicator {
   virtual int world_size() const = 0;
   virtual int local_rank() const = 0;  // within this host
   virtual int local_size() const = 0;
-  virtual std::string_view backend() const = 0;       // "local", "host"
+  virtual std::string_view backend() const = 0;       // "local", "host", "single"
   virtual std::string rank_name(int rank) const = 0;  // "rank 3 (node7)"
 
   // Memory that ranks of this host can read and write directly where the backend has such;
-  // collectives on it copy nothing in or out. Collective: all ranks call it with the same size.
+  // collectives on it copy nothing in or out. Collective: all ranks call it with the same size,
+  // and release it alike.
   virtual Buffer allocate(std::size_t bytes) = 0;
 
   // x and y: same shape and dtype; y may be x (in place). f32, f64, i32, i64, u8.
@@ -79,7 +83,9 @@ class Communicator {
   virtual bool done(Request request) const = 0;  // never blocks
 
   // Tells the peers why this rank leaves, so that each prints the first cause and none waits for
-  // a deadline. Safe from any thread; the first call wins.
+  // a deadline. Safe from any thread; the first call wins. What the peers throw is Error(input) for
+  // exit code 2, Error(numeric) for 4 and Error(peer) for all others, so that every rank can end
+  // with the code of the first.
   virtual void abort(const std::string& cause, int exit_code) = 0;
 
   virtual void set_deadline(double seconds) = 0;

@@ -118,7 +118,7 @@ Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int 
   const TreePlan& tree = tree_for(virtual_ranks);
   const int expected = tree.count(rank());
   if (static_cast<int>(partials.size()) != expected) {
-    fail_input(place, partials.size(), " partial sums; rank ", rank(), " of ", world_size(),
+    fail_input(place.text(), partials.size(), " partial sums; rank ", rank(), " of ", world_size(),
                " with ", virtual_ranks, " virtual ranks has ", expected);
   }
   Call call = make_call(CallKind::all_reduce_tree, DType::f32, y.numel());
@@ -130,7 +130,7 @@ Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int 
     add_input(call, partial);
   }
   if (y.dtype != DType::f32) {
-    fail_input(place, "y is ", name_of(y.dtype), "; allowed: f32");
+    fail_input(place.text(), "y is ", name_of(y.dtype), "; allowed: f32");
   }
   return enqueue(call, name);
 }
@@ -159,7 +159,7 @@ Request QueuedCommunicator::broadcast(Stream&, std::string_view name, Tensor x, 
   const CallPlace place{"broadcast", name};
   require_memory(place, x, "x");
   if (root < 0 || root >= world_size()) {
-    fail_input(place, "root ", root, " is not in 0..", world_size() - 1);
+    fail_input(place.text(), "root ", root, " is not in 0..", world_size() - 1);
   }
   Call call = make_call(CallKind::broadcast, x.dtype, x.numel());
   call.record.parameter = root;

@@ -20,7 +20,8 @@ def running(process):
 
 def main():
     program, memory = sys.argv[1:]
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=0",
+                       OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     command = ["mpirun", "--oversubscribe", "--mca", "btl_vader_single_copy_mechanism", "none"]
     start = time.monotonic()
     job = subprocess.run(command + ["-np", "3", program, memory, "kill"], env=environment,
