@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <array>
+#include <vector>
 
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/onednn.h"
@@ -78,28 +78,39 @@ class PrimitiveMatmul final : public Matmul {
 // oneDNN's BLAS entry. It packs its operands in memory of its own.
 class GemmMatmul final : public Matmul {
  public:
-  explicit GemmMatmul(const MatmulSpec& spec) : spec_(spec) {}
+  // oneDNN compiles its kernels when they are first used (tens of ms): that is done here.
+  explicit GemmMatmul(const MatmulSpec& spec) : spec_(spec) {
+    const std::vector<float> a(static_cast<std::size_t>(spec.m * spec.k));
+    const std::vector<float> b(static_cast<std::size_t>(spec.k * spec.n));
+    std::vector<float> c(static_cast<std::size_t>(spec.m * spec.n));
+    multiply(a.data(), b.data(), 0.0f, c.data());
+  }
 
   std::size_t scratch_bytes() const override { return 0; }
 
   void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
            Tensor) override {
-    const auto [m, n, k] = std::array{spec_.m, spec_.n, spec_.k};
     if (spec_.bias) {
-      for (std::int64_t row = 0; row < m; ++row) {
-        std::copy_n(bias.as<float>(), n, c.as<float>() + row * n);
+      for (std::int64_t row = 0; row < spec_.m; ++row) {
+        std::copy_n(bias.as<float>(), spec_.n, c.as<float>() + row * spec_.n);
       }
     }
+    multiply(a.as<float>(), b.as<float>(), spec_.bias ? 1.0f : 0.0f, c.as<float>());
+  }
+
+ private:
+  // c = a * b + beta * c
+  void multiply(const float* a, const float* b, float beta, float* c) const {
+    const std::int64_t rows = spec_.m, columns = spec_.n, depth = spec_.k;
     with_onednn("matmul", [&] {
       const auto status =
-          dnnl::sgemm(spec_.transpose_a ? 'T' : 'N', spec_.transpose_b ? 'T' : 'N', m, n, k, 1.0f,
-                      a.as<float>(), spec_.transpose_a ? m : k, b.as<float>(),
-                      spec_.transpose_b ? k : n, spec_.bias ? 1.0f : 0.0f, c.as<float>(), n);
+          dnnl::sgemm(spec_.transpose_a ? 'T' : 'N', spec_.transpose_b ? 'T' : 'N', rows, columns,
+                      depth, 1.0f, a, spec_.transpose_a ? rows : depth, b,
+                      spec_.transpose_b ? depth : columns, beta, c, columns);
       if (status != dnnl::status::success) fail_internal("matmul", "oneDNN's sgemm did not run");
     });
   }
 
- private:
   MatmulSpec spec_;
 };
 
