@@ -32,8 +32,7 @@ std::size_t offset_of(const std::map<std::string, std::size_t>& offsets, const s
 
 PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device device,
                          bool training, const PlanOptions& options)
-    : graph_(graph),
-      impl_(graph.impl()),
+    : impl_(graph.impl()),
       table_(table),
       device_(device),
       training_(training),

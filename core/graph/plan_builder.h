@@ -113,7 +113,6 @@ class PlanBuilder {
   void mark_lives();
   void resolve();
 
-  const Graph& graph_;
   const Graph::Impl& impl_;
   const ParameterTable& table_;
   const Device device_;

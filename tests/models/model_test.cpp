@@ -143,7 +143,6 @@ INSTANTIATE_TEST_SUITE_P(Golden, ModelTest,
                                          "mlp_softmax", "mlp_squared_error"),
                          [](const auto& model) { return std::string(model.param); });
 
-// The reference CNN at its defaults: 9 points of what it is.
 TEST(Cnn, HasTheReferencesShapes) {
   ModelSpec spec;
   spec.mutable_cnn();
@@ -180,7 +179,8 @@ TEST(Cnn, StepsWithoutAllocating) {
     trainer.plan->backward(trainer.stream, 1, other.data(), on_ready);
   });
   EXPECT_EQ(made, 0);
-  EXPECT_GT(count_allocations([] { ::operator delete(::operator new(1)); }), 0) << "the counter does not count";
+  EXPECT_GT(count_allocations([] { ::operator delete(::operator new(1)); }), 0)
+      << "the counter does not count";
   EXPECT_EQ(ready, trainer.table.gradient_bytes);
 }
 
