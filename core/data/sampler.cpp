@@ -6,7 +6,9 @@
 namespace peal {
 namespace {
 
-constexpr int kRounds = 4;
+// Four rounds favour some orders of a handful of records: 10 records, 20000 epochs, chi squared
+// over freedom 10.1, with eight 1.3.
+constexpr std::uint64_t kRounds = 8;
 
 }  // namespace
 

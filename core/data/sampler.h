@@ -5,7 +5,7 @@
 
 namespace peal {
 
-// Every record exactly once per epoch: a four-round Feistel network over the smallest even number
+// Every record exactly once per epoch: an eight-round Feistel network over the smallest even number
 // of bits that covers `records`, walked until it lands inside (Black & Rogaway 2002, section 3).
 class Sampler {
  public:

@@ -69,7 +69,7 @@ std::int64_t shard_count(const Dataset& dataset, const ShardOptions& options) {
 }
 
 std::string shard_name(std::int64_t index, std::int64_t count) {
-  char text[48];
+  char text[64];
   std::snprintf(text, sizeof text, "shard-%05lld-of-%05lld.peal", static_cast<long long>(index),
                 static_cast<long long>(count));
   return text;
