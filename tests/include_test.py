@@ -55,6 +55,9 @@ LIBRARIES = {
     "GoogleTest": (["gtest/*", "gmock/*"], []),
     "Google Benchmark": (["benchmark/*"], []),
 }
+# The private header of a wrapper, seen only by the sources beside it: its library's types are what
+# it exists to wrap.
+WRAPPERS = {"core/kernels/cpu/onednn.h": "oneDNN"}
 # C and POSIX headers; a name without a dot is C++'s own.
 SYSTEM = [
     "sys/*", "linux/*", "netinet/*", "arpa/*", "net/*", "*intrin.h", "arm_neon.h",
@@ -134,6 +137,8 @@ def check_include(path, folder, name):
             return "not in a folder of the table of levels"
         if target != folder and target not in FOLDERS[folder][1]:
             return f"{with_level(folder)} may not see {with_level(target)}"
+        if name in WRAPPERS and Path(name).parent != path.parent:
+            return f"the wrapper of {WRAPPERS[name]} is for {Path(name).parent} alone"
         return None
     for library, (headers, users) in LIBRARIES.items():
         if not matches(name, headers):
@@ -143,7 +148,7 @@ def check_include(path, folder, name):
         if folder not in users:
             owners = " and ".join(short(user) for user in users) or "tests"
             return f"{with_level(folder)} may not use {library}, only {owners} may"
-        if path.suffix in HEADERS:
+        if path.suffix in HEADERS and WRAPPERS.get(path.as_posix()) != library:
             return f"a header may not show {library}, only a source may"
         return None
     if "." not in name or matches(name, SYSTEM):

@@ -2,7 +2,7 @@
 // differences of those loops.
 #include <gtest/gtest.h>
 
-#include "prepared_reference.h"
+#include "tests/kernels/prepared_reference.h"
 
 namespace peal {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "prepared_reference.h"
+#include "tests/kernels/prepared_reference.h"
 
 namespace peal {
 namespace {

@@ -1,4 +1,4 @@
-#include "prepared_reference.h"
+#include "tests/kernels/prepared_reference.h"
 
 #include <algorithm>
 #include <cstring>

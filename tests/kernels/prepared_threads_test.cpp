@@ -6,7 +6,7 @@
 #include <array>
 #include <thread>
 
-#include "prepared_reference.h"
+#include "tests/kernels/prepared_reference.h"
 
 namespace peal {
 namespace {

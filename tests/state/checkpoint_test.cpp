@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "state_testing.h"
+#include "tests/state/state_testing.h"
 
 namespace peal {
 namespace {

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "core/base/file.h"
-#include "state_testing.h"
+#include "tests/state/state_testing.h"
 
 namespace peal {
 namespace {

@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "core/base/checksum.h"
-#include "state_testing.h"
+#include "tests/state/state_testing.h"
 
 namespace peal {
 namespace {
