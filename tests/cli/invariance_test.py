@@ -1,7 +1,7 @@
 """Same job, same bits, any rank count: one --hash line for 1, 2, 3, 4 and 8 ranks."""
 import unittest
 
-from peal_cli import PealTest
+from peal_cli import DATA, PealTest
 
 
 class Invariance(PealTest):
@@ -10,11 +10,11 @@ class Invariance(PealTest):
         found = {}
         for n in ranks:
             run = self.folder / f"run-{n}"
-            self.train(job, n, [f"run.directory={run}", *overrides])
+            self.train(job, n, [f"run.directory={run}", *overrides], ["--fresh"])
             found[f"mpirun {n}"] = self.hash(run)
         for n in local:
             run = self.folder / f"local-{n}"
-            self.train(job, 0, [f"run.directory={run}", *overrides], ["--local", str(n)])
+            self.train(job, 0, [f"run.directory={run}", *overrides], ["--fresh", "--local", str(n)])
             found[f"local {n}"] = self.hash(run)
         return found
 
@@ -64,20 +64,17 @@ class Invariance(PealTest):
         self.assertEqual(len(found), 1, found)
 
     def test_evaluation_does_not_depend_on_ranks(self):
-        job = self.job(extra='data { test { idx { images: "%s" labels: "%s" } limit: 1000 } }' % (
-            self.data("t10k-images-idx3-ubyte.gz"), self.data("t10k-labels-idx1-ubyte.gz")))
+        job = self.job()
+        test = [f"data.test.idx.images={DATA}/mnist/t10k-images-idx3-ubyte.gz",
+                f"data.test.idx.labels={DATA}/mnist/t10k-labels-idx1-ubyte.gz",
+                "data.test.limit=1000"]
         found = set()
         for n in (1, 2, 3):
             run = self.folder / f"eval-{n}"
-            self.train(job, n, [f"run.directory={run}"])
+            self.train(job, n, [f"run.directory={run}", *test])
             last = [m for m in self.metrics(run) if "test_loss" in m][-1]
             found.add((last["test_loss"], last["test_accuracy"]))
         self.assertEqual(len(found), 1, found)
-
-    @staticmethod
-    def data(name):
-        from peal_cli import DATA
-        return DATA / "mnist" / name
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ class WrongInput(PealTest):
     # ---- The job ----
 
     def test_unknown_field(self):
-        self.refuse(["train", self.job(extra="train { epoch: 3 }")], INPUT,
-                    "job.textproto", "epoch", "epochs")
+        self.refuse(["train", self.job(extra="checkpoint { every_step: 3 }")], INPUT,
+                    "job.textproto", "every_step", "every_steps")
 
     def test_unknown_field_in_an_override(self):
         self.refuse_job(["train.batch=3"], INPUT, "train.batch", "global_batch")
