@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -19,9 +20,10 @@ class WrongInput(PealTest):
         for n in ranks:
             with self.subTest(ranks=n):
                 before = time.monotonic()
-                result = run(arguments, n, timeout=60)
+                result, codes = self.run_ranks(arguments, n)
                 took = time.monotonic() - before
                 self.assertEqual(result.returncode, code, result.stdout + result.stderr)
+                self.assertEqual(codes, [code] * n, result.stderr)
                 said = [line for line in result.stderr.splitlines() if line.startswith("peal: ")]
                 self.assertEqual(len(said), 1, f"not one message:\n{result.stderr}")
                 for text in expected:
@@ -29,13 +31,26 @@ class WrongInput(PealTest):
                 self.assertLess(took, seconds)
                 self.assertEqual(self.leftovers(), [])
 
+    def run_ranks(self, arguments, ranks):
+        """Runs on `ranks` ranks (0: alone); also returns the exit code of each rank."""
+        if ranks == 0:
+            return run(arguments, timeout=60), []
+        codes = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        script = ('trap "" TERM; "$@"; code=$?; '
+                  f'echo $code > {codes}/$OMPI_COMM_WORLD_RANK; exit $code')
+        words = ["mpirun", "-np", str(ranks), "sh", "-c", script, "sh",
+                 os.environ["PEAL_BINARY"], *map(str, arguments)]
+        result = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        found = [codes / str(rank) for rank in range(ranks)]
+        return result, [int(f.read_text()) if f.exists() else None for f in found]
+
     def leftovers(self):
         """Half-written files, and processes of this test that still run."""
         left = [str(p) for p in self.folder.rglob("*.tmp")] + \
                [str(p) for p in self.folder.rglob(".tmp-*")]
         listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
         return left + [line for line in listing.splitlines()
-                       if str(self.folder) in line and "peal" in line and "mpirun" not in line]
+                       if str(self.folder) in line and "peal train" in line and "mpirun" not in line]
 
     def refuse_job(self, overrides, code, *expected, **options):
         arguments = ["train", self.job()]
