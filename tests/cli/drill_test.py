@@ -31,7 +31,7 @@ class Drill(PealTest):
         directory = self.folder / "drill"
         moments = random.Random(2026)
         kills = inside_a_checkpoint = 0
-        finished = 0
+        finished, seen = False, set()
         while kills < KILLS:
             ranks = moments.choice([1, 2, 3, 4])
             arguments = ["train", self.path, "--set", f"run.directory={directory}"]
@@ -50,9 +50,13 @@ class Drill(PealTest):
             process.wait()
             process.stdout.close()
             kills += 1
-            inside_a_checkpoint += any((directory / "checkpoints").glob(".tmp-*"))
+            unfinished = {(p.name, p.stat().st_ctime_ns)
+                          for p in (directory / "checkpoints").glob(".tmp-*")}
+            inside_a_checkpoint += bool(unfinished - seen)
+            seen |= unfinished
         print(f"{KILLS} kills, {inside_a_checkpoint} inside a checkpoint, "
               f"newest step {self.newest_step(directory)}")
+        self.assertGreater(inside_a_checkpoint, 0)
         self.train(self.path, 3, [f"run.directory={directory}"])
         self.assertEqual(self.hash(directory), expected)
 
