@@ -237,7 +237,8 @@ TEST(Loader, ALaneMayHoldItsBatchWhileOthersGoOn) {
 }
 
 // With more accumulation than memory is meant for, only one part's batches are kept: items far
-// ahead of the prefetched ones are prepared on demand and push those out.
+// ahead of the prefetched ones are prepared on demand and push those out, but never one that is
+// held, even if it is the furthest.
 TEST(Loader, PreparesOnDemandWhenAStepDoesNotFit) {
   const std::int64_t kWide = 100000;
   const std::shared_ptr<const Dataset> data =
@@ -248,14 +249,17 @@ TEST(Loader, PreparesOnDemandWhenAStepDoesNotFit) {
   Loader loader(data, plain(*data), options);
   EXPECT_LT(loader.memory_bytes(), std::size_t{8} << 20);
   for (std::int64_t step = 0; step < 2; ++step) {
+    const Batch& held = loader.acquire(step, 1, 199);
     for (int v = 1; v >= 0; --v) {
-      for (int a = 0; a < 200; ++a) {
+      for (int a = 0; a < (v == 1 ? 199 : 200); ++a) {
         const Batch& batch = loader.acquire(step, v, a);
         EXPECT_EQ(batch.records, v == 0 && a < 5 ? 2 : 0);
         EXPECT_EQ(batch.x.as<float>()[kWide], batch.records > 0 ? 3 : 0);
+        ASSERT_NE(&batch, &held);
         loader.release(batch);
       }
     }
+    loader.release(held);
   }
 }
 
