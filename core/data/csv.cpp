@@ -15,7 +15,7 @@
 namespace peal {
 namespace {
 
-constexpr std::size_t kBlock = std::size_t{1} << 18;
+constexpr std::size_t kBlock = std::size_t{1} << 16;
 constexpr std::size_t kLongestRow = std::size_t{64} << 20;
 
 // Text of a file as a message can show it: short, without control characters.
