@@ -33,6 +33,7 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
   // The first bucket brings the loss of all ranks, so that a bad one is seen before any update.
   const bool need_norm = job_.train().clip_norm() > 0 || want_norm;
   bool checked = false;
+  double update_seconds = 0;
   {
     const Timer timer(times_.comm);
     buckets_->finish(stream_, [&](std::size_t begin, std::size_t end) {
@@ -40,9 +41,13 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
         check_loss(step);
         checked = true;
       }
-      if (!need_norm) update(step, begin, end, /*gradient_scale=*/1);
+      if (need_norm) return;
+      const Timer updating(update_seconds);
+      update(step, begin, end, /*gradient_scale=*/1);
     });
   }
+  times_.comm -= update_seconds;
+  times_.optimizer += update_seconds;
   const Timer timer(times_.optimizer);
   StepResult result = read_slots(step);
   if (need_norm) {
