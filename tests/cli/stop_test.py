@@ -5,7 +5,7 @@ import subprocess
 import time
 import unittest
 
-from peal_cli import PealTest, run, start
+from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest, run, start
 
 
 class Stop(PealTest):
@@ -60,10 +60,12 @@ class Stop(PealTest):
         self.assertTrue(dry.stdout.startswith("mpirun -np 2 "), dry.stdout)
         self.assertIn("--set train.seed=5", dry.stdout)
         self.assertFalse((self.folder / "run").exists())
-        printed = subprocess.run(dry.stdout, shell=True, capture_output=True, text=True, timeout=60)
+        printed = subprocess.run(dry.stdout, shell=True, capture_output=True, text=True,
+                                 timeout=60, env=MPI_ENVIRONMENT)
         self.assertEqual(printed.returncode, 0, printed.stderr)
         by_hand = self.hash(self.folder / "run")
-        wet = run(["launch", "-n", 2, job, "--set", "train.seed=5", "--fresh"])
+        wet = subprocess.run([PEAL, "launch", "-n", "2", job, "--set", "train.seed=5", "--fresh"],
+                             capture_output=True, text=True, timeout=60, env=MPI_ENVIRONMENT)
         self.assertEqual(wet.returncode, 0, wet.stderr)
         self.assertEqual(self.hash(self.folder / "run"), by_hand)
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 import unittest
 
-from peal_cli import DATA, PealTest, run
+from peal_cli import DATA, MPI_ENVIRONMENT, PealTest, run
 
 INPUT, PEER, NUMERIC = 2, 3, 4
 MNIST = DATA / "mnist"
@@ -40,7 +40,8 @@ class WrongInput(PealTest):
                   f'echo $code > {codes}/$OMPI_COMM_WORLD_RANK; exit $code')
         words = ["mpirun", "-np", str(ranks), "sh", "-c", script, "sh",
                  os.environ["PEAL_BINARY"], *map(str, arguments)]
-        result = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(words, capture_output=True, text=True, timeout=60,
+                                env=MPI_ENVIRONMENT)
         found = [codes / str(rank) for rank in range(ranks)]
         return result, [int(f.read_text()) if f.exists() else None for f in found]
 
@@ -98,7 +99,7 @@ class WrongInput(PealTest):
         script.chmod(0o755)
         before = time.monotonic()
         result = subprocess.run(["mpirun", "-np", "3", str(script)], capture_output=True,
-                                text=True, timeout=60)
+                                text=True, timeout=60, env=MPI_ENVIRONMENT)
         self.assertEqual(result.returncode, NUMERIC, result.stderr)
         self.assertLess(time.monotonic() - before, 10)
         self.assertIn("rank 1", result.stderr)
