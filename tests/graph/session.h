@@ -1,6 +1,7 @@
 // A graph with everything that it takes to run it: table, arenas, inputs, plan.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -20,7 +21,8 @@ class Session {
         states_(table_.state_bytes),
         plan_(graph, table_, kCpu, training, options) {
     initialize(table_, /*seed=*/1, parameters_.data(), states_.data());
-    std::memset(gradients_.data(), 0xff, gradients_.size());  // NaN: backward must write it all
+    // NaN: backward must write it all.
+    std::fill_n(gradients_.data(), gradients_.size(), std::byte{0xff});
     plan_.bind(parameters_.data(), states_.data());
   }
 
