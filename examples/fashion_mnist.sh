@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 job=examples/fashion_mnist_cnn.textproto
-run_directory=$(sed -n 's/^ *directory: *"\(.*\)".*/\1/p' "$job")
+run_directory=$(sed -n 's/^run *{ *directory: *"\(.*\)".*/\1/p' "$job")
 
 # Settings change what is evaluated as well; the other arguments are for training only.
 settings=()
