@@ -97,7 +97,7 @@ void Run::prepare() {
   together(comm_, [&] { data = open_data(job_, model_info(job_.model())); });
   trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data));
   agree(comm_, {{"parameter table", std::to_string(trainer_->table().hash())},
-                {"training records", std::to_string(trainer_->total_steps())}});
+                {"training steps", std::to_string(trainer_->total_steps())}});
   together(comm_, [&] {
     log::start(
         comm_.rank(),

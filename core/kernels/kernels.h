@@ -26,8 +26,7 @@ enum class Activation : std::uint8_t { none, relu, leaky_relu, gelu, sigmoid, ta
 enum class PoolKind : std::uint8_t { max, average };
 enum class BinaryOp : std::uint8_t { add, sub, mul };
 
-// Opaque description of memory that is not row-major; equal layouts compare equal by pointer.
-using LayoutPtr = std::shared_ptr<const Layout>;
+// Layouts are opaque and interned: equal ones compare equal by pointer.
 std::size_t layout_bytes(const Tensor& x);  // bytes that x needs in its layout
 
 struct Conv2dSpec {
