@@ -1,5 +1,8 @@
 #include "launcher/progress.h"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 
@@ -30,6 +33,11 @@ std::string bar(const ProgressLine& line) {
          std::string(static_cast<std::size_t>(kWidth - filled), '.') + "] ";
 }
 
+bool somebody_reads() {
+  pollfd out{.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
+  return ::poll(&out, 1, /*timeout=*/0) == 1 && (out.revents & POLLOUT) != 0;
+}
+
 }  // namespace
 
 std::string clock_text(double seconds) {
@@ -56,17 +64,24 @@ void Progress::clear() {
   drawn_ = false;
 }
 
+bool Progress::due(const ProgressLine& line, bool log_line) {
+  if (!terminal_ && !log_line) return false;
+  const auto now = std::chrono::steady_clock::now();
+  const auto pause = std::chrono::milliseconds(terminal_ ? 100 : 1000);
+  const bool last = line.step == line.steps && !terminal_;
+  if (!last && (now - last_ < pause || !somebody_reads())) return false;
+  last_ = now;
+  return true;
+}
+
 void Progress::step(const ProgressLine& line, bool log_line) {
-  if (!enabled_) return;
+  if (!enabled_ || !due(line, log_line)) return;
   const std::string left =
       line.seconds_left >= 0 ? " left " + clock_text(line.seconds_left) : std::string();
   if (!terminal_) {
-    if (log_line) say(text(line) + left);
+    say(text(line) + left);
     return;
   }
-  const auto now = std::chrono::steady_clock::now();
-  if (now - last_ < std::chrono::milliseconds(100)) return;
-  last_ = now;
   std::fputs(("\r\033[K" + bar(line) + text(line) + left).c_str(), stdout);
   std::fflush(stdout);
   drawn_ = true;

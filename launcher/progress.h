@@ -1,4 +1,6 @@
 // What a person sees of a long run: a bar that is redrawn on a terminal, plain lines elsewhere.
+// Training never waits for the reader of a step's line: mpirun stops reading while it ends a job,
+// and a rank that waits for it then writes no checkpoint.
 #pragma once
 
 #include <chrono>
@@ -18,14 +20,18 @@ struct ProgressLine {
 
 class Progress {
  public:
-  // `enabled`: rank 0. `terminal`: redraw one line, at most ten times a second.
+  // `enabled`: rank 0. `terminal`: redraw one line, at most ten times a second; else print at most
+  // one line of a step a second.
   Progress(bool enabled, bool terminal);
   ~Progress();
 
+  // Left out when it is too soon or nobody reads. `log_line`: plain lines are taken of these steps
+  // only, and of the last one always.
   void step(const ProgressLine& line, bool log_line);
   void say(const std::string& line);  // a line that stays
 
  private:
+  bool due(const ProgressLine& line, bool log_line);
   void clear();
 
   bool enabled_, terminal_;

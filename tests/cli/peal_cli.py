@@ -1,6 +1,7 @@
 """What the tests of the `peal` program share: jobs, ranks, temporary folders.
 
-Environment, set by CTest: PEAL_BINARY, PEAL_SOURCE, PEAL_TEST_DATA.
+Environment, set by CTest: PEAL_BINARY, PEAL_SOURCE, PEAL_TEST_DATA. By hand the ordinary build and
+the folder of this checkout are meant: python3 tests/cli/stop_test.py -v.
 """
 import json
 import os
@@ -11,9 +12,9 @@ import subprocess
 import tempfile
 import unittest
 
-PEAL = os.environ["PEAL_BINARY"]
-SOURCE = pathlib.Path(os.environ["PEAL_SOURCE"])
-DATA = pathlib.Path(os.environ["PEAL_TEST_DATA"])
+SOURCE = pathlib.Path(os.environ.get("PEAL_SOURCE", pathlib.Path(__file__).resolve().parents[2]))
+PEAL = os.environ.get("PEAL_BINARY", str(SOURCE / "build/peal"))
+DATA = pathlib.Path(os.environ.get("PEAL_TEST_DATA", SOURCE / "../shared/data"))
 
 os.environ.setdefault("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
 os.environ.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")

@@ -21,7 +21,7 @@ class Stop(PealTest):
         self.fail("no metrics after 60 s")
 
     def check_stop_and_resume(self, number, ranks):
-        job = self.job(limit=4000, epochs=30)
+        job = self.job(limit=4000, epochs=2000)
         process = start(["train", job], ranks)
         self.wait_for_steps(process)
         os.kill(process.pid, number)
@@ -52,6 +52,16 @@ class Stop(PealTest):
 
     def test_sigterm_to_mpirun(self):
         self.check_stop_and_resume(signal.SIGTERM, 2)
+
+    def test_a_reader_that_stops_reading_holds_nothing_up(self):
+        # More plain lines than a pipe holds; nobody reads until the run has been stopped.
+        job = self.job(limit=4000, epochs=2000, extra="eval { every_epochs: 0 }\n")
+        process = start(["train", job, "--set", "run.log_every_steps=1"])
+        time.sleep(3)
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=10), 0)
+        output, _ = process.communicate()
+        self.assertIn("stopped after step", output)
 
     def test_launch_prints_and_runs(self):
         job = self.job(limit=200, epochs=1)
