@@ -39,7 +39,7 @@ class WrongInput(PealTest):
         script = ('trap "" TERM; "$@"; code=$?; '
                   f'echo $code > {codes}/$OMPI_COMM_WORLD_RANK; exit $code')
         words = ["mpirun", "-np", str(ranks), "sh", "-c", script, "sh",
-                 os.environ["PEAL_BINARY"], *map(str, arguments)]
+                 PEAL, *map(str, arguments)]
         result = subprocess.run(words, capture_output=True, text=True, timeout=60,
                                 env=MPI_ENVIRONMENT)
         found = [codes / str(rank) for rank in range(ranks)]
@@ -93,7 +93,7 @@ class WrongInput(PealTest):
     def test_ranks_given_different_jobs(self):
         a, b = self.job("a"), self.job("b", limit=500)
         script = self.folder / "start.sh"
-        peal = os.environ["PEAL_BINARY"]
+        peal = PEAL
         script.write_text(f"#!/bin/sh\n[ $OMPI_COMM_WORLD_RANK = 1 ] && exec {peal} train {b}\n"
                           f"exec {peal} train {a}\n")
         script.chmod(0o755)
