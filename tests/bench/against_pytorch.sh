@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Training speed and memory of Peal beside PyTorch DDP with Gloo: the same CNN, the same batch, one
+# Training speed and memory of Peal beside PyTorch DDP with Gloo: the same CNN, Adam and batch, one
 # thread and one core a rank, taken in turns so that both meet the same machine. Prints medians.
 # PEAL_PYTHON names a python3 with PyTorch; leave the machine alone while this runs.
 set -euo pipefail
@@ -69,6 +69,7 @@ run_peal() {
   local command=(mpirun -np "$ranks" --bind-to core --map-by core)
   [[ $ranks -gt 1 ]] || command=(taskset -c 0 mpirun -np 1 --bind-to none)
   "${command[@]}" python3 "$work/rank.py" "$work/$name.rss" "$peal" bench train "$job" --json \
+    --set optimizer.adam.learning_rate=0.001 --set model.cnn.dropout=0.5 \
     --set "train.global_batch=$batch" --set "parallel.virtual_ranks=$ranks" \
     --set parallel.threads=1 --set "parallel.reduction=$reduction" > "$work/out"
   record "$name" "$work/out"
