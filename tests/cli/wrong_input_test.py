@@ -1,7 +1,6 @@
 """Wrong input: one clear message that names file and field and what is allowed, the exit code of
 the table on every rank, within ten seconds, nobody left behind, nothing half-written."""
 import gzip
-import os
 import pathlib
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ import tempfile
 import time
 import unittest
 
-from peal_cli import DATA, MPI_ENVIRONMENT, PealTest, run
+from peal_cli import DATA, MPI_ENVIRONMENT, PEAL, PealTest, run
 
 INPUT, PEER, NUMERIC = 2, 3, 4
 MNIST = DATA / "mnist"
