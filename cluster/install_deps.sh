@@ -5,7 +5,9 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-usage: cluster/install_deps.sh [--dev] [--list]
+usage: cluster/install_deps.sh [--tests] [--dev] [--list]
+  --tests also what the test suite needs to make hosts on one machine (cluster/testbed.sh); Debian
+          starts the ssh service when it installs openssh-server
   --dev   also what working on Peal needs: clang (fuzzing), clang-format, clang-tidy, shellcheck
   --list  print the packages and change nothing
 EOF
@@ -19,9 +21,10 @@ packages=(
   libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev    # command line, log, JSON
   libxxhash-dev zlib1g-dev libhwloc-dev                       # checksums, gzip, topology
   libgtest-dev libgmock-dev libbenchmark-dev                  # tests
-  python3 python3-venv                                        # tests
+  python3 python3-venv procps                                 # tests
   dataset-fashion-mnist                                       # pictures to train on
 )
+test_packages=(iproute2 openssh-server openssh-client)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 
 fail() {
@@ -32,6 +35,7 @@ fail() {
 list_only=false
 for argument in "$@"; do
   case "$argument" in
+    --tests) packages+=("${test_packages[@]}") ;;
     --dev) packages+=("${developer_packages[@]}") ;;
     --list) list_only=true ;;
     --help | -h) usage; exit 0 ;;

@@ -1,0 +1,127 @@
+"""Ranks on several hosts: the test bed of cluster/testbed.sh, the contract of the communicator and
+training across it, and what a cut cable leads to."""
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+from peal_cli import DATA, PEAL, SOURCE, PealTest, run
+
+TESTBED = [*([] if os.geteuid() == 0 else ["sudo", "-n", "--preserve-env=PEAL_TESTBED"]),
+           str(SOURCE / "cluster/testbed.sh")]
+CONTRACT = pathlib.Path(PEAL).parent / "comm_mpi_test"
+
+
+def testbed(*words, **options):
+    return subprocess.run([*TESTBED, *map(str, words)], capture_output=True, text=True,
+                          timeout=120, **options)
+
+
+def traces():
+    """What a bed could leave behind in the namespaces of this machine."""
+    links = pathlib.Path("/sys/class/net").iterdir()
+    mounts = re.findall(r" (\S*testbed\S*) ", pathlib.Path("/proc/self/mountinfo").read_text())
+    return sorted(link.name for link in links), mounts
+
+
+class Hosts(PealTest):
+    @classmethod
+    def setUpClass(cls):
+        cls.before = traces()
+        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="peal-hosts-"))
+        cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
+        os.environ["PEAL_TESTBED"] = str(cls.shared / "testbed")
+        up = testbed("up", 2, "--share", cls.shared, "--share", DATA)
+        cls.addClassCleanup(testbed, "down")
+        if up.returncode != 0:
+            raise AssertionError("no test bed (it needs root, iproute2, openssh): " + up.stderr)
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.shared))
+
+    def mpirun(self, slots, *words):
+        return testbed("mpirun", slots, *words)
+
+    def test_each_host_has_a_name_and_folders_of_its_own(self):
+        for host in ("h1", "h2"):
+            said = testbed("exec", host, "sh", "-c",
+                           f"hostname; touch /tmp/{host} /dev/shm/{host}; ls /tmp; ls /dev/shm")
+            # The shared folders lie in /tmp here, and so are seen there.
+            self.assertEqual(said.stdout.split()[0], host, said.stderr)
+            other = "h2" if host == "h1" else "h1"
+            self.assertIn(host, said.stdout.split()[1:])
+            self.assertNotIn(other, said.stdout.split()[1:])
+
+    def test_contract(self):
+        for slots in (1, 2):
+            done = self.mpirun(slots, CONTRACT, "shared", "contract")
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertIn(f"passed: shared contract on {2 * slots}", done.stdout)
+
+    def test_same_bits_on_one_host_and_on_two(self):
+        job = self.job()
+        self.train(job, 1)
+        alone = self.hash(self.folder / "run")
+        for slots in (1, 2):
+            done = self.mpirun(slots, PEAL, "train", job, "--fresh")
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertIn(f"{2 * slots} ranks (host)", done.stdout)
+            self.assertEqual(self.hash(self.folder / "run"), alone)
+
+    def test_a_cut_cable_is_named(self):
+        job = self.job(limit=4000, epochs=4000,
+                       extra="eval { every_epochs: 0 }\ncheckpoint { every_steps: 5 }\n")
+        process = subprocess.Popen(
+            [*TESTBED, "mpirun", "1", PEAL, "train", job, "--set", "parallel.deadline_seconds=2"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        checkpoints = self.folder / "run/checkpoints"
+        self.wait_for(lambda: any(checkpoints.glob("step-*/manifest*")))
+        self.assertEqual(testbed("link", "h2", "down").returncode, 0)
+        start = time.monotonic()
+        try:
+            # Rank 0 ends by itself, 3; mpirun may wait longer for the host that it cannot reach.
+            self.wait_for(lambda: not self.running_on("h1"), 10)
+            self.assertLess(time.monotonic() - start, 10)
+            self.wait_for(lambda: not self.running_on("h2"), 10)
+        finally:
+            testbed("link", "h2", "up")
+            os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        self.assertRegex(errors, r"rank 0 step \d+: waited 2 s in all_reduce.*; (rank 1|data of rank 1)")
+        self.assertEqual(run(["inspect", self.folder / "run"]).returncode, 0)
+
+    def running_on(self, host):
+        listing = testbed("exec", host, "ps", "-eo", "args").stdout
+        return [line for line in listing.splitlines() if line.startswith(f"{PEAL} train")]
+
+    def wait_for(self, condition, seconds=30):
+        end = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), end, "waited in vain")
+            time.sleep(0.05)
+
+    def test_wrong_use(self):
+        for words, expected in ((["up", "0"], "1 to 99"), (["up", 2], "'down' ends it"),
+                                (["exec", "h9", "true"], "h1 h2"), (["link", "h1", "sideways"], "up"),
+                                (["rate", "fast"], "1gbit"), (["fly"], "fly"),
+                                (["mpirun", "none"], "number of ranks")):
+            said = testbed(*words)
+            self.assertEqual(said.returncode, 2, said.stderr)
+            self.assertIn(expected, said.stderr)
+
+    def test_zz_down_leaves_no_trace(self):
+        self.assertEqual(testbed("down").returncode, 0)
+        self.assertEqual(traces(), self.before)
+        self.assertFalse((self.shared / "testbed").exists())
+        listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        self.assertNotIn(f"{self.shared}/testbed/sshd_config", listing)
+
+
+if __name__ == "__main__":
+    unittest.main()
