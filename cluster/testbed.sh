@@ -128,7 +128,6 @@ boot() {
   local name=$1 folder k
   shift
   hostname "$name"
-  mount --make-rprivate /
   mount --bind "$state/hosts" /etc/hosts
   mount -t tmpfs tmpfs /mnt
   k=0

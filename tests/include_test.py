@@ -11,6 +11,7 @@ holds what TOP_LEVEL says. Prints one line a violation and returns 1 when there 
 
 import fnmatch
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def project_files(root):
     git = subprocess.run(
         ["git", "-c", "safe.directory=*", "-C", str(root), "ls-files", "-z", "--cached",
          "--others", "--exclude-standard"], capture_output=True, check=False) \
-        if (root / ".git").exists() else None
+        if (root / ".git").exists() and shutil.which("git") else None
     if git is not None and git.returncode == 0:
         names = sorted(set(git.stdout.decode().split("\0")) - {""})
         return [Path(name) for name in names if (root / name).is_file()]

@@ -13,8 +13,8 @@ KILLS = 20
 class Drill(PealTest):
     def setUp(self):
         super().setUp()
-        # 12 epochs of 32 steps, a checkpoint every third step: some kills land inside one.
-        self.path = self.job(limit=2000, epochs=12, extra="checkpoint { every_steps: 3 keep: 3 }")
+        # 40 epochs of 32 steps, a checkpoint every 20 steps.
+        self.path = self.job(limit=2000, epochs=40, extra="checkpoint { every_steps: 20 keep: 3 }")
 
     def undisturbed(self):
         directory = self.folder / "undisturbed"
@@ -23,8 +23,21 @@ class Drill(PealTest):
         return self.hash(directory), time.monotonic() - before
 
     def newest_step(self, directory):
-        steps = [int(p.name.split("-")[1]) for p in (directory / "checkpoints").glob("step-*")]
+        steps = [int(p.parent.name.split("-")[1])
+                 for p in directory.glob("checkpoints/step-*/manifest.pb")]
         return max(steps, default=0)
+
+    def kill_inside_a_checkpoint(self, directory, process, last_step):
+        """Lets the run come further than last_step and strikes while it writes a checkpoint."""
+        while self.newest_step(directory) <= last_step and process.poll() is None:
+            time.sleep(0.001)
+
+        def wait_for_a_checkpoint():
+            before = set(directory.glob("checkpoints/.tmp-*"))
+            while not set(directory.glob("checkpoints/.tmp-*")) - before and process.poll() is None:
+                pass
+
+        kill_tree(process, when=wait_for_a_checkpoint)
 
     def test_twenty_kills(self):
         expected, duration = self.undisturbed()
@@ -37,6 +50,7 @@ class Drill(PealTest):
             arguments = ["train", self.path, "--set", f"run.directory={directory}"]
             if finished:  # the run got to its end between kills: start it over, keep counting
                 arguments.append("--fresh")
+            last_step = 0 if finished else self.newest_step(directory)
             process = start(arguments, ranks)
             kill_at = time.monotonic() + moments.uniform(0.4, 0.6 + duration / 4)
             while time.monotonic() < kill_at and process.poll() is None:
@@ -46,9 +60,14 @@ class Drill(PealTest):
                 self.assertEqual(process.returncode, 0, process.stdout.read())
                 process.stdout.close()
                 continue
-            kill_tree(process)
-            process.wait()
+            if kills % 2 == 1:
+                self.kill_inside_a_checkpoint(directory, process, last_step)
+            else:
+                kill_tree(process)
+            finished = process.wait() == 0
             process.stdout.close()
+            if finished:
+                continue
             kills += 1
             unfinished = {(p.name, p.stat().st_ctime_ns)
                           for p in (directory / "checkpoints").glob(".tmp-*")}
@@ -57,6 +76,7 @@ class Drill(PealTest):
         print(f"{KILLS} kills, {inside_a_checkpoint} inside a checkpoint, "
               f"newest step {self.newest_step(directory)}")
         self.assertGreater(inside_a_checkpoint, 0)
+        self.assertGreater(self.newest_step(directory), 0)
         self.train(self.path, 3, [f"run.directory={directory}"])
         self.assertEqual(self.hash(directory), expected)
 

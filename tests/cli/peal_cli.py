@@ -59,8 +59,9 @@ def start(arguments, ranks=0, **options):
                             env=MPI_ENVIRONMENT if ranks else None, **options)
 
 
-def kill_tree(process, number=signal.SIGKILL):
-    """Signals mpirun and every rank below it; they sit in process groups of their own."""
+def kill_tree(process, number=signal.SIGKILL, when=lambda: None):
+    """Signals mpirun and every rank below it, which sit in process groups of their own, as soon as
+    `when` returns."""
     pids = [process.pid]
     for pid in pids:
         for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
@@ -68,6 +69,7 @@ def kill_tree(process, number=signal.SIGKILL):
                 pids += [int(child) for child in task.read_text().split()]
             except OSError:
                 pass
+    when()
     for pid in pids:
         try:
             os.kill(pid, number)
