@@ -220,7 +220,7 @@ on_host() {
   pid=$(pid_of "$1")
   shift
   # shellcheck disable=SC2016  # expanded on the host
-  exec nsenter -t "$pid" --net --mount --uts --ipc --pid -- \
+  exec nsenter -t "$pid" --net --mount --uts --ipc --pid --root -- \
     sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
 }
 
