@@ -23,8 +23,8 @@ inline constexpr std::int64_t kBounce = -1;
 struct SharedRecord {
   CallRecord call;
   bool staged_input = false, staged_output = false;  // copied through the bounce buffer
-  std::array<Location, kMaxInputs> inputs;
-  Location output;
+  std::array<Location, kMaxInputs> inputs, outputs;
+  std::int64_t longest = 0;  // of Call; in a ragged all_to_all it differs between ranks
 };
 
 struct alignas(64) RankState {
@@ -55,6 +55,8 @@ class SharedSpace {
 
   Control& control() const { return *reinterpret_cast<Control*>(base_); }
   RankState& state(int rank) const;
+  // Call::bounds of a rank in a ragged all_to_all; two of them, as of records.
+  std::int64_t* bounds(int rank, std::uint64_t sequence) const;
   std::byte* bounce_in(int rank) const;
   std::byte* bounce_out(int rank) const { return bounce_in(rank) + kBounceBytes; }
   int ranks() const { return ranks_; }
@@ -91,7 +93,9 @@ class SharedTransport final : public Transport {
   void wait_for(std::uint32_t generation, const Call& call);
   void check_failures(const Call& call, bool late);
   void compare_records();
-  [[noreturn]] void fail(const std::string& message);  // tells the peers too
+  void compare_counts(const Call& call);
+  [[noreturn]] void fail(const Cause& cause);  // tells the peers too
+  Cause peer_cause(const std::string& message) const;
   std::string late_ranks() const;
 
   // A big private array goes through the bounce buffers chunk by chunk.
@@ -100,13 +104,14 @@ class SharedTransport final : public Transport {
   void stage_out(const Call& call, Slice chunk);
   void work(const Call& call, Slice chunk);
   void reduce(const Call& call, Slice chunk);
+  void reduce_part(const Call& call, int part, Slice elements);
   void reduce_scatter(const Call& call, Slice chunk);
-  void gather(const Call& call, Slice chunk);
-  void broadcast(const Call& call, Slice chunk);
+  void pull(const Call& call, Slice chunk);
 
   const SharedRecord& record(int rank) const;
   const std::byte* input(int rank, int index, const Call& call, std::size_t element) const;
-  std::byte* output(int rank, const Call& call, std::size_t element) const;
+  const std::byte* input_block(int rank, const Call& call, Slice chunk) const;
+  std::byte* output(int rank, int index, const Call& call, std::size_t element) const;
 
   std::shared_ptr<SharedSpace> space_;
   const Watch& watch_;
