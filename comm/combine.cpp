@@ -1,18 +1,17 @@
 #include "comm/combine.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <type_traits>
 
+#include "comm/f16.h"
 #include "core/base/error.h"
 #include "core/kernels/cpu/clones.h"
 
 namespace peal {
 namespace {
 
-struct F16 {
-  std::uint16_t bits;
-};
 struct Bf16 {
   std::uint16_t bits;
 };
@@ -27,16 +26,6 @@ PEAL_INLINE T load(T x) {
 PEAL_INLINE float load(Bf16 x) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
 }
-// Branch-free, so that it vectorises; subnormals go by way of an integer, which no CPU traps on.
-PEAL_INLINE float load(F16 x) {
-  const std::uint32_t size = x.bits & 0x7fffu;
-  const std::uint32_t sign = static_cast<std::uint32_t>(x.bits & 0x8000u) << 16;
-  const auto small = static_cast<float>(static_cast<std::int32_t>(size)) * 0x1p-24f;
-  std::uint32_t bits = (size << 13) + (112u << 23);
-  bits = size < 0x400u ? std::bit_cast<std::uint32_t>(small) : bits;
-  bits = size >= 0x7c00u ? bits | 0x7f800000u : bits;
-  return std::bit_cast<float>(bits | sign);
-}
 
 template <typename T>
 PEAL_INLINE void store(T& to, T value) {
@@ -50,19 +39,6 @@ PEAL_INLINE void store(Bf16& to, float value) {
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   to.bits = static_cast<std::uint16_t>((nan ? bits | 0x400000u : rounded) >> 16);
 }
-PEAL_INLINE void store(F16& to, float value) {
-  constexpr std::uint32_t kOver = 0x47800000u;  // 2^16
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t size = bits & 0x7fffffffu;
-  const std::uint32_t held = size < kOver ? size : kOver;
-  std::uint32_t half = (held - (112u << 23) + 0xfffu + (held >> 13 & 1u)) >> 13;
-  // Below 2^-14 the last bit of an f16 is 2^-24, which is that of 0.5 + x in f32.
-  const float shifted = std::bit_cast<float>(held) + 0.5f;
-  half = held < (113u << 23) ? std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u : half;
-  half = size > 0x7f800000u ? 0x7e00u : half;
-  to.bits = static_cast<std::uint16_t>(half | (bits >> 16 & 0x8000u));
-}
-
 // Integers wrap around, as unsigned ones do.
 template <typename T, typename F>
 PEAL_INLINE T wrapped(T a, T b, F f) {
@@ -152,9 +128,6 @@ PEAL_COMBINE(combine_i32, std::int32_t, std::int32_t)
 PEAL_COMBINE(combine_i8, std::int8_t, std::int8_t)
 PEAL_COMBINE(combine_u8, std::uint8_t, std::uint8_t)
 PEAL_COMBINE(combine_bool, Bool, Bool)
-PEAL_COMBINE(combine_f16_f16, F16, F16)
-PEAL_COMBINE(combine_f16_f32, F16, float)
-PEAL_COMBINE(combine_f32_f16, float, F16)
 PEAL_COMBINE(combine_bf16_bf16, Bf16, Bf16)
 PEAL_COMBINE(combine_bf16_f32, Bf16, float)
 PEAL_COMBINE(combine_f32_bf16, float, Bf16)
@@ -165,11 +138,43 @@ PEAL_FINISH(finish_i64, std::int64_t)
 PEAL_FINISH(finish_i32, std::int32_t)
 PEAL_FINISH(finish_i8, std::int8_t)
 PEAL_FINISH(finish_u8, std::uint8_t)
-PEAL_FINISH(finish_f16, F16)
 PEAL_FINISH(finish_bf16, Bf16)
 
 #undef PEAL_COMBINE
 #undef PEAL_FINISH
+
+// f16 goes through f32 a few elements at a time, which stay in the nearest cache.
+constexpr std::size_t kWide = 256;
+
+template <bool kAPartial, bool kBPartial>
+void combine_f16(ReduceOp op, std::byte* out, const std::byte* a, const std::byte* b,
+                 std::size_t n) {
+  alignas(64) float wide_a[kWide], wide_b[kWide];
+  for (std::size_t i = 0; i < n; i += kWide) {
+    const std::size_t some = std::min(kWide, n - i);
+    const auto operand = [&](const std::byte* x, bool partial, float* wide) {
+      if (partial) return x + i * sizeof(float);
+      widen_f16(reinterpret_cast<const std::uint16_t*>(x) + i, wide, some);
+      return reinterpret_cast<const std::byte*>(wide);
+    };
+    combine_f32(op, out + i * sizeof(float), operand(a, kAPartial, wide_a),
+                operand(b, kBPartial, wide_b), some);
+  }
+}
+
+void finish_f16(std::byte* out, const std::byte* partial, int divisor, std::size_t n) {
+  alignas(64) float divided[kWide];
+  for (std::size_t i = 0; i < n; i += kWide) {
+    const std::size_t some = std::min(kWide, n - i);
+    const float* from = reinterpret_cast<const float*>(partial) + i;
+    if (divisor != 1) {
+      finish_f32(reinterpret_cast<std::byte*>(divided), reinterpret_cast<const std::byte*>(from),
+                 divisor, some);
+      from = divided;
+    }
+    narrow_f16(from, reinterpret_cast<std::uint16_t*>(out) + i, some);
+  }
+}
 
 }  // namespace
 
@@ -188,7 +193,7 @@ CombineBlock combine_of(DType dtype, bool a_partial, bool b_partial) {
     case DType::f32:
       return combine_f32;
     case DType::f16:
-      return choose(combine_f16_f16, combine_f32_f16, combine_f16_f32);
+      return choose(combine_f16<false, false>, combine_f16<true, false>, combine_f16<false, true>);
     case DType::bf16:
       return choose(combine_bf16_bf16, combine_f32_bf16, combine_bf16_f32);
     case DType::i64:

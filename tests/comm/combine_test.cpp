@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
+#include "comm/f16.h"
 #include "tests/comm/contract_types.h"
 
 namespace peal {
@@ -91,6 +93,31 @@ TYPED_TEST(Halves, AMeanIsRoundedOnce) {
   const std::vector<TypeParam> got = this->rounded(x, 3);
   for (std::size_t i = 0; i < x.size(); ++i) {
     this->expect_same(number(got[i]), number(contract::make<TypeParam>(x[i] / 3.0f)), x[i]);
+  }
+}
+
+TEST(F16, WithAndWithoutItsInstructionsIsTheSame) {
+  std::vector<std::uint16_t> all(1 << 16), back(all.size()), portable_back(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint16_t>(i);
+  std::vector<float> wide(all.size()), portable(all.size());
+  widen_f16(all.data(), wide.data(), all.size());
+  widen_f16_portable(all.data(), portable.data(), all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    ASSERT_TRUE(wide[i] == portable[i] || (std::isnan(wide[i]) && std::isnan(portable[i]))) << i;
+  }
+  // Every f32 by its upper 19 bits, with what is cut off below, at and above the half.
+  for (const std::uint32_t low : {0u, 1u, 0xfffu, 0x1000u, 0x1001u, 0x1fffu}) {
+    for (std::uint32_t high = 0; high < 1u << 19; high += 1u << 16) {
+      for (std::uint32_t i = 0; i < 1u << 16; ++i) {
+        wide[i] = std::bit_cast<float>(((high + i) << 13) | low);
+      }
+      narrow_f16(wide.data(), back.data(), wide.size());
+      narrow_f16_portable(wide.data(), portable_back.data(), wide.size());
+      for (std::size_t i = 0; i < wide.size(); ++i) {
+        const bool same = back[i] == portable_back[i];
+        ASSERT_TRUE(same || std::isnan(wide[i])) << wide[i];
+      }
+    }
   }
 }
 
