@@ -61,6 +61,13 @@ void require_root(const CallPlace& place, int root, int ranks) {
   fail_input(place.text(), "root ", root, " is not in 0..", ranks - 1);
 }
 
+void require_peer(const CallPlace& place, int peer, int rank, int ranks) {
+  if (peer < 0 || peer >= ranks) {
+    fail_input(place.text(), "rank ", peer, " is not in 0..", ranks - 1);
+  }
+  if (peer == rank) fail_input(place.text(), "rank ", rank, " with itself; another is needed");
+}
+
 void require_counts(const CallPlace& place, Counts counts, std::string_view what, int ranks) {
   if (counts.size() != static_cast<std::size_t>(ranks)) {
     fail_input(place.text(), counts.size(), " ", what, "; one for each of ", ranks,

@@ -31,6 +31,7 @@ void require_apart(const CallPlace& place, const Tensor& part, const Tensor& who
                    std::int64_t offset);
 void require_operation(const CallPlace& place, DType dtype, ReduceOp op);
 void require_root(const CallPlace& place, int root, int ranks);
+void require_peer(const CallPlace& place, int peer, int rank, int ranks);
 // One count for each rank, none below 0.
 void require_counts(const CallPlace& place, Counts counts, std::string_view what, int ranks);
 

@@ -31,6 +31,10 @@ std::string_view name_of(CallKind kind) {
       return "scatter";
     case CallKind::all_to_all:
       return "all_to_all";
+    case CallKind::send:
+      return "send";
+    case CallKind::recv:
+      return "recv";
   }
   return "call";
 }
@@ -128,8 +132,14 @@ void set_blocks(CallRecord& record, const std::int64_t* bounds, int blocks) {
   }
 }
 
+// A send and its recv have the same digest.
 void set_name(CallRecord& record, std::string_view name) {
   copy_text(record.name, name);
+  if (record.kind == CallKind::send || record.kind == CallKind::recv) {
+    const std::int64_t shared[] = {record.count, static_cast<std::int64_t>(record.dtype)};
+    record.digest = xxh64(name.data(), name.size(), xxh64(shared, sizeof shared));
+    return;
+  }
   const std::int64_t fields[] = {record.count,
                                  record.parameter,
                                  record.blocks,
@@ -154,6 +164,8 @@ std::string long_name(const CallRecord& record) {
   if (reduces(record.kind)) add(std::string(name_of(record.op)));
   if (record.algorithm != Algorithm::automatic) add(std::string(name_of(record.algorithm)));
   if (has_root(record.kind)) add(cat("root ", record.parameter));
+  if (record.kind == CallKind::send) add(cat("to rank ", record.parameter));
+  if (record.kind == CallKind::recv) add(cat("from rank ", record.parameter));
   if (record.kind == CallKind::all_reduce_tree) add(cat(record.parameter, " virtual ranks"));
   if (record.kind == CallKind::barrier) return short_name(record);
   add(std::string(name_of(record.dtype)));
@@ -172,6 +184,10 @@ Cause make_cause(int rank, int code, std::string_view where, std::string_view me
 
 void throw_cause(const Cause& cause) {
   throw Error(kind_of(cause.exit_code), cause.where.data(), cause.message.data());
+}
+
+bool matches(const CallRecord& a, const CallRecord& b) {
+  return a.kind != b.kind && a.digest == b.digest;
 }
 
 void throw_mismatch(const std::string& name_a, const CallRecord& a, const std::string& name_b,

@@ -21,17 +21,20 @@ enum class CallKind : std::uint8_t {
   reduce,
   gather,
   scatter,
-  all_to_all
+  all_to_all,
+  send,
+  recv
 };
 
 // What must be the same on every rank. Plain bytes: it is read by other processes.
 struct CallRecord {
-  std::uint64_t sequence = 0;  // 1 for the first call
-  std::uint64_t digest = 0;    // of all below and of the whole name
+  // 1 for the first call that all ranks make; send and recv are counted for each pair of ranks.
+  std::uint64_t sequence = 0;
+  std::uint64_t digest = 0;  // of all below and of the whole name
   // Elements that a rank contributes, or of one block where an array has a block for every rank;
   // the sum over all blocks where their sizes differ.
   std::int64_t count = 0;
-  std::int32_t parameter = 0;  // the root, or the virtual ranks of a tree
+  std::int32_t parameter = 0;  // the root, the peer, or the virtual ranks of a tree
   // Blocks of different sizes (ragged counts, the tensors of a group); 0: none. The sizes that a
   // ragged all_to_all has differ between ranks and are compared apart.
   std::int32_t blocks = 0;
@@ -69,6 +72,8 @@ struct Call {
     return record.kind == CallKind::all_reduce || record.kind == CallKind::all_reduce_tree ||
            record.kind == CallKind::reduce;
   }
+  // Whether only this rank and the peer make the call.
+  bool is_pair() const { return record.kind == CallKind::send || record.kind == CallKind::recv; }
   // One array of all inputs in a row: a group, or the only input.
   int parts() const { return is_group() ? record.blocks : 1; }
   Slice part(int i) const { return is_group() ? block(i) : Slice{0, count()}; }
@@ -118,6 +123,9 @@ Cause make_cause(int rank, int exit_code, std::string_view where, std::string_vi
 
 // Fills blocks, blocks_digest and first_blocks of a record, and its count.
 void set_blocks(CallRecord& record, const std::int64_t* bounds, int blocks);
+
+// Of two ranks: one sends what the other receives.
+bool matches(const CallRecord& a, const CallRecord& b);
 
 // Error(numeric) that names what ranks a and b called; same text whoever throws it.
 [[noreturn]] void throw_mismatch(const std::string& name_a, const CallRecord& a,

@@ -109,6 +109,12 @@ class Communicator {
   virtual Request all_to_all(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                              Counts send_counts = {}, Counts receive_counts = {}) = 0;
   virtual Request broadcast(Stream& s, std::string_view name, Tensor x, int root) = 0;
+  // Between two ranks: the others take no part. The k-th call that a rank makes with a peer meets
+  // the k-th that the peer makes with it: one sends and the other receives, with one name, dtype
+  // and count, or both fail and say what they called. A send ends when its data was taken, so ranks
+  // that all send first wait for each other until the deadline; all_to_all serves those.
+  virtual Request send(Stream& s, std::string_view name, const Tensor& x, int to) = 0;
+  virtual Request recv(Stream& s, std::string_view name, Tensor y, int from) = 0;
   virtual Request barrier(Stream& s, std::string_view name) = 0;
 
   virtual void wait(Stream& s, Request request) = 0;

@@ -14,10 +14,11 @@
 namespace peal {
 namespace {
 
+constexpr std::size_t kPairBytes = std::size_t{64} << 20;  // of one message; MPI counts in int
 // MPI moves a long message only while both sides poll: between ranks that are known to be in the
 // same call a wait polls for so long before it naps.
 constexpr double kBusyHello = 0.2e-3, kBusyData = 20e-3;
-constexpr int kHelloTag = 1, kDataTag = 2;
+constexpr int kHelloTag = 1, kDataTag = 2, kPairTag = 3;
 
 void check(int status, const std::string& what) {
   if (status == MPI_SUCCESS) return;
@@ -75,6 +76,7 @@ class MpiTransport final : public Transport, private Messages {
         data_(duplicate_world()),
         control_(duplicate_world()),
         waiting_in_(static_cast<std::size_t>(ranks_), 0),
+        pair_calls_(static_cast<std::size_t>(ranks_)),
         counts_out_(static_cast<std::size_t>(ranks_)),
         counts_in_(static_cast<std::size_t>(ranks_)),
         collectives_(*this, ranks_, rank_) {
@@ -111,6 +113,7 @@ class MpiTransport final : public Transport, private Messages {
 
   void hello(const Call& call);
   void compare_counts(const Call& call);
+  void run_pair(const Call& call);
   int around(int rank) const { return (rank % ranks_ + ranks_) % ranks_; }
 
   const Watch& watch_;
@@ -135,6 +138,8 @@ class MpiTransport final : public Transport, private Messages {
   std::uint64_t sequence_ = 0;
   CallRecord previous_;
   Hello hello_out_, hello_in_;
+  std::vector<std::uint64_t> pair_calls_;  // by rank
+  CallRecord pair_out_, pair_in_;
   std::vector<std::int64_t> counts_out_, counts_in_;  // of a ragged all_to_all, by rank
   MessageCollectives collectives_;
 };
@@ -146,11 +151,12 @@ MpiTransport::~MpiTransport() {
 }
 
 void MpiTransport::run(const Call& call) {
-  ++sequence_;
-  told_waiting_ = false;
+  if (!call.is_pair()) ++sequence_;
+  told_waiting_ = call.is_pair();  // the others have no part in it
   busy_seconds_ = kBusyHello;
   try {
     if (failed()) throw_cause(cause_);
+    if (call.is_pair()) return run_pair(call);
     hello(call);
     busy_seconds_ = kBusyData;
     compare_counts(call);
@@ -302,8 +308,11 @@ bool MpiTransport::failed() {
 }
 
 void MpiTransport::fail_late(const Call& call) {
+  const std::string late = call.is_pair()
+                               ? cat(watch_.names[at(call.record.parameter)], " has not answered")
+                               : late_ranks();
   const Cause cause = make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(),
-                                 late_message(watch_, call.record, late_ranks()));
+                                 late_message(watch_, call.record, late));
   abort(cause);
   throw_cause(cause_);
 }
@@ -378,6 +387,31 @@ void MpiTransport::compare_counts(const Call& call) {
     throw_cause(cause_);
   }
   hello(call);
+}
+
+// The two ranks exchange what they call, then the data goes: 2 steps of the sender, N bytes.
+void MpiTransport::run_pair(const Call& call) {
+  const int peer = call.record.parameter;
+  pair_out_ = call.record;
+  pair_out_.sequence = ++pair_calls_[at(peer)];
+  send(reinterpret_cast<const std::byte*>(&pair_out_), sizeof pair_out_, peer, kPairTag);
+  receive(reinterpret_cast<std::byte*>(&pair_in_), sizeof pair_in_, peer, kPairTag);
+  finish(call);
+  if (!matches(pair_out_, pair_in_)) {
+    abort(pair_mismatch(watch_, pair_out_, pair_in_));
+    throw_cause(cause_);
+  }
+  busy_seconds_ = kBusyData;
+  const std::size_t bytes = call.count() * call.element_size();
+  for (std::size_t begin = 0; begin < bytes; begin += kPairBytes) {
+    const std::size_t some = std::min(kPairBytes, bytes - begin);
+    if (call.record.kind == CallKind::send) {
+      send(call.inputs[0] + begin, some, peer, kPairTag);
+    } else {
+      receive(call.output() + begin, some, peer, kPairTag);
+    }
+    finish(call);
+  }
 }
 
 }  // namespace

@@ -253,6 +253,26 @@ Request QueuedCommunicator::broadcast(Stream&, std::string_view name, Tensor x, 
   return enqueue(call, name);
 }
 
+Request QueuedCommunicator::send(Stream&, std::string_view name, const Tensor& x, int to) {
+  const CallPlace place{"send", name};
+  require_memory(place, x, "x");
+  require_peer(place, to, rank(), world_size());
+  Call call = make_call(CallKind::send, x.dtype, x.numel());
+  call.record.parameter = to;
+  add_input(call, x);
+  return enqueue(call, name);
+}
+
+Request QueuedCommunicator::recv(Stream&, std::string_view name, Tensor y, int from) {
+  const CallPlace place{"recv", name};
+  require_memory(place, y, "y");
+  require_peer(place, from, rank(), world_size());
+  Call call = make_call(CallKind::recv, y.dtype, y.numel());
+  call.record.parameter = from;
+  add_output(call, y);
+  return enqueue(call, name);
+}
+
 Request QueuedCommunicator::barrier(Stream&, std::string_view name) {
   Call call = make_call(CallKind::barrier, DType::u8, 0);
   return enqueue(call, name);

@@ -69,6 +69,8 @@ class QueuedCommunicator : public Communicator {
   Request all_to_all(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                      Counts send_counts = {}, Counts receive_counts = {}) override;
   Request broadcast(Stream& s, std::string_view name, Tensor x, int root) override;
+  Request send(Stream& s, std::string_view name, const Tensor& x, int to) override;
+  Request recv(Stream& s, std::string_view name, Tensor y, int from) override;
   Request barrier(Stream& s, std::string_view name) override;
   void wait(Stream& s, Request request) override;
   bool done(Request request) const override;

@@ -1,31 +1,15 @@
 #include "comm/shared.h"
 
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
-#include <ctime>
 #include <new>
 
+#include "comm/futex.h"
 #include "core/base/error.h"
 #include "core/device/buffer.h"
 
 namespace peal {
 namespace {
-
-constexpr long kNapNanoseconds = 20'000'000;  // between looks at failures and the deadline
-
-// Not the private kind: the word may be shared between processes.
-void futex_sleep(std::atomic<std::uint32_t>& word, std::uint32_t expected) {
-  const timespec nap{0, kNapNanoseconds};
-  ::syscall(SYS_futex, &word, FUTEX_WAIT, expected, &nap, nullptr, 0);
-}
-
-void futex_wake_all(std::atomic<std::uint32_t>& word) {
-  ::syscall(SYS_futex, &word, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
-}
 
 std::size_t at(int index) {
   return static_cast<std::size_t>(index);
@@ -41,6 +25,11 @@ void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
 
 std::size_t bounds_bytes(std::size_t ranks) {
   return align_up(2 * (ranks + 1) * sizeof(std::int64_t));
+}
+
+// What a rank has beside its bounce buffers.
+std::size_t per_rank(std::size_t ranks) {
+  return sizeof(RankState) + 2 * bounds_bytes(ranks) + ranks * sizeof(PairState);
 }
 
 class ThreadSpace final : public SharedSpace {
@@ -65,7 +54,7 @@ class ThreadSpace final : public SharedSpace {
 
 std::size_t SharedSpace::bytes(int ranks) {
   const auto n = static_cast<std::size_t>(ranks);
-  return sizeof(Control) + n * (sizeof(RankState) + 2 * bounds_bytes(n) + 2 * kBounceBytes);
+  return sizeof(Control) + n * (per_rank(n) + 2 * kBounceBytes);
 }
 
 RankState& SharedSpace::state(int rank) const {
@@ -78,9 +67,15 @@ std::int64_t* SharedSpace::bounds(int rank, std::uint64_t sequence) const {
   return reinterpret_cast<std::int64_t*>(first + (2 * r + sequence % 2) * bounds_bytes(n));
 }
 
+PairState& SharedSpace::pair(int rank, int peer) const {
+  const auto n = static_cast<std::size_t>(ranks_);
+  std::byte* first = base_ + sizeof(Control) + n * (sizeof(RankState) + 2 * bounds_bytes(n));
+  return reinterpret_cast<PairState*>(first)[at(rank) * n + at(peer)];
+}
+
 std::byte* SharedSpace::bounce_in(int rank) const {
   const auto n = static_cast<std::size_t>(ranks_), r = static_cast<std::size_t>(rank);
-  std::byte* first = base_ + sizeof(Control) + n * (sizeof(RankState) + 2 * bounds_bytes(n));
+  std::byte* first = base_ + sizeof(Control) + n * per_rank(n);
   return first + r * 2 * kBounceBytes;
 }
 
@@ -89,7 +84,10 @@ void SharedSpace::attach(std::byte* base, int ranks, bool construct) {
   ranks_ = ranks;
   if (!construct) return;
   new (base) Control;
-  for (int r = 0; r < ranks; ++r) new (&state(r)) RankState;
+  for (int r = 0; r < ranks; ++r) {
+    new (&state(r)) RankState;
+    for (int p = 0; p < ranks; ++p) new (&pair(r, p)) PairState;
+  }
 }
 
 std::shared_ptr<SharedSpace> make_thread_space(int ranks) {
@@ -102,7 +100,8 @@ SharedTransport::SharedTransport(std::shared_ptr<SharedSpace> space, const Watch
       ranks_(space_->ranks()),
       rank_(watch.rank),
       chain_(chain_plan(ranks_)),
-      pairs_(tree_plan(ranks_, ranks_).reduce) {}
+      pairs_(tree_plan(ranks_, ranks_).reduce),
+      peers_(at(ranks_)) {}
 
 SharedTransport::~SharedTransport() {
   space_->state(rank_).left.store(true, std::memory_order_release);
@@ -114,6 +113,7 @@ SharedTransport::~SharedTransport() {
 void SharedTransport::run(const Call& call) {
   const Control& control = space_->control();
   if (control.aborted.load(std::memory_order_acquire) == 2) throw_cause(control.cause);
+  if (call.is_pair()) return run_pair(call);
   ++sequence_;
   chunk_ = chunk_elements(call);
   post(call);
@@ -383,6 +383,8 @@ void SharedTransport::work(const Call& call, Slice chunk) {
     case CallKind::all_to_all:
     case CallKind::broadcast:
       return pull(call, chunk);
+    case CallKind::send:
+    case CallKind::recv:
     case CallKind::barrier:
       return;
   }

@@ -62,6 +62,9 @@ struct Pair {
 Cause count_mismatch(const Watch& watch, const CallRecord& call, Pair ranks, std::int64_t sent,
                      std::int64_t expected);
 
+// The cause of a send and a recv that do not match.
+Cause pair_mismatch(const Watch& watch, const CallRecord& mine, const CallRecord& theirs);
+
 // `rank 5 last finished "bucket 6"`; an empty name: nothing yet.
 std::string last_finished(const std::string& rank_name, std::string_view call_name);
 

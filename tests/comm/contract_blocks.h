@@ -210,6 +210,32 @@ void roots_and_blocks(Communicator& comm, Memory memory,
   }
 }
 
+// Every pair of ranks, both ways, while the others are elsewhere; a collective in between.
+template <typename T>
+void send_and_receive(Communicator& comm, Memory memory) {
+  constexpr std::int64_t kMost = 400'009;  // more than a bounce buffer holds
+  const Arrays<T> arrays(comm, kMost, memory);
+  const int me = comm.rank(), n = comm.world_size();
+  Stream s;
+  for (const std::int64_t count : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1009}, kMost}) {
+    const Tensor x = view<T>(arrays.x, count), y = view<T>(arrays.y, count);
+    fill_tokens<T>(x, me);
+    for (int a = 0; a < n; ++a) {
+      for (int b = a + 1; b < n; ++b) {
+        if (me != a && me != b) continue;
+        const int peer = me == a ? b : a;
+        std::memset(y.data, 0x55, y.bytes());
+        if (me == a) comm.wait(s, comm.send(s, "there", x, peer));
+        comm.wait(s, comm.recv(s, me == a ? "back" : "there", y, peer));
+        if (me == b) comm.wait(s, comm.send(s, "back", x, peer));
+        require_tokens<T>("recv", y.as<T>(), count, peer, 0);
+      }
+    }
+    all_reduce_one<T>(comm, view<T>(arrays.y, 7), view<T>(arrays.y, 7), ReduceOp::max,
+                      Algorithm::automatic);
+  }
+}
+
 // A group of tensors of many sizes, laid out one after the other; every third in memory of its own.
 template <typename T>
 void all_reduce_group(Communicator& comm, Memory memory, const std::vector<std::int64_t>& sizes,

@@ -41,6 +41,12 @@ TEST_P(Local, RootsAndBlocks) {
         [&]<typename T>() { contract::roots_and_blocks<T>(comm, contract::Memory::own); });
   });
 }
+TEST_P(Local, SendAndReceive) {
+  run([](Communicator& comm) {
+    contract::for_every_dtype(
+        [&]<typename T>() { contract::send_and_receive<T>(comm, contract::Memory::own); });
+  });
+}
 TEST_P(Local, Groups) {
   run([](Communicator& comm) {
     contract::for_every_dtype(
@@ -244,6 +250,71 @@ TEST(Mismatch, OfRootsCountsAndTensorsIsSaid) {
       });
 }
 
+// Ranks 0 and 2 make calls that do not match; rank 1 waits for them elsewhere. All say the same.
+void expect_pair_mismatch(
+    const std::string& message,
+    const std::function<Request(Communicator&, Stream&, const Tensor&)>& one,
+    const std::function<Request(Communicator&, Stream&, const Tensor&)>& two) {
+  for (const auto& error : errors_of(3, [&](Communicator& comm) {
+         Stream s;
+         std::vector<float> x(4);
+         if (comm.rank() == 0) comm.wait(s, one(comm, s, contract::view(x)));
+         if (comm.rank() == 2) comm.wait(s, two(comm, s, contract::view(x)));
+         comm.wait(s, comm.barrier(s, "end"));
+       })) {
+    ASSERT_TRUE(error) << "nothing was thrown; wanted " << message;
+    EXPECT_EQ(error->kind(), ErrorKind::numeric);
+    EXPECT_EQ(error->what(), "ranks out of step: call 1 between two ranks is " + message +
+                                 "; one must receive what the other sends");
+  }
+}
+
+TEST(Mismatch, OfSendAndRecvIsSaid) {
+  expect_pair_mismatch(
+      "send \"a\" (to rank 2, f32, 4 elements) on rank 0 but send \"a\" (to rank 0, f32, 4 "
+      "elements) "
+      "on rank 2",
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "a", x, 2); },
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "a", x, 0); });
+  expect_pair_mismatch(
+      "recv \"a\" (from rank 2, f32, 4 elements) on rank 0 but send \"b\" (to rank 0, f32, 4 "
+      "elements) on rank 2",
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.recv(s, "a", x, 2); },
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "b", x, 0); });
+  expect_pair_mismatch(
+      "send \"a\" (to rank 2, f32, 4 elements) on rank 0 but recv \"a\" (from rank 0, i32, 3 "
+      "elements) on rank 2",
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "a", x, 2); },
+      [](auto& comm, Stream& s, const Tensor& x) {
+        return comm.recv(s, "a", Tensor{x.data, {3}, DType::i32}, 0);
+      });
+}
+
+TEST(Failure, ASendThatNobodyTakesEndsAtTheDeadline) {
+  const auto errors = errors_of(3, [](Communicator& comm) {
+    Stream s;
+    std::vector<float> x(4);
+    comm.set_deadline(comm.rank() == 0 ? 0.5 : 30);
+    if (comm.rank() == 0) comm.wait(s, comm.send(s, "a", contract::view(x), 2));
+    comm.wait(s, comm.barrier(s, "end"));
+  });
+  for (const auto& error : errors) {
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->kind(), ErrorKind::peer);
+    EXPECT_STREQ(error->what(), "rank 0: waited 0.5 s in send \"a\"; rank 2 has not come to it");
+  }
+}
+
+TEST(Failure, ARankThatLeavesIsNoticedByItsReceiver) {
+  const auto errors = errors_of(2, [](Communicator& comm) {
+    Stream s;
+    std::vector<float> x(4);
+    if (comm.rank() == 0) comm.wait(s, comm.recv(s, "a", contract::view(x), 1));
+  });
+  ASSERT_TRUE(errors[0]);
+  EXPECT_THAT(errors[0]->what(), HasSubstr("rank 1 has left, waited for in recv \"a\""));
+}
+
 TEST(Failure, BrokenStaysBroken) {
   std::atomic<bool> failed{false};
   errors_of(2, [&](Communicator& comm) {
@@ -400,6 +471,10 @@ TEST(WrongArguments, OfBlocks) {
                  [&](auto& comm, Stream& s) { comm.all_to_all(s, "b", all, other); });
   expect_refused(2, "all_to_all \"b\": 0 receive counts; one for each of 2 ranks is needed",
                  [&](auto& comm, Stream& s) { comm.all_to_all(s, "b", all, other, equal); });
+  expect_refused(2, "send \"b\": rank 2 is not in 0..1",
+                 [&](auto& comm, Stream& s) { comm.send(s, "b", all, 2); });
+  expect_refused(1, "recv \"b\": rank 0 with itself; another is needed",
+                 [&](auto& comm, Stream& s) { comm.recv(s, "b", all, 0); });
   expect_refused(1, "broadcast \"b\": root -1 is not in 0..0",
                  [&](auto& comm, Stream& s) { comm.broadcast(s, "b", all, -1); });
 }

@@ -1,6 +1,6 @@
 // The contract over MPI ranks: run under mpirun by tests/CMakeLists.txt.
 //   comm_mpi_test shared|mpi contract        every collective
-//   comm_mpi_test shared|mpi large|mismatch|counts|late|abort|kill
+//   comm_mpi_test shared|mpi large|mismatch|counts|pair|late|abort|kill
 // Ends with 0 when this rank saw what it should.
 #include <unistd.h>
 
@@ -24,6 +24,7 @@ void run_contract(Communicator& comm) {
     contract::all_reduce<T>(comm);
     contract::roots_and_blocks<T>(comm, contract::Memory::mixed);
     contract::all_reduce_groups<T>(comm, contract::Memory::mixed);
+    contract::send_and_receive<T>(comm, contract::Memory::mixed);
   });
   contract::half_sums_round_once<contract::F16>(comm);
   contract::half_sums_round_once<contract::Bf16>(comm);
@@ -109,6 +110,24 @@ void counts(Communicator& comm) {
                 });
 }
 
+// Ranks 0 and 2 both send; rank 1 hears of it in the barrier.
+void pair(Communicator& comm) {
+  Stream s;
+  std::vector<float> x(10);
+  const auto call = [&] {
+    if (comm.rank() != 1) {
+      comm.wait(s, comm.send(s, "tokens", contract::view(x), 2 - comm.rank()));
+    }
+    comm.wait(s, comm.barrier(s, "end"));
+  };
+  require_error(
+      ErrorKind::numeric,
+      {"ranks out of step: call 1 between two ranks is send \"tokens\" (to rank 2, f32, 10 "
+       "elements) on rank 0 (",
+       "but send \"tokens\" (to rank 0"},
+      call);
+}
+
 void late(Communicator& comm) {
   Stream s;
   std::vector<float> x(10);
@@ -144,8 +163,8 @@ void kill_one(Communicator& comm) {
 int run(const std::string& memory, const std::string& what) {
   const std::map<std::string, void (*)(Communicator&)> tests{
       {"contract", run_contract}, {"large", run_large}, {"mismatch", mismatch},
-      {"counts", counts},         {"late", late},       {"abort", abort_is_heard},
-      {"kill", kill_one}};
+      {"counts", counts},         {"pair", pair},       {"late", late},
+      {"abort", abort_is_heard},  {"kill", kill_one}};
   MpiSession session;
   const auto comm = make_host_communicator({memory == "shared", 60});
   try {
