@@ -218,8 +218,8 @@ void MessageCollectives::reduce_scatter(const Call& call) {
   }
 }
 
-// Every rank sends straight to those that receive from it: 1 step. Bytes: all_gather (n-1) N per
-// rank; gather (n-1) N into and scatter (n-1) N out of the root; all_to_all (n-1)/n N per rank.
+// Every rank sends straight to those that receive from it: 1 step. Bytes sent, N being the array of
+// all blocks: (n-1)/n N (all_gather, all_to_all; scatter, by the root), N/n to the root (gather).
 void MessageCollectives::exchange(const Call& call) {
   const std::size_t size = call.element_size(), step = piece_elements(call);
   const auto longest = static_cast<std::size_t>(call.longest);

@@ -433,9 +433,8 @@ void SharedTransport::reduce_scatter(const Call& call, Slice chunk) {
   reducer_.run(chain_, call.record.dtype, call.record.op, ranks_, sources_, outputs_, mine.size());
 }
 
-// Every rank reads what it is to receive. 2 meetings; a rank reads and writes n N bytes
-// (all_gather; gather, on the root), N bytes (broadcast, scatter) or the sum of its blocks
-// (all_to_all).
+// Every rank reads what it is to receive. 2 meetings; a rank reads and writes as many bytes as its
+// output has.
 void SharedTransport::pull(const Call& call, Slice chunk) {
   const std::size_t size = call.element_size();
   for (int k = 0; k < ranks_; ++k) {

@@ -210,6 +210,31 @@ void roots_and_blocks(Communicator& comm, Memory memory,
   }
 }
 
+// Each call has counts of its own, though all are in flight before the first is waited for.
+inline void ragged_calls_in_flight(Communicator& comm) {
+  constexpr std::size_t kCalls = 100;
+  const int me = comm.rank(), n = comm.world_size();
+  Stream s;
+  std::vector<Blocks> blocks;
+  std::vector<std::vector<float>> xs(kCalls), ys(kCalls);
+  std::vector<Request> requests;
+  for (std::size_t i = 0; i < kCalls; ++i) {
+    blocks.emplace_back(n, static_cast<std::int64_t>(2 * i), /*differ=*/true);
+    xs[i].resize(static_cast<std::size_t>(blocks[i].size(me)));
+    ys[i].resize(static_cast<std::size_t>(blocks[i].total()));
+    fill_tokens<float>(view(xs[i]), me, static_cast<std::int64_t>(i));
+    std::vector<std::int64_t> counts = blocks[i].sizes;  // gone when the call runs
+    requests.push_back(comm.all_gather(s, "gather", view(xs[i]), view(ys[i]), counts));
+  }
+  comm.wait(s, requests.back());
+  for (std::size_t i = 0; i < kCalls; ++i) {
+    for (int r = 0; r < n; ++r) {
+      require_tokens<float>("all_gather in flight", ys[i].data() + blocks[i].begin(r),
+                            blocks[i].size(r), r, static_cast<std::int64_t>(i));
+    }
+  }
+}
+
 // Every pair of ranks, both ways, while the others are elsewhere; a collective in between.
 template <typename T>
 void send_and_receive(Communicator& comm, Memory memory) {

@@ -53,6 +53,9 @@ TEST_P(Local, Groups) {
         [&]<typename T>() { contract::all_reduce_groups<T>(comm, contract::Memory::own); });
   });
 }
+TEST_P(Local, RaggedCallsInFlight) {
+  run(contract::ragged_calls_in_flight);
+}
 TEST_P(Local, CallsRunInOrder) {
   run(contract::calls_run_in_order);
 }

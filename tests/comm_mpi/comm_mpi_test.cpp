@@ -32,6 +32,7 @@ void run_contract(Communicator& comm) {
   contract::roots_and_blocks<float>(comm, contract::Memory::shared);
   contract::all_reduce_groups<float>(comm, contract::Memory::own);
   contract::all_reduce_groups<float>(comm, contract::Memory::shared);
+  contract::ragged_calls_in_flight(comm);
   contract::calls_run_in_order(comm);
   contract::polling_makes_progress(comm);
   contract::tree_is_invariant(comm, 12);
