@@ -23,6 +23,18 @@ std::string_view name_of(CallKind kind) {
       return "broadcast";
     case CallKind::barrier:
       return "barrier";
+    case CallKind::reduce:
+      return "reduce";
+    case CallKind::gather:
+      return "gather";
+    case CallKind::scatter:
+      return "scatter";
+    case CallKind::all_to_all:
+      return "all_to_all";
+    case CallKind::send:
+      return "send";
+    case CallKind::recv:
+      return "recv";
   }
   return "call";
 }
@@ -50,12 +62,88 @@ ErrorKind kind_of(int code) {
   return ErrorKind::peer;
 }
 
+bool reduces(CallKind kind) {
+  return kind == CallKind::all_reduce || kind == CallKind::reduce_scatter ||
+         kind == CallKind::reduce;
+}
+
+bool has_root(CallKind kind) {
+  return kind == CallKind::broadcast || kind == CallKind::reduce || kind == CallKind::gather ||
+         kind == CallKind::scatter;
+}
+
+// "10 elements", "10 elements in blocks of 3, 5, 2"
+std::string describe_sizes(const CallRecord& record) {
+  if (record.kind == CallKind::all_to_all && record.blocks > 0) return "ragged";
+  std::string text = cat(record.count, " elements");
+  if (record.blocks == 0) return text;
+  text += record.kind == CallKind::all_reduce ? " in tensors of " : " in blocks of ";
+  const int named = std::min(record.blocks, static_cast<int>(record.first_blocks.size()));
+  for (int i = 0; i < named; ++i) {
+    text += cat(i > 0 ? ", " : "", record.first_blocks[static_cast<std::size_t>(i)]);
+  }
+  if (named == record.blocks) return text;
+  return cat(text, " and ", record.blocks - named, " more (digest ", record.blocks_digest, ")");
+}
+
 }  // namespace
 
+Slice Call::outgoing(int me, int to) const {
+  const int root = record.parameter;
+  switch (record.kind) {
+    case CallKind::all_gather:
+      return {0, block(me).size()};
+    case CallKind::gather:
+      return to == root ? Slice{0, block(me).size()} : Slice{};
+    case CallKind::scatter:
+      return me == root ? block(to) : Slice{};
+    case CallKind::all_to_all:
+      return block(to);
+    default:
+      return {};
+  }
+}
+
+Slice Call::incoming(int me, int from) const {
+  const int root = record.parameter;
+  switch (record.kind) {
+    case CallKind::all_gather:
+      return block(from);
+    case CallKind::gather:
+      return me == root ? block(from) : Slice{};
+    case CallKind::scatter:
+      return from == root ? Slice{0, block(me).size()} : Slice{};
+    case CallKind::all_to_all:
+      return block(bounds == nullptr ? from : record.blocks + 1 + from);
+    case CallKind::broadcast:
+      return from == root && me != root ? Slice{0, count()} : Slice{};
+    default:
+      return {};
+  }
+}
+
+void set_blocks(CallRecord& record, const std::int64_t* bounds, int blocks) {
+  record.blocks = blocks;
+  if (record.kind == CallKind::all_to_all) return;
+  record.count = bounds[blocks];
+  record.blocks_digest = xxh64(bounds, (static_cast<std::size_t>(blocks) + 1) * sizeof *bounds);
+  for (int i = 0; i < std::min(blocks, static_cast<int>(record.first_blocks.size())); ++i) {
+    record.first_blocks[static_cast<std::size_t>(i)] = bounds[i + 1] - bounds[i];
+  }
+}
+
+// A send and its recv have the same digest.
 void set_name(CallRecord& record, std::string_view name) {
   copy_text(record.name, name);
+  if (record.kind == CallKind::send || record.kind == CallKind::recv) {
+    const std::int64_t shared[] = {record.count, static_cast<std::int64_t>(record.dtype)};
+    record.digest = xxh64(name.data(), name.size(), xxh64(shared, sizeof shared));
+    return;
+  }
   const std::int64_t fields[] = {record.count,
                                  record.parameter,
+                                 record.blocks,
+                                 static_cast<std::int64_t>(record.blocks_digest),
                                  static_cast<std::int64_t>(record.kind),
                                  static_cast<std::int64_t>(record.op),
                                  static_cast<std::int64_t>(record.dtype),
@@ -73,15 +161,15 @@ std::string long_name(const CallRecord& record) {
     if (!detail.empty()) detail += ", ";
     detail += text;
   };
-  const bool reduces =
-      record.kind == CallKind::all_reduce || record.kind == CallKind::reduce_scatter;
-  if (reduces) add(std::string(name_of(record.op)));
+  if (reduces(record.kind)) add(std::string(name_of(record.op)));
   if (record.algorithm != Algorithm::automatic) add(std::string(name_of(record.algorithm)));
-  if (record.kind == CallKind::broadcast) add(cat("root ", record.parameter));
+  if (has_root(record.kind)) add(cat("root ", record.parameter));
+  if (record.kind == CallKind::send) add(cat("to rank ", record.parameter));
+  if (record.kind == CallKind::recv) add(cat("from rank ", record.parameter));
   if (record.kind == CallKind::all_reduce_tree) add(cat(record.parameter, " virtual ranks"));
   if (record.kind == CallKind::barrier) return short_name(record);
   add(std::string(name_of(record.dtype)));
-  add(cat(record.count, " elements"));
+  add(describe_sizes(record));
   return cat(short_name(record), " (", detail, ")");
 }
 
@@ -96,6 +184,10 @@ Cause make_cause(int rank, int code, std::string_view where, std::string_view me
 
 void throw_cause(const Cause& cause) {
   throw Error(kind_of(cause.exit_code), cause.where.data(), cause.message.data());
+}
+
+bool matches(const CallRecord& a, const CallRecord& b) {
+  return a.kind != b.kind && a.digest == b.digest;
 }
 
 void throw_mismatch(const std::string& name_a, const CallRecord& a, const std::string& name_b,

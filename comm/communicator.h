@@ -35,6 +35,8 @@ enum class Algorithm : std::uint8_t {
   ordered_tree,  // the fixed binary tree of tree.h over ranks: bits do not depend on the transport
 };
 
+using Counts = std::span<const std::int64_t>;  // elements, by rank
+
 // A handle of a started call; cheap to copy.
 class Request {
  public:
@@ -62,21 +64,57 @@ class Communicator {
   // and release it alike.
   virtual Buffer allocate(std::size_t bytes) = 0;
 
-  // x and y: same shape and dtype; y may be x (in place). f32, f64, i32, i64, u8.
+  // Elements are counted in every call; shapes do not matter. Reductions take every dtype: f16 and
+  // bf16 are reduced in f32 and rounded once, to nearest even; sum and max of bool are "or",
+  // product and min are "and", and it has no mean. x and y may overlap only as a call says ("in
+  // place").
+
+  // y may be x.
   virtual Request all_reduce(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                              ReduceOp op, Algorithm algorithm = Algorithm::automatic) = 0;
+  // all_reduce of every xs[i] into ys[i] as one call: one meeting of the ranks for up to 64
+  // tensors, one more for each further 64. One dtype for all; ys[i] may be xs[i].
+  virtual Request all_reduce_group(Stream& s, std::string_view name, std::span<const Tensor> xs,
+                                   std::span<const Tensor> ys, ReduceOp op) = 0;
   // Sums the leaves of the fixed tree over `virtual_ranks` (tree.h). This rank holds
   // partials[i], the sum of node maximal_nodes(virtual_ranks, block)[i] of its block (block_of);
   // y receives the total on every rank and may be partials[0]. Same bits for every number of
   // ranks. f32.
   virtual Request all_reduce_tree(Stream& s, std::string_view name, int virtual_ranks,
                                   std::span<const Tensor> partials, Tensor y) = 0;
-  // x has world_size * y.numel() elements; y receives the reduced slice of this rank.
+  // y is used on the root only; it may be x.
+  virtual Request reduce(Stream& s, std::string_view name, const Tensor& x, Tensor y, ReduceOp op,
+                         int root) = 0;
+
+  // In the calls below an array "of blocks" has one block for every rank, in rank order. Without
+  // counts all blocks are of one size; with counts (the same on every rank), block r has counts[r]
+  // elements.
+
+  // x: blocks; y receives the reduced block of this rank, and may be that block of x.
   virtual Request reduce_scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y,
-                                 ReduceOp op) = 0;
-  // y has world_size * x.numel() elements, in rank order.
-  virtual Request all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y) = 0;
+                                 ReduceOp op, Counts counts = {}) = 0;
+  // y: blocks; x becomes the block of this rank on every rank, and may be that block of y.
+  virtual Request all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y,
+                             Counts counts = {}) = 0;
+  // all_gather to the root alone; y is used only there.
+  virtual Request gather(Stream& s, std::string_view name, const Tensor& x, Tensor y, int root,
+                         Counts counts = {}) = 0;
+  // x: blocks, used on the root only; y receives this rank's, and on the root may be that block of
+  // x.
+  virtual Request scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y, int root,
+                          Counts counts = {}) = 0;
+  // x and y: blocks, apart from each other. Block r of x becomes block rank() of y on rank r. With
+  // counts, this rank sends send_counts[r] elements to rank r and receives receive_counts[r] from
+  // it; what two ranks say of each other must match.
+  virtual Request all_to_all(Stream& s, std::string_view name, const Tensor& x, Tensor y,
+                             Counts send_counts = {}, Counts receive_counts = {}) = 0;
   virtual Request broadcast(Stream& s, std::string_view name, Tensor x, int root) = 0;
+  // Between two ranks: the others take no part. The k-th call that a rank makes with a peer meets
+  // the k-th that the peer makes with it: one sends and the other receives, with one name, dtype
+  // and count, or both fail and say what they called. A send ends when its data was taken, so ranks
+  // that all send first wait for each other until the deadline; all_to_all serves those.
+  virtual Request send(Stream& s, std::string_view name, const Tensor& x, int to) = 0;
+  virtual Request recv(Stream& s, std::string_view name, Tensor y, int from) = 0;
   virtual Request barrier(Stream& s, std::string_view name) = 0;
 
   virtual void wait(Stream& s, Request request) = 0;

@@ -4,21 +4,21 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <cstring>
 #include <list>
 #include <mutex>
 #include <thread>
 
+#include "comm/message_collectives.h"
 #include "core/base/error.h"
 
 namespace peal {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{4} << 20;  // of an array that is in flight at once
+constexpr std::size_t kPairBytes = std::size_t{64} << 20;  // of one message; MPI counts in int
 // MPI moves a long message only while both sides poll: between ranks that are known to be in the
 // same call a wait polls for so long before it naps.
 constexpr double kBusyHello = 0.2e-3, kBusyData = 20e-3;
-constexpr int kHelloTag = 1, kDataTag = 2;
+constexpr int kHelloTag = 1, kDataTag = 2, kPairTag = 3;
 
 void check(int status, const std::string& what) {
   if (status == MPI_SUCCESS) return;
@@ -26,6 +26,10 @@ void check(int status, const std::string& what) {
   int length = 0;
   MPI_Error_string(status, text, &length);
   throw Error(ErrorKind::peer, what, std::string(text, static_cast<std::size_t>(length)));
+}
+
+std::size_t at(int index) {
+  return static_cast<std::size_t>(index);
 }
 
 MPI_Comm duplicate_world() {
@@ -63,7 +67,7 @@ struct Notice {
 
 // Every MPI call is made under one mutex, so that MPI_THREAD_SERIALIZED is enough. The two
 // communicators are never freed: that is collective, and a peer may be gone.
-class MpiTransport final : public Transport {
+class MpiTransport final : public Transport, private Messages {
  public:
   explicit MpiTransport(const Watch& watch)
       : watch_(watch),
@@ -72,9 +76,10 @@ class MpiTransport final : public Transport {
         data_(duplicate_world()),
         control_(duplicate_world()),
         waiting_in_(static_cast<std::size_t>(ranks_), 0),
-        chain_(chain_plan(ranks_)),
-        add_(chain_plan(2)),
-        pairs_(tree_plan(ranks_, ranks_).reduce) {
+        pair_calls_(static_cast<std::size_t>(ranks_)),
+        counts_out_(static_cast<std::size_t>(ranks_)),
+        counts_in_(static_cast<std::size_t>(ranks_)),
+        collectives_(*this, ranks_, rank_) {
     listen();
   }
   ~MpiTransport() override;
@@ -83,10 +88,17 @@ class MpiTransport final : public Transport {
   void abort(const Cause& cause) override;
 
  private:
+  void send(const std::byte* from, std::size_t bytes, int to) override {
+    send(from, bytes, to, kDataTag);
+  }
+  void receive(std::byte* to, std::size_t bytes, int from) override {
+    receive(to, bytes, from, kDataTag);
+  }
+  void finish(const Call& call) override;
+
   // Messages of the call in progress.
-  void send(const std::byte* from, std::size_t bytes, int to, int tag = kDataTag);
-  void receive(std::byte* to, std::size_t bytes, int from, int tag = kDataTag);
-  void finish(const Call& call);  // waits for all of them
+  void send(const std::byte* from, std::size_t bytes, int to, int tag);
+  void receive(std::byte* to, std::size_t bytes, int from, int tag);
   bool poll();
   void drop_messages();
 
@@ -100,14 +112,8 @@ class MpiTransport final : public Transport {
   std::string late_ranks() const;
 
   void hello(const Call& call);
-  void ring(const Call& call);
-  void ordered(const Call& call, const ReducePlan& plan);
-  void reduce_scatter(const Call& call);
-  void gather(const Call& call);
-  void broadcast(const Call& call);
-
-  std::byte* scratch(std::size_t bytes);
-  std::size_t piece_elements(const Call& call) const { return kPieceBytes / call.element_size(); }
+  void compare_counts(const Call& call);
+  void run_pair(const Call& call);
   int around(int rank) const { return (rank % ranks_ + ranks_) % ranks_; }
 
   const Watch& watch_;
@@ -132,10 +138,10 @@ class MpiTransport final : public Transport {
   std::uint64_t sequence_ = 0;
   CallRecord previous_;
   Hello hello_out_, hello_in_;
-  ReducePlan chain_, add_, pairs_;
-  Reducer reducer_;
-  std::vector<std::byte> scratch_;
-  std::vector<const std::byte*> sources_;
+  std::vector<std::uint64_t> pair_calls_;  // by rank
+  CallRecord pair_out_, pair_in_;
+  std::vector<std::int64_t> counts_out_, counts_in_;  // of a ragged all_to_all, by rank
+  MessageCollectives collectives_;
 };
 
 MpiTransport::~MpiTransport() {
@@ -145,32 +151,16 @@ MpiTransport::~MpiTransport() {
 }
 
 void MpiTransport::run(const Call& call) {
-  ++sequence_;
-  told_waiting_ = false;
+  if (!call.is_pair()) ++sequence_;
+  told_waiting_ = call.is_pair();  // the others have no part in it
   busy_seconds_ = kBusyHello;
   try {
     if (failed()) throw_cause(cause_);
+    if (call.is_pair()) return run_pair(call);
     hello(call);
     busy_seconds_ = kBusyData;
-    switch (call.record.kind) {
-      case CallKind::all_reduce:
-        call.record.algorithm == Algorithm::ordered_tree ? ordered(call, pairs_) : ring(call);
-        break;
-      case CallKind::all_reduce_tree:
-        ordered(call, call.tree->reduce);
-        break;
-      case CallKind::reduce_scatter:
-        reduce_scatter(call);
-        break;
-      case CallKind::all_gather:
-        gather(call);
-        break;
-      case CallKind::broadcast:
-        broadcast(call);
-        break;
-      case CallKind::barrier:
-        break;
-    }
+    compare_counts(call);
+    collectives_.run(call);
   } catch (...) {
     drop_messages();
     throw;
@@ -318,8 +308,11 @@ bool MpiTransport::failed() {
 }
 
 void MpiTransport::fail_late(const Call& call) {
+  const std::string late = call.is_pair()
+                               ? cat(watch_.names[at(call.record.parameter)], " has not answered")
+                               : late_ranks();
   const Cause cause = make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(),
-                                 late_message(watch_, call.record, late_ranks()));
+                                 late_message(watch_, call.record, late));
   abort(cause);
   throw_cause(cause_);
 }
@@ -371,144 +364,51 @@ void MpiTransport::hello(const Call& call) {
                  watch_.names[static_cast<std::size_t>(mine.high_rank)], mine.high);
 }
 
-std::byte* MpiTransport::scratch(std::size_t bytes) {
-  if (scratch_.size() < bytes) scratch_.resize(bytes);
-  return scratch_.data();
+// What any two ranks say of each other in a ragged all_to_all: 1 step of n - 1 numbers, and another
+// hello, through which no rank comes before all have found their own counts right.
+void MpiTransport::compare_counts(const Call& call) {
+  if (call.record.kind != CallKind::all_to_all || call.bounds == nullptr) return;
+  for (int k = 1; k < ranks_; ++k) {
+    const int to = around(rank_ + k), from = around(rank_ - k);
+    std::int64_t &out = counts_out_[at(to)], &in = counts_in_[at(from)];
+    out = static_cast<std::int64_t>(call.outgoing(rank_, to).size());
+    send(reinterpret_cast<const std::byte*>(&out), sizeof out, to);
+    receive(reinterpret_cast<std::byte*>(&in), sizeof in, from);
+  }
+  counts_in_[at(rank_)] = static_cast<std::int64_t>(call.outgoing(rank_, rank_).size());
+  finish(call);
+  for (int from = 0; from < ranks_; ++from) {
+    const auto expected = static_cast<std::int64_t>(call.incoming(rank_, from).size());
+    const std::int64_t sent = counts_in_[at(from)];
+    if (sent == expected) continue;
+    CallRecord record = call.record;
+    record.sequence = sequence_;
+    abort(count_mismatch(watch_, record, {from, rank_}, sent, expected));
+    throw_cause(cause_);
+  }
+  hello(call);
 }
 
-// Reduce-scatter and all-gather around a ring: 2 (n-1) steps, 2 (n-1)/n N bytes per rank.
-void MpiTransport::ring(const Call& call) {
-  const std::size_t size = call.element_size();
-  if (call.output != call.inputs[0] && call.count() > 0) {
-    std::memcpy(call.output, call.inputs[0], call.count() * size);
+// The two ranks exchange what they call, then the data goes: 2 steps of the sender, N bytes.
+void MpiTransport::run_pair(const Call& call) {
+  const int peer = call.record.parameter;
+  pair_out_ = call.record;
+  pair_out_.sequence = ++pair_calls_[at(peer)];
+  send(reinterpret_cast<const std::byte*>(&pair_out_), sizeof pair_out_, peer, kPairTag);
+  receive(reinterpret_cast<std::byte*>(&pair_in_), sizeof pair_in_, peer, kPairTag);
+  finish(call);
+  if (!matches(pair_out_, pair_in_)) {
+    abort(pair_mismatch(watch_, pair_out_, pair_in_));
+    throw_cause(cause_);
   }
-  const int next = around(rank_ + 1), before = around(rank_ - 1);
-  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
-    const std::size_t count = std::min(piece_elements(call), call.count() - begin);
-    std::byte* y = call.output + begin * size;
-    const auto slice = [&](int r) { return slice_of(count, ranks_, around(r), size); };
-    for (int step = 0; step < ranks_ - 1; ++step) {
-      const Slice out = slice(rank_ - step), in = slice(rank_ - step - 1);
-      std::byte* arrived = scratch(in.size() * size);
-      send(y + out.begin * size, out.size() * size, next);
-      receive(arrived, in.size() * size, before);
-      finish(call);
-      const bool last = step == ranks_ - 2;
-      const bool sums = call.record.op == ReduceOp::mean && !last;
-      std::byte* sum = y + in.begin * size;
-      const std::byte* sources[] = {arrived, sum};
-      reducer_.run(add_, call.record.dtype, sums ? ReduceOp::sum : call.record.op, ranks_, sources,
-                   std::span(&sum, 1), in.size());
-    }
-    for (int step = 0; step < ranks_ - 1; ++step) {
-      const Slice out = slice(rank_ + 1 - step), in = slice(rank_ - step);
-      send(y + out.begin * size, out.size() * size, next);
-      receive(y + in.begin * size, in.size() * size, before);
-      finish(call);
-    }
-  }
-}
-
-// All-to-all exchange of the inputs, reduction in the order of `plan` by the owner of each slice,
-// all-gather: 2 steps, (p + 1) (n-1)/n N bytes per rank with p inputs each.
-void MpiTransport::ordered(const Call& call, const ReducePlan& plan) {
-  const std::size_t size = call.element_size();
-  const auto inputs_of = [&](int r) { return call.tree != nullptr ? call.tree->count(r) : 1; };
-  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
-    const std::size_t count = std::min(piece_elements(call), call.count() - begin);
-    const auto slice = [&](int r) { return slice_of(count, ranks_, r, size); };
-    const Slice mine = slice(rank_);
-    std::byte* arrived = scratch(static_cast<std::size_t>(plan.sources) * mine.size() * size);
-    sources_.clear();
-    for (int r = 0; r < ranks_; ++r) {
-      for (int i = 0; i < inputs_of(r); ++i) {
-        if (r == rank_) {
-          sources_.push_back(call.inputs[i] + (begin + mine.begin) * size);
-          continue;
-        }
-        receive(arrived, mine.size() * size, r);
-        sources_.push_back(arrived);
-        arrived += mine.size() * size;
-      }
-    }
-    for (int k = 1; k < ranks_; ++k) {
-      const int to = around(rank_ + k);
-      const Slice theirs = slice(to);
-      for (int i = 0; i < call.input_count; ++i) {
-        send(call.inputs[i] + (begin + theirs.begin) * size, theirs.size() * size, to);
-      }
-    }
-    finish(call);
-    std::byte* y = call.output + begin * size;
-    std::byte* total = y + mine.begin * size;
-    reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, std::span(&total, 1),
-                 mine.size());
-    for (int k = 1; k < ranks_; ++k) {
-      const int from = around(rank_ - k);
-      receive(y + slice(from).begin * size, slice(from).size() * size, from);
-      send(total, mine.size() * size, around(rank_ + k));
-    }
-    finish(call);
-  }
-}
-
-// Pairwise exchange: 1 step, (n-1)/n N bytes per rank.
-void MpiTransport::reduce_scatter(const Call& call) {
-  const std::size_t size = call.element_size();
-  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
-    const std::size_t bytes = std::min(piece_elements(call), call.count() - begin) * size;
-    std::byte* arrived = scratch(static_cast<std::size_t>(ranks_) * bytes);
-    const auto row = [&](int r) {
-      return call.inputs[0] + (static_cast<std::size_t>(r) * call.count() + begin) * size;
-    };
-    sources_.clear();
-    for (int k = 1; k < ranks_; ++k) {
-      receive(arrived, bytes, around(rank_ + k));
-      sources_.push_back(arrived);
-      arrived += bytes;
-      send(row(around(rank_ + k)), bytes, around(rank_ + k));
-    }
-    sources_.push_back(row(rank_));
-    finish(call);
-    std::byte* y = call.output + begin * size;
-    reducer_.run(chain_, call.record.dtype, call.record.op, ranks_, sources_, std::span(&y, 1),
-                 bytes / size);
-  }
-}
-
-// Everybody sends to everybody: 1 step, (n-1) N bytes per rank.
-void MpiTransport::gather(const Call& call) {
-  const std::size_t size = call.element_size();
-  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
-    const std::size_t bytes = std::min(piece_elements(call), call.count() - begin) * size;
-    const auto row = [&](int r) {
-      return call.output + (static_cast<std::size_t>(r) * call.count() + begin) * size;
-    };
-    const std::byte* mine = call.inputs[0] + begin * size;
-    for (int k = 1; k < ranks_; ++k) {
-      receive(row(around(rank_ - k)), bytes, around(rank_ - k));
-      send(mine, bytes, around(rank_ + k));
-    }
-    finish(call);
-    if (row(rank_) != mine) std::memmove(row(rank_), mine, bytes);
-  }
-}
-
-// Binomial tree: ceil(log2 n) steps; the root sends that often N bytes.
-void MpiTransport::broadcast(const Call& call) {
-  const std::size_t size = call.element_size();
-  const int root = call.record.parameter, me = around(rank_ - root);
-  const std::byte* x = me == 0 ? call.inputs[0] : call.output;
-  for (std::size_t begin = 0; begin < call.count(); begin += piece_elements(call)) {
-    const std::size_t bytes = std::min(piece_elements(call), call.count() - begin) * size;
-    int bit = 1;
-    while (bit < ranks_ && (me & bit) == 0) bit *= 2;
-    if (me != 0) {
-      receive(call.output + begin * size, bytes, around(me - bit + root));
-      finish(call);
-    }
-    for (bit /= 2; bit > 0; bit /= 2) {
-      if (me + bit < ranks_) send(x + begin * size, bytes, around(me + bit + root));
+  busy_seconds_ = kBusyData;
+  const std::size_t bytes = call.count() * call.element_size();
+  for (std::size_t begin = 0; begin < bytes; begin += kPairBytes) {
+    const std::size_t some = std::min(kPairBytes, bytes - begin);
+    if (call.record.kind == CallKind::send) {
+      send(call.inputs[0] + begin, some, peer, kPairTag);
+    } else {
+      receive(call.output() + begin, some, peer, kPairTag);
     }
     finish(call);
   }

@@ -10,51 +10,21 @@ namespace {
 // How long calls are left to wait() where ranks have no core to spare.
 constexpr std::chrono::milliseconds kGrace{20};
 
-// Where an argument is wrong; made into text only then.
-struct CallPlace {
-  std::string_view call, name;
-  std::string text() const { return cat(call, " \"", name, "\""); }
-};
-
-void require_memory(const CallPlace& place, const Tensor& t, std::string_view what) {
-  if (t.layout != nullptr) fail_input(place.text(), what, " must be row-major");
-  if (t.numel() > 0 && t.data == nullptr) fail_input(place.text(), what, " has no memory");
-  switch (t.dtype) {
-    case DType::f32:
-    case DType::f64:
-    case DType::i32:
-    case DType::i64:
-    case DType::u8:
-      return;
-    default:
-      fail_input(place.text(), what, " is ", name_of(t.dtype), "; allowed: f32, f64, i32, i64, u8");
-  }
-}
-
-// `times_x` * x.numel() == `times_y` * y.numel(), same dtype.
-void require_pair(const CallPlace& place, const Tensor& x, std::int64_t times_x, const Tensor& y,
-                  std::int64_t times_y) {
-  require_memory(place, x, "x");
-  require_memory(place, y, "y");
-  if (x.dtype != y.dtype) {
-    fail_input(place.text(), "x is ", name_of(x.dtype), " but y is ", name_of(y.dtype));
-  }
-  if (x.numel() * times_x != y.numel() * times_y) {
-    fail_input(place.text(), "x has ", x.numel(), " elements and y ", y.numel(), "; ",
-               x.numel() * times_x, " and ", y.numel() * times_y, " must be equal");
-  }
-}
-
 Call make_call(CallKind kind, DType dtype, std::int64_t count) {
   Call call;
   call.record.kind = kind;
   call.record.dtype = dtype;
-  call.record.count = count;
+  call.record.count = call.longest = count;
   return call;
 }
 
 void add_input(Call& call, const Tensor& x) {
-  call.inputs[call.input_count++] = x.as<const std::byte>();
+  call.inputs[static_cast<std::size_t>(call.input_count++)] = x.as<const std::byte>();
+  call.input_elements = x.numel();
+}
+
+void add_output(Call& call, const Tensor& y) {
+  call.outputs[static_cast<std::size_t>(call.output_count++)] = y.as<std::byte>();
 }
 
 }  // namespace
@@ -86,6 +56,8 @@ QueuedCommunicator::~QueuedCommunicator() {
 
 void QueuedCommunicator::start(std::unique_ptr<Transport> transport) {
   transport_ = std::move(transport);
+  bounds_.reserve(bounds_per_slot());
+  slot_bounds_.resize(kSlots * bounds_per_slot());
   thread_ = std::thread([this] { progress(); });
 }
 
@@ -104,12 +76,52 @@ Request QueuedCommunicator::all_reduce(Stream&, std::string_view name, const Ten
                                        ReduceOp op, Algorithm algorithm) {
   const CallPlace place{"all_reduce", name};
   require_pair(place, x, 1, y, 1);
+  require_apart(place, y, x, 0);
+  require_operation(place, x.dtype, op);
   Call call = make_call(CallKind::all_reduce, x.dtype, x.numel());
   call.record.op = op;
   call.record.algorithm = algorithm;
-  call.output = y.as<std::byte>();
   add_input(call, x);
+  add_output(call, y);
   return enqueue(call, name);
+}
+
+Request QueuedCommunicator::all_reduce_group(Stream&, std::string_view name,
+                                             std::span<const Tensor> xs, std::span<const Tensor> ys,
+                                             ReduceOp op) {
+  const CallPlace place{"all_reduce_group", name};
+  if (xs.size() != ys.size() || xs.empty()) {
+    fail_input(place.text(), xs.size(), " tensors x and ", ys.size(),
+               " y; as many of each are needed, and at least one");
+  }
+  require_operation(place, xs[0].dtype, op);
+  for (std::size_t i = 0; i < xs.size(); ++i) {
+    require_pair(place, xs[i], 1, ys[i], 1);
+    require_apart(place, ys[i], xs[i], 0);
+    if (xs[i].dtype != xs[0].dtype) {
+      fail_input(place.text(), "tensor ", i, " is ", name_of(xs[i].dtype), " but tensor 0 is ",
+                 name_of(xs[0].dtype));
+    }
+  }
+  Request last;
+  while (!xs.empty()) {
+    const std::size_t some = std::min<std::size_t>(xs.size(), kMaxInputs);
+    Call call = make_call(CallKind::all_reduce, xs[0].dtype, 0);
+    call.record.op = op;
+    std::array<std::int64_t, kMaxInputs> sizes;
+    for (std::size_t i = 0; i < some; ++i) {
+      add_input(call, xs[i]);
+      add_output(call, ys[i]);
+      sizes[i] = xs[i].numel();
+    }
+    add_bounds(call, {sizes.data(), some});
+    set_blocks(call.record, call.bounds, static_cast<int>(some));
+    call.longest = call.record.count;
+    last = enqueue(call, name);
+    xs = xs.subspan(some);
+    ys = ys.subspan(some);
+  }
+  return last;
 }
 
 Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int virtual_ranks,
@@ -124,7 +136,7 @@ Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int 
   Call call = make_call(CallKind::all_reduce_tree, DType::f32, y.numel());
   call.record.parameter = virtual_ranks;
   call.tree = &tree;
-  call.output = y.as<std::byte>();
+  add_output(call, y);
   for (const Tensor& partial : partials) {
     require_pair(place, partial, 1, y, 1);
     add_input(call, partial);
@@ -135,39 +147,129 @@ Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int 
   return enqueue(call, name);
 }
 
-Request QueuedCommunicator::reduce_scatter(Stream&, std::string_view name, const Tensor& x,
-                                           Tensor y, ReduceOp op) {
-  const CallPlace place{"reduce_scatter", name};
-  require_pair(place, x, 1, y, world_size());
-  Call call = make_call(CallKind::reduce_scatter, x.dtype, y.numel());
+Request QueuedCommunicator::reduce(Stream&, std::string_view name, const Tensor& x, Tensor y,
+                                   ReduceOp op, int root) {
+  const CallPlace place{"reduce", name};
+  require_root(place, root, world_size());
+  require_memory(place, x, "x");
+  require_operation(place, x.dtype, op);
+  Call call = make_call(CallKind::reduce, x.dtype, x.numel());
   call.record.op = op;
-  call.output = y.as<std::byte>();
+  call.record.parameter = root;
   add_input(call, x);
+  if (rank() == root) {
+    require_pair(place, x, 1, y, 1);
+    require_apart(place, y, x, 0);
+    add_output(call, y);
+  }
   return enqueue(call, name);
 }
 
-Request QueuedCommunicator::all_gather(Stream&, std::string_view name, const Tensor& x, Tensor y) {
-  const CallPlace place{"all_gather", name};
-  require_pair(place, x, world_size(), y, 1);
-  Call call = make_call(CallKind::all_gather, x.dtype, x.numel());
-  call.output = y.as<std::byte>();
+Request QueuedCommunicator::reduce_scatter(Stream&, std::string_view name, const Tensor& x,
+                                           Tensor y, ReduceOp op, Counts counts) {
+  const CallPlace place{"reduce_scatter", name};
+  require_operation(place, x.dtype, op);
+  Call call = make_call(CallKind::reduce_scatter, x.dtype, y.numel());
+  call.record.op = op;
   add_input(call, x);
+  add_output(call, y);
+  check_blocks(place, call, y, &x, counts);
+  return enqueue(call, name);
+}
+
+Request QueuedCommunicator::all_gather(Stream&, std::string_view name, const Tensor& x, Tensor y,
+                                       Counts counts) {
+  const CallPlace place{"all_gather", name};
+  Call call = make_call(CallKind::all_gather, x.dtype, x.numel());
+  add_input(call, x);
+  add_output(call, y);
+  check_blocks(place, call, x, &y, counts);
+  return enqueue(call, name);
+}
+
+Request QueuedCommunicator::gather(Stream&, std::string_view name, const Tensor& x, Tensor y,
+                                   int root, Counts counts) {
+  const CallPlace place{"gather", name};
+  require_root(place, root, world_size());
+  Call call = make_call(CallKind::gather, x.dtype, x.numel());
+  call.record.parameter = root;
+  add_input(call, x);
+  if (rank() == root) add_output(call, y);
+  check_blocks(place, call, x, rank() == root ? &y : nullptr, counts);
+  return enqueue(call, name);
+}
+
+Request QueuedCommunicator::scatter(Stream&, std::string_view name, const Tensor& x, Tensor y,
+                                    int root, Counts counts) {
+  const CallPlace place{"scatter", name};
+  require_root(place, root, world_size());
+  Call call = make_call(CallKind::scatter, y.dtype, y.numel());
+  call.record.parameter = root;
+  if (rank() == root) add_input(call, x);
+  add_output(call, y);
+  check_blocks(place, call, y, rank() == root ? &x : nullptr, counts);
+  return enqueue(call, name);
+}
+
+Request QueuedCommunicator::all_to_all(Stream&, std::string_view name, const Tensor& x, Tensor y,
+                                       Counts send_counts, Counts receive_counts) {
+  const CallPlace place{"all_to_all", name};
+  require_same_dtype(place, x, y);
+  require_apart(place, y, x, /*offset=*/-1);
+  const std::int64_t n = world_size();
+  Call call = make_call(CallKind::all_to_all, x.dtype, x.numel() / n);
+  add_input(call, x);
+  add_output(call, y);
+  if (send_counts.empty() && receive_counts.empty()) {
+    require_pair(place, x, 1, y, 1);
+    if (x.numel() % n != 0) {
+      fail_input(place.text(), "x has ", x.numel(), " elements; a multiple of ", n,
+                 " (ranks) is needed");
+    }
+    return enqueue(call, name);
+  }
+  require_counts(place, send_counts, "send counts", world_size());
+  require_counts(place, receive_counts, "receive counts", world_size());
+  add_bounds(call, send_counts);
+  require_elements(place, x, "x", bounds_.back());
+  add_bounds(call, receive_counts);
+  require_elements(place, y, "y", bounds_.back());
+  call.record.count = 0;
+  set_blocks(call.record, call.bounds, world_size());
   return enqueue(call, name);
 }
 
 Request QueuedCommunicator::broadcast(Stream&, std::string_view name, Tensor x, int root) {
   const CallPlace place{"broadcast", name};
   require_memory(place, x, "x");
-  if (root < 0 || root >= world_size()) {
-    fail_input(place.text(), "root ", root, " is not in 0..", world_size() - 1);
-  }
+  require_root(place, root, world_size());
   Call call = make_call(CallKind::broadcast, x.dtype, x.numel());
   call.record.parameter = root;
   if (root == rank()) {
     add_input(call, x);
   } else {
-    call.output = x.as<std::byte>();
+    add_output(call, x);
   }
+  return enqueue(call, name);
+}
+
+Request QueuedCommunicator::send(Stream&, std::string_view name, const Tensor& x, int to) {
+  const CallPlace place{"send", name};
+  require_memory(place, x, "x");
+  require_peer(place, to, rank(), world_size());
+  Call call = make_call(CallKind::send, x.dtype, x.numel());
+  call.record.parameter = to;
+  add_input(call, x);
+  return enqueue(call, name);
+}
+
+Request QueuedCommunicator::recv(Stream&, std::string_view name, Tensor y, int from) {
+  const CallPlace place{"recv", name};
+  require_memory(place, y, "y");
+  require_peer(place, from, rank(), world_size());
+  Call call = make_call(CallKind::recv, y.dtype, y.numel());
+  call.record.parameter = from;
+  add_output(call, y);
   return enqueue(call, name);
 }
 
@@ -182,6 +284,52 @@ const TreePlan& QueuedCommunicator::tree_for(int virtual_ranks) {
   return trees_.emplace(virtual_ranks, tree_plan(virtual_ranks, world_size())).first->second;
 }
 
+std::size_t QueuedCommunicator::bounds_per_slot() const {
+  return std::max<std::size_t>(2 * (watch_.names.size() + 1), kMaxInputs + 1);
+}
+
+// The bounds of one more list of blocks, behind those that `call` has.
+void QueuedCommunicator::add_bounds(Call& call, Counts counts) {
+  if (call.bounds == nullptr) {
+    bounds_.clear();
+    call.longest = 0;
+  }
+  std::int64_t end = 0;
+  bounds_.push_back(end);
+  for (const std::int64_t count : counts) {
+    bounds_.push_back(end += count);
+    call.longest = std::max(call.longest, count);
+  }
+  call.bounds = bounds_.data();
+  call.bound_count = static_cast<int>(bounds_.size());
+}
+
+// `block`: this rank's; `blocks`: the array of all, nullptr on a rank that has no part in it.
+void QueuedCommunicator::check_blocks(const CallPlace& place, Call& call, const Tensor& block,
+                                      const Tensor* blocks, Counts counts) {
+  const std::string_view one = call.has_input_blocks() ? "y" : "x";
+  const std::string_view all = call.has_input_blocks() ? "x" : "y";
+  require_memory(place, block, one);
+  if (!counts.empty()) {
+    require_counts(place, counts, "counts", world_size());
+    add_bounds(call, counts);
+    set_blocks(call.record, call.bounds, world_size());
+    require_elements(place, block, one, counts[static_cast<std::size_t>(rank())]);
+  }
+  if (blocks == nullptr) return;
+  require_memory(place, *blocks, all);
+  if (block.dtype != blocks->dtype) {
+    fail_input(place.text(), one, " is ", name_of(block.dtype), " but ", all, " is ",
+               name_of(blocks->dtype));
+  }
+  const auto elements = static_cast<std::int64_t>(call.block(world_size() - 1).end);
+  if (blocks->numel() != elements) {
+    fail_input(place.text(), all, " has ", blocks->numel(), " elements; one block for each of ",
+               world_size(), " ranks is ", elements);
+  }
+  require_apart(place, block, *blocks, static_cast<std::int64_t>(call.block(rank()).begin));
+}
+
 Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
   set_name(call.record, name);
   std::unique_lock lock(mutex_);
@@ -194,7 +342,13 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
     }
   }
   throw_if_broken();
-  slots_[posted_ % kSlots] = {call, Clock::now()};
+  const std::size_t slot = posted_ % kSlots;
+  if (call.bounds != nullptr) {
+    std::int64_t* bounds = &slot_bounds_[slot * bounds_per_slot()];
+    std::copy_n(call.bounds, call.bound_count, bounds);
+    call.bounds = bounds;
+  }
+  slots_[slot] = {call, Clock::now()};
   ++posted_;
   if (!napping_) work_.notify_one();
   return Request(posted_);

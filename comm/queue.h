@@ -14,6 +14,7 @@
 #include <optional>
 #include <thread>
 
+#include "comm/arguments.h"
 #include "comm/transport.h"
 #include "core/base/error.h"
 
@@ -53,10 +54,23 @@ class QueuedCommunicator : public Communicator {
                      Algorithm algorithm) override;
   Request all_reduce_tree(Stream& s, std::string_view name, int virtual_ranks,
                           std::span<const Tensor> partials, Tensor y) override;
-  Request reduce_scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y,
-                         ReduceOp op) override;
-  Request all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y) override;
+  Request all_reduce_group(Stream& s, std::string_view name, std::span<const Tensor> xs,
+                           std::span<const Tensor> ys, ReduceOp op) override;
+  Request reduce(Stream& s, std::string_view name, const Tensor& x, Tensor y, ReduceOp op,
+                 int root) override;
+  Request reduce_scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y, ReduceOp op,
+                         Counts counts = {}) override;
+  Request all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y,
+                     Counts counts = {}) override;
+  Request gather(Stream& s, std::string_view name, const Tensor& x, Tensor y, int root,
+                 Counts counts = {}) override;
+  Request scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y, int root,
+                  Counts counts = {}) override;
+  Request all_to_all(Stream& s, std::string_view name, const Tensor& x, Tensor y,
+                     Counts send_counts = {}, Counts receive_counts = {}) override;
   Request broadcast(Stream& s, std::string_view name, Tensor x, int root) override;
+  Request send(Stream& s, std::string_view name, const Tensor& x, int to) override;
+  Request recv(Stream& s, std::string_view name, Tensor y, int from) override;
   Request barrier(Stream& s, std::string_view name) override;
   void wait(Stream& s, Request request) override;
   bool done(Request request) const override;
@@ -73,6 +87,10 @@ class QueuedCommunicator : public Communicator {
   static constexpr std::size_t kSlots = 64;
 
   Request enqueue(Call& call, std::string_view name);
+  std::size_t bounds_per_slot() const;
+  void add_bounds(Call& call, Counts counts);
+  void check_blocks(const CallPlace& place, Call& call, const Tensor& block, const Tensor* blocks,
+                    Counts counts);
   const TreePlan& tree_for(int virtual_ranks);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
   void progress();
@@ -88,6 +106,8 @@ class QueuedCommunicator : public Communicator {
   mutable std::condition_variable work_;
   std::condition_variable finished_;
   std::array<Slot, kSlots> slots_;
+  std::vector<std::int64_t> bounds_;         // of the call that is being made
+  std::vector<std::int64_t> slot_bounds_;    // of the calls in the slots
   std::uint64_t posted_ = 0;                 // tickets given out
   std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
   bool running_ = false, napping_ = false;

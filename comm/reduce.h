@@ -37,15 +37,18 @@ TreePlan tree_plan(int virtual_ranks, int ranks);
 
 // Reduces arrays by `plan` and writes the result to every output. Works through all steps for one
 // block of a few KiB after the other, so that each source is read once and each output written
-// once. An output may be a source (the same pointer).
+// once. An output may be a source (the same pointer). Half types stay f32 from the first step to
+// the last and are rounded once (combine.h).
 class Reducer {
  public:
-  // `divisor`: the number of ranks, for ReduceOp::mean.
+  // `divisor`: the number of ranks, for ReduceOp::mean; with one source nothing is divided.
   void run(const ReducePlan& plan, DType dtype, ReduceOp op, int divisor,
            std::span<const std::byte* const> sources, std::span<std::byte* const> outputs,
            std::size_t elements);
 
  private:
+  std::byte* scratch(int slots);
+
   std::vector<std::byte> scratch_;  // grows to the largest plan, then stays
 };
 

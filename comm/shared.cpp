@@ -1,30 +1,18 @@
 #include "comm/shared.h"
 
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
-#include <ctime>
 #include <new>
 
+#include "comm/futex.h"
 #include "core/base/error.h"
 #include "core/device/buffer.h"
 
 namespace peal {
 namespace {
 
-constexpr long kNapNanoseconds = 20'000'000;  // between looks at failures and the deadline
-
-// Not the private kind: the word may be shared between processes.
-void futex_sleep(std::atomic<std::uint32_t>& word, std::uint32_t expected) {
-  const timespec nap{0, kNapNanoseconds};
-  ::syscall(SYS_futex, &word, FUTEX_WAIT, expected, &nap, nullptr, 0);
-}
-
-void futex_wake_all(std::atomic<std::uint32_t>& word) {
-  ::syscall(SYS_futex, &word, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
+std::size_t at(int index) {
+  return static_cast<std::size_t>(index);
 }
 
 bool reached(std::uint32_t now, std::uint32_t goal) {
@@ -33,6 +21,15 @@ bool reached(std::uint32_t now, std::uint32_t goal) {
 
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
   if (bytes > 0 && to != from) std::memmove(to, from, bytes);
+}
+
+std::size_t bounds_bytes(std::size_t ranks) {
+  return align_up(2 * (ranks + 1) * sizeof(std::int64_t));
+}
+
+// What a rank has beside its bounce buffers.
+std::size_t per_rank(std::size_t ranks) {
+  return sizeof(RankState) + 2 * bounds_bytes(ranks) + ranks * sizeof(PairState);
 }
 
 class ThreadSpace final : public SharedSpace {
@@ -56,16 +53,30 @@ class ThreadSpace final : public SharedSpace {
 }  // namespace
 
 std::size_t SharedSpace::bytes(int ranks) {
-  return sizeof(Control) + static_cast<std::size_t>(ranks) * (sizeof(RankState) + 2 * kBounceBytes);
+  const auto n = static_cast<std::size_t>(ranks);
+  return sizeof(Control) + n * (per_rank(n) + 2 * kBounceBytes);
 }
 
 RankState& SharedSpace::state(int rank) const {
   return reinterpret_cast<RankState*>(base_ + sizeof(Control))[rank];
 }
 
+std::int64_t* SharedSpace::bounds(int rank, std::uint64_t sequence) const {
+  const auto n = static_cast<std::size_t>(ranks_), r = static_cast<std::size_t>(rank);
+  std::byte* first = base_ + sizeof(Control) + n * sizeof(RankState);
+  return reinterpret_cast<std::int64_t*>(first + (2 * r + sequence % 2) * bounds_bytes(n));
+}
+
+PairState& SharedSpace::pair(int rank, int peer) const {
+  const auto n = static_cast<std::size_t>(ranks_);
+  std::byte* first = base_ + sizeof(Control) + n * (sizeof(RankState) + 2 * bounds_bytes(n));
+  return reinterpret_cast<PairState*>(first)[at(rank) * n + at(peer)];
+}
+
 std::byte* SharedSpace::bounce_in(int rank) const {
   const auto n = static_cast<std::size_t>(ranks_), r = static_cast<std::size_t>(rank);
-  return base_ + sizeof(Control) + n * sizeof(RankState) + r * 2 * kBounceBytes;
+  std::byte* first = base_ + sizeof(Control) + n * per_rank(n);
+  return first + r * 2 * kBounceBytes;
 }
 
 void SharedSpace::attach(std::byte* base, int ranks, bool construct) {
@@ -73,7 +84,10 @@ void SharedSpace::attach(std::byte* base, int ranks, bool construct) {
   ranks_ = ranks;
   if (!construct) return;
   new (base) Control;
-  for (int r = 0; r < ranks; ++r) new (&state(r)) RankState;
+  for (int r = 0; r < ranks; ++r) {
+    new (&state(r)) RankState;
+    for (int p = 0; p < ranks; ++p) new (&pair(r, p)) PairState;
+  }
 }
 
 std::shared_ptr<SharedSpace> make_thread_space(int ranks) {
@@ -86,7 +100,8 @@ SharedTransport::SharedTransport(std::shared_ptr<SharedSpace> space, const Watch
       ranks_(space_->ranks()),
       rank_(watch.rank),
       chain_(chain_plan(ranks_)),
-      pairs_(tree_plan(ranks_, ranks_).reduce) {}
+      pairs_(tree_plan(ranks_, ranks_).reduce),
+      peers_(at(ranks_)) {}
 
 SharedTransport::~SharedTransport() {
   space_->state(rank_).left.store(true, std::memory_order_release);
@@ -98,28 +113,31 @@ SharedTransport::~SharedTransport() {
 void SharedTransport::run(const Call& call) {
   const Control& control = space_->control();
   if (control.aborted.load(std::memory_order_acquire) == 2) throw_cause(control.cause);
+  if (call.is_pair()) return run_pair(call);
   ++sequence_;
-  const std::size_t count = call.count();
   chunk_ = chunk_elements(call);
   post(call);
   meet(call);
   compare_records();
+  compare_counts(call);
   bool staged = false;
+  std::int64_t longest = 0;
   for (int r = 0; r < ranks_; ++r) {
     staged = staged || record(r).staged_input || record(r).staged_output;
+    longest = std::max(longest, record(r).longest);
   }
-  const std::size_t step = staged ? chunk_ : std::max<std::size_t>(count, 1);
-  if (call.record.kind != CallKind::barrier) {
-    for (std::size_t begin = 0; begin == 0 || begin < count; begin += step) {
-      const Slice chunk{begin, std::min(count, begin + step)};
-      if (begin > 0) {
-        stage_in(call, chunk);
-        meet(call);
-      }
-      if (chunk.size() > 0) work(call, chunk);
+  if (call.record.kind == CallKind::barrier) return;
+  const auto end = static_cast<std::size_t>(longest);
+  const std::size_t step = staged ? chunk_ : std::max<std::size_t>(end, 1);
+  for (std::size_t begin = 0; begin == 0 || begin < end; begin += step) {
+    const Slice chunk{begin, std::min(end, begin + step)};
+    if (begin > 0) {
+      stage_in(call, chunk);
       meet(call);
-      stage_out(call, chunk);
     }
+    if (chunk.size() > 0) work(call, chunk);
+    meet(call);
+    stage_out(call, chunk);
   }
 }
 
@@ -136,24 +154,27 @@ void SharedTransport::post(const Call& call) {
   SharedRecord& mine = space_->state(rank_).records[sequence_ % 2];
   mine.call = call.record;
   mine.call.sequence = sequence_;
+  mine.longest = call.longest;
   mine.staged_input = mine.staged_output = false;
   const std::size_t size = call.element_size();
-  const bool scatters = call.record.kind == CallKind::reduce_scatter;
-  const std::size_t input_bytes =
-      call.count() * size * static_cast<std::size_t>(scatters ? ranks_ : 1);
+  const auto bytes_of = [&](int i) {
+    return call.is_group() ? call.part(i).size() * size
+                           : static_cast<std::size_t>(call.input_elements) * size;
+  };
   for (int i = 0; i < call.input_count; ++i) {
-    if (!space_->locate(call.inputs[i], input_bytes, mine.inputs[i])) mine.staged_input = true;
+    const std::byte* x = call.inputs[at(i)];
+    if (!space_->locate(x, bytes_of(i), mine.inputs[at(i)])) mine.staged_input = true;
   }
-  for (int i = 0; mine.staged_input && i < call.input_count; ++i) {
-    mine.inputs[i] = {kBounce, static_cast<std::size_t>(i) * chunk_ * size};
+  // Other collectives write to no memory but their own.
+  const int written = call.reduces_whole() ? call.output_count : 0;
+  for (int i = 0; i < written; ++i) {
+    const std::size_t bytes = call.is_group() ? bytes_of(i) : call.count() * size;
+    if (!space_->locate(call.outputs[at(i)], bytes, mine.outputs[at(i)])) mine.staged_output = true;
   }
-  const bool pushed =
-      call.record.kind == CallKind::all_reduce || call.record.kind == CallKind::all_reduce_tree;
-  if (pushed && !space_->locate(call.output, call.count() * size, mine.output)) {
-    mine.staged_output = true;
-    mine.output = {kBounce, 0};
+  if (call.record.kind == CallKind::all_to_all && call.bounds != nullptr) {
+    std::copy_n(call.bounds, call.bound_count, space_->bounds(rank_, sequence_));
   }
-  stage_in(call, {0, std::min(call.count(), chunk_)});
+  stage_in(call, {0, std::min(static_cast<std::size_t>(call.longest), chunk_)});
 }
 
 void SharedTransport::meet(const Call& call) {
@@ -206,16 +227,20 @@ void SharedTransport::check_failures(const Call& call, bool late) {
     if (!left && space_->alive(r)) continue;
     // It may have arrived between the two looks.
     if (state.arrivals.load(std::memory_order_acquire) >= mine) continue;
-    fail(cat(watch_.names[r], left ? " has left" : " is gone", ", waited for in ",
-             short_name(call.record), "; ", late_ranks()));
+    fail(peer_cause(cat(watch_.names[at(r)], left ? " has left" : " is gone", ", waited for in ",
+                        short_name(call.record), "; ", late_ranks())));
   }
   if (!late) return;
   const std::string who = late_ranks();
-  if (!who.empty()) fail(late_message(watch_, call.record, who));  // empty: the last has just come
+  if (who.empty()) return;  // the last has just come
+  fail(peer_cause(late_message(watch_, call.record, who)));
 }
 
-void SharedTransport::fail(const std::string& message) {
-  const Cause mine = make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(), message);
+Cause SharedTransport::peer_cause(const std::string& message) const {
+  return make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(), message);
+}
+
+void SharedTransport::fail(const Cause& mine) {
   abort(mine);
   const Control& control = space_->control();
   throw_cause(control.aborted.load(std::memory_order_acquire) == 2 ? control.cause : mine);
@@ -247,126 +272,179 @@ void SharedTransport::compare_records() {
   }
 }
 
+// What any two ranks say of each other in a ragged all_to_all; every rank finds the same.
+void SharedTransport::compare_counts(const Call& call) {
+  if (call.record.kind != CallKind::all_to_all || call.bounds == nullptr) return;
+  const auto size = [](const std::int64_t* bounds) { return bounds[1] - bounds[0]; };
+  for (int from = 0; from < ranks_; ++from) {
+    for (int to = 0; to < ranks_; ++to) {
+      const std::int64_t sent = size(space_->bounds(from, sequence_) + to);
+      const std::int64_t expected = size(space_->bounds(to, sequence_) + ranks_ + 1 + from);
+      if (sent == expected) continue;
+      throw_cause(count_mismatch(watch_, record(0).call, {from, to}, sent, expected));
+    }
+  }
+}
+
 std::size_t SharedTransport::chunk_elements(const Call& call) const {
   std::size_t arrays = 1;
-  if (call.record.kind == CallKind::reduce_scatter) arrays = static_cast<std::size_t>(ranks_);
+  if (call.has_input_blocks()) arrays = static_cast<std::size_t>(ranks_);
   if (call.tree != nullptr) arrays = static_cast<std::size_t>(call.tree->most);
   const std::size_t unit = kAlignment / call.element_size();
   const std::size_t fits = SharedSpace::kBounceBytes / (arrays * call.element_size());
   return std::max(fits / unit * unit, unit);
 }
 
+// The bounce buffer holds a chunk of each block or of each partial sum, or of the tensors of a
+// group in a row.
 void SharedTransport::stage_in(const Call& call, Slice chunk) {
   if (!record(rank_).staged_input) return;
   const std::size_t size = call.element_size();
   std::byte* to = space_->bounce_in(rank_);
-  const bool scatters = call.record.kind == CallKind::reduce_scatter;
-  const int arrays = scatters ? ranks_ : call.input_count;
+  const auto copy = [&](std::size_t place, const std::byte* from, Slice elements) {
+    copy_bytes(to + place * size, from + elements.begin * size, elements.size() * size);
+  };
+  if (call.is_group()) {
+    for (int i = 0; i < call.parts(); ++i) {
+      const Slice part = call.part(i), both = intersection(part, chunk);
+      if (both.size() == 0) continue;
+      copy(both.begin - chunk.begin, call.inputs[at(i)],
+           {both.begin - part.begin, both.end - part.begin});
+    }
+    return;
+  }
+  const int arrays = call.has_input_blocks() ? ranks_ : call.input_count;
   for (int i = 0; i < arrays; ++i) {
-    const std::byte* from = scatters
-                                ? call.inputs[0] + static_cast<std::size_t>(i) * call.count() * size
-                                : call.inputs[i];
-    copy_bytes(to + static_cast<std::size_t>(i) * chunk_ * size, from + chunk.begin * size,
-               chunk.size() * size);
+    const bool blocks = call.has_input_blocks();
+    const Slice all =
+        blocks ? call.block(i) : Slice{0, static_cast<std::size_t>(call.input_elements)};
+    copy(at(i) * chunk_, call.inputs[blocks ? 0 : at(i)], clip(all, chunk));
   }
 }
 
 void SharedTransport::stage_out(const Call& call, Slice chunk) {
   if (!record(rank_).staged_output) return;
   const std::size_t size = call.element_size();
-  copy_bytes(call.output + chunk.begin * size, space_->bounce_out(rank_), chunk.size() * size);
+  for (int i = 0; i < call.parts(); ++i) {
+    const Slice part = call.part(i), both = intersection(part, chunk);
+    if (both.size() == 0) continue;
+    copy_bytes(call.outputs[at(i)] + (both.begin - part.begin) * size,
+               space_->bounce_out(rank_) + (both.begin - chunk.begin) * size, both.size() * size);
+  }
 }
 
 const SharedRecord& SharedTransport::record(int rank) const {
   return space_->state(rank).records[sequence_ % 2];
 }
 
-// `element` counts from the begin of the array; a bounce buffer holds one chunk of it.
+// `element` counts from the begin of the array, or of the first tensor of a group; a bounce buffer
+// holds one chunk of it.
 const std::byte* SharedTransport::input(int rank, int index, const Call& call,
                                         std::size_t element) const {
-  const Location& at = record(rank).inputs[index];
   const std::size_t size = call.element_size();
-  if (at.region == kBounce) {
-    return space_->bounce_in(rank) + at.offset + element % chunk_ * size;
+  if (record(rank).staged_input) {
+    const std::size_t array = call.is_group() ? 0 : at(index) * chunk_;
+    return space_->bounce_in(rank) + (array + element % chunk_) * size;
   }
-  return space_->resolve(rank, at) + element * size;
+  const std::size_t first = call.is_group() ? call.part(index).begin : 0;
+  return space_->resolve(rank, record(rank).inputs[at(index)]) + (element - first) * size;
 }
 
-std::byte* SharedTransport::output(int rank, const Call& call, std::size_t element) const {
-  const Location& at = record(rank).output;
+std::byte* SharedTransport::output(int rank, int index, const Call& call,
+                                   std::size_t element) const {
   const std::size_t size = call.element_size();
-  if (at.region == kBounce) return space_->bounce_out(rank) + element % chunk_ * size;
-  return space_->resolve(rank, at) + element * size;
+  if (record(rank).staged_output) return space_->bounce_out(rank) + element % chunk_ * size;
+  const std::size_t first = call.part(index).begin;
+  return space_->resolve(rank, record(rank).outputs[at(index)]) + (element - first) * size;
+}
+
+// This rank's block of another rank's input, from `chunk` on.
+const std::byte* SharedTransport::input_block(int rank, const Call& call, Slice chunk) const {
+  const std::size_t size = call.element_size();
+  if (record(rank).staged_input) return space_->bounce_in(rank) + at(rank_) * chunk_ * size;
+  std::size_t first = call.block(rank_).begin;
+  if (call.record.kind == CallKind::all_to_all && call.bounds != nullptr) {
+    first = static_cast<std::size_t>(space_->bounds(rank, sequence_)[rank_]);
+  }
+  return space_->resolve(rank, record(rank).inputs[0]) + (first + chunk.begin) * size;
 }
 
 void SharedTransport::work(const Call& call, Slice chunk) {
   switch (call.record.kind) {
     case CallKind::all_reduce:
     case CallKind::all_reduce_tree:
+    case CallKind::reduce:
       return reduce(call, chunk);
     case CallKind::reduce_scatter:
       return reduce_scatter(call, chunk);
     case CallKind::all_gather:
-      return gather(call, chunk);
+    case CallKind::gather:
+    case CallKind::scatter:
+    case CallKind::all_to_all:
     case CallKind::broadcast:
-      return broadcast(call, chunk);
+      return pull(call, chunk);
+    case CallKind::send:
+    case CallKind::recv:
     case CallKind::barrier:
       return;
   }
 }
 
-// Every rank reduces its slice, reading all ranks' inputs, and writes it to all ranks' outputs.
-// 2 meetings; a rank reads N bytes (p N with p partial sums a rank) and writes N.
+// Every rank reduces its slice, reading all ranks' inputs, and writes it to all ranks' outputs (of
+// a `reduce`: to the root's). 2 meetings; a rank reads N bytes (p N with p partial sums a rank) and
+// writes N (N/n). A group is one array of N bytes.
 void SharedTransport::reduce(const Call& call, Slice chunk) {
-  const Slice mine = slice_of(chunk.size(), ranks_, rank_, call.element_size());
-  if (mine.size() == 0) return;
-  const std::size_t first = chunk.begin + mine.begin;
+  const Slice slice = slice_of(chunk.size(), ranks_, rank_, call.element_size());
+  const Slice mine{chunk.begin + slice.begin, chunk.begin + slice.end};
+  for (int i = 0; i < call.parts(); ++i) {
+    const Slice elements = intersection(call.part(i), mine);
+    if (elements.size() > 0) reduce_part(call, i, elements);
+  }
+}
+
+void SharedTransport::reduce_part(const Call& call, int part, Slice elements) {
   const bool ring = call.tree == nullptr && call.record.algorithm != Algorithm::ordered_tree;
   sources_.clear();
   outputs_.clear();
   for (int k = 0; k < ranks_; ++k) {
     // Around a ring a slice starts behind its owner, where it ends up complete.
     const int r = ring ? (rank_ + 1 + k) % ranks_ : k;
-    const int count = call.tree != nullptr ? call.tree->count(r) : 1;
-    for (int i = 0; i < count; ++i) sources_.push_back(input(r, i, call, first));
-    outputs_.push_back(output(k, call, first));
+    const int partials = call.tree != nullptr ? call.tree->count(r) : 1;
+    for (int i = 0; i < partials; ++i) {
+      sources_.push_back(input(r, part + i, call, elements.begin));
+    }
+    const bool receives = call.record.kind != CallKind::reduce || call.record.parameter == k;
+    if (receives) outputs_.push_back(output(k, part, call, elements.begin));
   }
   const ReducePlan& plan = call.tree != nullptr ? call.tree->reduce : ring ? chain_ : pairs_;
-  reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, outputs_, mine.size());
+  reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, outputs_,
+               elements.size());
 }
 
 // 2 meetings; a rank reads N bytes and writes N/n.
 void SharedTransport::reduce_scatter(const Call& call, Slice chunk) {
-  const std::size_t size = call.element_size(), row = static_cast<std::size_t>(rank_);
+  const Slice block = call.block(rank_), mine = clip(block, chunk);
+  if (mine.size() == 0) return;
   sources_.clear();
   for (int k = 0; k < ranks_; ++k) {
-    const int r = (rank_ + 1 + k) % ranks_;
-    const bool staged = record(r).inputs[0].region == kBounce;
-    const std::size_t stride = staged ? chunk_ : call.count();
-    const std::byte* base = input(r, 0, call, 0) + row * stride * size;
-    sources_.push_back(staged ? base : base + chunk.begin * size);
+    sources_.push_back(input_block((rank_ + 1 + k) % ranks_, call, chunk));
   }
-  outputs_.assign(1, call.output + chunk.begin * size);
-  reducer_.run(chain_, call.record.dtype, call.record.op, ranks_, sources_, outputs_, chunk.size());
+  outputs_.assign(1, call.output() + (mine.begin - block.begin) * call.element_size());
+  reducer_.run(chain_, call.record.dtype, call.record.op, ranks_, sources_, outputs_, mine.size());
 }
 
-// 2 meetings; a rank reads and writes n N bytes.
-void SharedTransport::gather(const Call& call, Slice chunk) {
+// Every rank reads what it is to receive. 2 meetings; a rank reads and writes as many bytes as its
+// output has.
+void SharedTransport::pull(const Call& call, Slice chunk) {
   const std::size_t size = call.element_size();
   for (int k = 0; k < ranks_; ++k) {
     const int r = (rank_ + k) % ranks_;
-    const std::size_t at = static_cast<std::size_t>(r) * call.count() + chunk.begin;
-    copy_bytes(call.output + at * size, input(r, 0, call, chunk.begin), chunk.size() * size);
+    const Slice part = clip(call.incoming(rank_, r), chunk);
+    if (part.size() == 0) continue;
+    const std::byte* from =
+        call.has_input_blocks() ? input_block(r, call, chunk) : input(r, 0, call, chunk.begin);
+    copy_bytes(call.output() + part.begin * size, from, part.size() * size);
   }
-}
-
-// 2 meetings; every rank but the root reads and writes N bytes.
-void SharedTransport::broadcast(const Call& call, Slice chunk) {
-  const int root = call.record.parameter;
-  if (rank_ == root) return;
-  const std::size_t size = call.element_size();
-  copy_bytes(call.output + chunk.begin * size, input(root, 0, call, chunk.begin),
-             chunk.size() * size);
 }
 
 }  // namespace peal

@@ -23,14 +23,30 @@ inline constexpr std::int64_t kBounce = -1;
 struct SharedRecord {
   CallRecord call;
   bool staged_input = false, staged_output = false;  // copied through the bounce buffer
-  std::array<Location, kMaxInputs> inputs;
-  Location output;
+  std::array<Location, kMaxInputs> inputs, outputs;
+  std::int64_t longest = 0;  // of Call; in a ragged all_to_all it differs between ranks
+};
+
+// What rank a tells rank b in a send or recv between them.
+struct alignas(64) PairState {
+  std::atomic<std::uint64_t> posted{0};  // calls with that rank that this one has come to
+  std::atomic<std::uint64_t> filled{0};  // chunks ready for that rank, of all calls
+  std::atomic<std::uint64_t> taken{0};   // chunks of that rank that this one has copied
+  struct Record {
+    CallRecord call;
+    bool staged = false;
+    Location input;  // of a send
+  };
+  // As in RankState: the call after next begins when this one has ended on both sides.
+  Record records[2];
 };
 
 struct alignas(64) RankState {
   std::atomic<std::uint64_t> arrivals{0};  // phases this rank has come to
   std::atomic<bool> left{false};           // it has destroyed its communicator
   std::atomic<std::int64_t> process{0};    // id; 0: not known
+  std::atomic<std::uint32_t> bell{0};      // rung by the peer of a send or recv; a futex
+  std::atomic<std::uint32_t> listening{0};
   // The call of sequence number s is in records[s % 2]: a rank writes the next call while slower
   // ones still read this one, but never the one after.
   SharedRecord records[2];
@@ -55,6 +71,9 @@ class SharedSpace {
 
   Control& control() const { return *reinterpret_cast<Control*>(base_); }
   RankState& state(int rank) const;
+  // Call::bounds of a rank in a ragged all_to_all; two of them, as of records.
+  std::int64_t* bounds(int rank, std::uint64_t sequence) const;
+  PairState& pair(int rank, int peer) const;
   std::byte* bounce_in(int rank) const;
   std::byte* bounce_out(int rank) const { return bounce_in(rank) + kBounceBytes; }
   int ranks() const { return ranks_; }
@@ -91,7 +110,9 @@ class SharedTransport final : public Transport {
   void wait_for(std::uint32_t generation, const Call& call);
   void check_failures(const Call& call, bool late);
   void compare_records();
-  [[noreturn]] void fail(const std::string& message);  // tells the peers too
+  void compare_counts(const Call& call);
+  [[noreturn]] void fail(const Cause& cause);  // tells the peers too
+  Cause peer_cause(const std::string& message) const;
   std::string late_ranks() const;
 
   // A big private array goes through the bounce buffers chunk by chunk.
@@ -100,13 +121,24 @@ class SharedTransport final : public Transport {
   void stage_out(const Call& call, Slice chunk);
   void work(const Call& call, Slice chunk);
   void reduce(const Call& call, Slice chunk);
+  void reduce_part(const Call& call, int part, Slice elements);
   void reduce_scatter(const Call& call, Slice chunk);
-  void gather(const Call& call, Slice chunk);
-  void broadcast(const Call& call, Slice chunk);
+  void pull(const Call& call, Slice chunk);
+
+  // Send and recv (shared_pair.cpp).
+  void run_pair(const Call& call);
+  void post_pair(const Call& call);
+  void send(const Call& call);
+  void recv(const Call& call);
+  void ring(int peer);
+  void wait_pair(const Call& call, const std::atomic<std::uint64_t>& theirs, std::uint64_t goal);
+  void check_pair(const Call& call, const std::atomic<std::uint64_t>& theirs, std::uint64_t goal,
+                  bool late);
 
   const SharedRecord& record(int rank) const;
   const std::byte* input(int rank, int index, const Call& call, std::size_t element) const;
-  std::byte* output(int rank, const Call& call, std::size_t element) const;
+  const std::byte* input_block(int rank, const Call& call, Slice chunk) const;
+  std::byte* output(int rank, int index, const Call& call, std::size_t element) const;
 
   std::shared_ptr<SharedSpace> space_;
   const Watch& watch_;
@@ -118,6 +150,11 @@ class SharedTransport final : public Transport {
   Reducer reducer_;
   std::vector<const std::byte*> sources_;
   std::vector<std::byte*> outputs_;
+  struct Peer {
+    std::uint64_t calls = 0;               // send and recv with it
+    std::uint64_t sent = 0, received = 0;  // chunks
+  };
+  std::vector<Peer> peers_;  // by rank
 };
 
 }  // namespace peal

@@ -43,6 +43,27 @@ std::string late_message(const Watch& watch, const CallRecord& call, const std::
   return cat("waited ", watch.deadline.load(), " s in ", short_name(call), "; ", late);
 }
 
+Cause count_mismatch(const Watch& watch, const CallRecord& call, Pair ranks, std::int64_t sent,
+                     std::int64_t expected) {
+  const auto name = [&](int rank) { return watch.names[static_cast<std::size_t>(rank)]; };
+  return make_cause(
+      watch.rank, exit_code(ErrorKind::numeric), "ranks out of step",
+      cat("call ", call.sequence, " is ", long_name(call), " but ", name(ranks.from), " sends ",
+          sent, " elements to ", name(ranks.to), ", which expects ", expected));
+}
+
+Cause pair_mismatch(const Watch& watch, const CallRecord& mine, const CallRecord& theirs) {
+  const int peer = mine.parameter;
+  const std::string me =
+      cat(long_name(mine), " on ", watch.names[static_cast<std::size_t>(watch.rank)]);
+  const std::string other =
+      cat(long_name(theirs), " on ", watch.names[static_cast<std::size_t>(peer)]);
+  const bool first = watch.rank < peer;
+  return make_cause(watch.rank, exit_code(ErrorKind::numeric), "ranks out of step",
+                    cat("call ", mine.sequence, " between two ranks is ", first ? me : other,
+                        " but ", first ? other : me, "; one must receive what the other sends"));
+}
+
 std::string last_finished(const std::string& rank_name, std::string_view call_name) {
   if (call_name.empty()) return cat(rank_name, " has finished no call yet");
   return cat(rank_name, " last finished \"", call_name, "\"");

@@ -55,6 +55,16 @@ class Patience {
 // `waited 60 s in all_reduce "bucket 7"; <late>`
 std::string late_message(const Watch& watch, const CallRecord& call, const std::string& late);
 
+// The cause of a ragged all_to_all in which two ranks disagree on what one sends the other.
+struct Pair {
+  int from = 0, to = 0;
+};
+Cause count_mismatch(const Watch& watch, const CallRecord& call, Pair ranks, std::int64_t sent,
+                     std::int64_t expected);
+
+// The cause of a send and a recv that do not match.
+Cause pair_mismatch(const Watch& watch, const CallRecord& mine, const CallRecord& theirs);
+
 // `rank 5 last finished "bucket 6"`; an empty name: nothing yet.
 std::string last_finished(const std::string& rank_name, std::string_view call_name);
 

@@ -15,13 +15,23 @@ TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
   run_local_ranks(3, [&](Communicator& comm) {
     Stream s;
     GradientBuckets buckets(comm, 1 << 16, {4096, Reduction::rank_invariant, 5});
-    std::vector<float> x(1000);
-    const Tensor view = contract::view(x);
+    std::vector<float> x(1000), y(3000), z(3000);
+    const Tensor view = contract::view(x), all = contract::view(y), other = contract::view(z);
+    const Tensor group[] = {{x.data(), {100}}, {x.data() + 100, {7}}, {x.data() + 200, {800}}};
+    const std::vector<std::int64_t> counts{1000, 1000, 1000};
+    std::vector<std::uint16_t> halves(1000);
+    const Tensor half{halves.data(), {1000}, DType::f16};
     const auto step = [&] {
       buckets.ready(s, 1 << 16);
       buckets.finish(s);
       comm.wait(s, comm.all_reduce(s, "loss", view, view, ReduceOp::mean));
+      comm.wait(s, comm.all_reduce(s, "half", half, half, ReduceOp::mean));
+      comm.wait(s, comm.all_reduce_group(s, "group", group, group, ReduceOp::sum));
       comm.wait(s, comm.broadcast(s, "weights", view, 0));
+      comm.wait(s, comm.reduce(s, "reduce", view, view, ReduceOp::sum, 1));
+      comm.wait(s, comm.all_gather(s, "gather", view, all, counts));
+      comm.wait(s, comm.scatter(s, "scatter", all, view, 2));
+      comm.wait(s, comm.all_to_all(s, "tokens", all, other, counts, counts));
     };
     step();
     comm.wait(s, comm.barrier(s, "warm"));

@@ -2,12 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <thread>
 
 #include "core/base/error.h"
-#include "tests/comm/contract.h"
+#include "tests/comm/contract_blocks.h"
 
 namespace peal {
 namespace {
@@ -25,26 +26,35 @@ class Local : public ::testing::TestWithParam<int> {
   }
 };
 
-TEST_P(Local, AllReduceF32) {
-  run(contract::all_reduce<float>);
+TEST_P(Local, AllReduce) {
+  run([](Communicator& comm) {
+    contract::for_every_dtype([&]<typename T>() { contract::all_reduce<T>(comm); });
+  });
 }
-TEST_P(Local, AllReduceF64) {
-  run(contract::all_reduce<double>);
+TEST_P(Local, HalfSumsRoundOnce) {
+  run(contract::half_sums_round_once<contract::F16>);
+  run(contract::half_sums_round_once<contract::Bf16>);
 }
-TEST_P(Local, AllReduceI32) {
-  run(contract::all_reduce<std::int32_t>);
+TEST_P(Local, RootsAndBlocks) {
+  run([](Communicator& comm) {
+    contract::for_every_dtype(
+        [&]<typename T>() { contract::roots_and_blocks<T>(comm, contract::Memory::own); });
+  });
 }
-TEST_P(Local, AllReduceI64) {
-  run(contract::all_reduce<std::int64_t>);
+TEST_P(Local, SendAndReceive) {
+  run([](Communicator& comm) {
+    contract::for_every_dtype(
+        [&]<typename T>() { contract::send_and_receive<T>(comm, contract::Memory::own); });
+  });
 }
-TEST_P(Local, AllReduceU8) {
-  run(contract::all_reduce<std::uint8_t>);
+TEST_P(Local, Groups) {
+  run([](Communicator& comm) {
+    contract::for_every_dtype(
+        [&]<typename T>() { contract::all_reduce_groups<T>(comm, contract::Memory::own); });
+  });
 }
-TEST_P(Local, ScatterAndGather) {
-  run(contract::scatter_and_gather);
-}
-TEST_P(Local, Broadcast) {
-  run(contract::broadcast_from_every_root);
+TEST_P(Local, RaggedCallsInFlight) {
+  run(contract::ragged_calls_in_flight);
 }
 TEST_P(Local, CallsRunInOrder) {
   run(contract::calls_run_in_order);
@@ -76,13 +86,14 @@ TEST_P(Local, KnowsItsPlace) {
   EXPECT_EQ(ranks, (1 << GetParam()) - 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, Local, ::testing::Values(1, 2, 3, 4, 5, 8));
+INSTANTIATE_TEST_SUITE_P(Ranks, Local, ::testing::Range(1, 9));
 
 TEST(Single, FollowsTheContract) {
   const auto comm = make_single_communicator();
   EXPECT_EQ(comm->backend(), "single");
   contract::all_reduce<float>(*comm);
-  contract::scatter_and_gather(*comm);
+  contract::roots_and_blocks<float>(*comm, contract::Memory::shared);
+  contract::all_reduce_groups<float>(*comm, contract::Memory::own);
   contract::tree_is_invariant(*comm, 12);
   contract::buckets_match(*comm, Reduction::rank_invariant, 5);
 }
@@ -183,6 +194,130 @@ TEST(Failure, TheDeadlineNamesTheLateRankAndWhatItFinished) {
   }
 }
 
+// What all of three ranks say when rank 2 makes another call.
+void expect_mismatch(const std::string& message,
+                     const std::function<Request(Communicator&, Stream&, bool odd)>& call) {
+  for (const auto& error : errors_of(3, [&](Communicator& comm) {
+         Stream s;
+         comm.wait(s, call(comm, s, comm.rank() == 2));
+       })) {
+    ASSERT_TRUE(error) << "nothing was thrown; wanted " << message;
+    EXPECT_EQ(error->kind(), ErrorKind::numeric);
+    EXPECT_THAT(error->what(), StartsWith("ranks out of step: call 1 is " + message));
+  }
+}
+
+TEST(Mismatch, OfRootsCountsAndTensorsIsSaid) {
+  std::vector<std::array<float, 60>> memory(3);
+  const auto tensor = [&](const Communicator& comm, std::int64_t first, std::int64_t count) {
+    return Tensor{memory[static_cast<std::size_t>(comm.rank())].data() + first, {count}};
+  };
+  expect_mismatch(
+      "reduce \"r\" (sum, root 0, f32, 4 elements) on rank 0 but reduce \"r\" (sum, root 1, f32, 4 "
+      "elements) on rank 2",
+      [&](Communicator& comm, Stream& s, bool odd) {
+        const Tensor x = tensor(comm, 0, 4);
+        return comm.reduce(s, "r", x, x, ReduceOp::sum, odd ? 1 : 0);
+      });
+  expect_mismatch(
+      "gather \"g\" (root 0, f32, 4 elements) on rank 0 but scatter \"g\" (root 0, f32, 4 "
+      "elements) "
+      "on rank 2",
+      [&](Communicator& comm, Stream& s, bool odd) {
+        const Tensor x = tensor(comm, 0, 4), all = tensor(comm, 10, 12);
+        return odd ? comm.scatter(s, "g", all, x, 0) : comm.gather(s, "g", x, all, 0);
+      });
+  expect_mismatch(
+      "all_gather \"g\" (f32, 6 elements in blocks of 1, 2, 3) on rank 0 but all_gather \"g\" "
+      "(f32, "
+      "6 elements in blocks of 2, 1, 3) on rank 2",
+      [&](Communicator& comm, Stream& s, bool odd) {
+        const std::vector<std::int64_t> right{1, 2, 3}, wrong{2, 1, 3};
+        return comm.all_gather(s, "g", tensor(comm, 0, comm.rank() + 1), tensor(comm, 10, 6),
+                               odd ? wrong : right);
+      });
+  expect_mismatch(
+      "all_reduce \"t\" (sum, f32, 10 elements in tensors of 4, 6) on rank 0 but all_reduce \"t\" "
+      "(sum, f32, 10 elements in tensors of 5, 5) on rank 2",
+      [&](Communicator& comm, Stream& s, bool odd) {
+        const std::int64_t first = odd ? 5 : 4;
+        const Tensor group[] = {tensor(comm, 0, first), tensor(comm, first, 10 - first)};
+        return comm.all_reduce_group(s, "t", group, group, ReduceOp::sum);
+      });
+  expect_mismatch(
+      "all_to_all \"a\" (f32, ragged) but rank 2 sends 2 elements to rank 0, which expects 1",
+      [&](Communicator& comm, Stream& s, bool odd) {
+        const std::vector<std::int64_t> ones{1, 1, 1}, more{2, 1, 1};
+        return comm.all_to_all(s, "a", tensor(comm, 0, odd ? 4 : 3), tensor(comm, 10, 3),
+                               odd ? more : ones, ones);
+      });
+}
+
+// Ranks 0 and 2 make calls that do not match; rank 1 waits for them elsewhere. All say the same.
+void expect_pair_mismatch(
+    const std::string& message,
+    const std::function<Request(Communicator&, Stream&, const Tensor&)>& one,
+    const std::function<Request(Communicator&, Stream&, const Tensor&)>& two) {
+  for (const auto& error : errors_of(3, [&](Communicator& comm) {
+         Stream s;
+         std::vector<float> x(4);
+         if (comm.rank() == 0) comm.wait(s, one(comm, s, contract::view(x)));
+         if (comm.rank() == 2) comm.wait(s, two(comm, s, contract::view(x)));
+         comm.wait(s, comm.barrier(s, "end"));
+       })) {
+    ASSERT_TRUE(error) << "nothing was thrown; wanted " << message;
+    EXPECT_EQ(error->kind(), ErrorKind::numeric);
+    EXPECT_EQ(error->what(), "ranks out of step: call 1 between two ranks is " + message +
+                                 "; one must receive what the other sends");
+  }
+}
+
+TEST(Mismatch, OfSendAndRecvIsSaid) {
+  expect_pair_mismatch(
+      "send \"a\" (to rank 2, f32, 4 elements) on rank 0 but send \"a\" (to rank 0, f32, 4 "
+      "elements) "
+      "on rank 2",
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "a", x, 2); },
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "a", x, 0); });
+  expect_pair_mismatch(
+      "recv \"a\" (from rank 2, f32, 4 elements) on rank 0 but send \"b\" (to rank 0, f32, 4 "
+      "elements) on rank 2",
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.recv(s, "a", x, 2); },
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "b", x, 0); });
+  expect_pair_mismatch(
+      "send \"a\" (to rank 2, f32, 4 elements) on rank 0 but recv \"a\" (from rank 0, i32, 3 "
+      "elements) on rank 2",
+      [](auto& comm, Stream& s, const Tensor& x) { return comm.send(s, "a", x, 2); },
+      [](auto& comm, Stream& s, const Tensor& x) {
+        return comm.recv(s, "a", Tensor{x.data, {3}, DType::i32}, 0);
+      });
+}
+
+TEST(Failure, ASendThatNobodyTakesEndsAtTheDeadline) {
+  const auto errors = errors_of(3, [](Communicator& comm) {
+    Stream s;
+    std::vector<float> x(4);
+    comm.set_deadline(comm.rank() == 0 ? 0.5 : 30);
+    if (comm.rank() == 0) comm.wait(s, comm.send(s, "a", contract::view(x), 2));
+    comm.wait(s, comm.barrier(s, "end"));
+  });
+  for (const auto& error : errors) {
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->kind(), ErrorKind::peer);
+    EXPECT_STREQ(error->what(), "rank 0: waited 0.5 s in send \"a\"; rank 2 has not come to it");
+  }
+}
+
+TEST(Failure, ARankThatLeavesIsNoticedByItsReceiver) {
+  const auto errors = errors_of(2, [](Communicator& comm) {
+    Stream s;
+    std::vector<float> x(4);
+    if (comm.rank() == 0) comm.wait(s, comm.recv(s, "a", contract::view(x), 1));
+  });
+  ASSERT_TRUE(errors[0]);
+  EXPECT_THAT(errors[0]->what(), HasSubstr("rank 1 has left, waited for in recv \"a\""));
+}
+
 TEST(Failure, BrokenStaysBroken) {
   std::atomic<bool> failed{false};
   errors_of(2, [&](Communicator& comm) {
@@ -254,18 +389,97 @@ TEST(Failure, ARankThatLeavesIsNoticedBeforeTheDeadline) {
   EXPECT_THAT(errors[0]->what(), HasSubstr("rank 1 has left"));
 }
 
-TEST(Failure, WrongArgumentsAreRefusedAtTheCall) {
-  const auto comm = make_single_communicator();
-  Stream s;
+// What every rank of `ranks` says of a wrong call.
+void expect_refused(int ranks, const std::string& message,
+                    const std::function<void(Communicator&, Stream&)>& call) {
+  for (const auto& error : errors_of(ranks, [&](Communicator& comm) {
+         Stream s;
+         call(comm, s);
+       })) {
+    ASSERT_TRUE(error) << "nothing was thrown; wanted " << message;
+    EXPECT_EQ(error->kind(), ErrorKind::input);
+    EXPECT_EQ(error->what(), message);
+  }
+}
+
+TEST(WrongArguments, OfReductions) {
   std::vector<float> x(4), y(5);
-  const Tensor half{x.data(), {4}, DType::f16}, none{nullptr, {4}};
-  const Tensor a = contract::view(x), b = contract::view(y);
-  EXPECT_THROW(comm->all_reduce(s, "a", a, b, ReduceOp::sum), Error);
-  EXPECT_THROW(comm->all_reduce(s, "a", half, half, ReduceOp::sum), Error);
-  EXPECT_THROW(comm->all_reduce(s, "a", none, none, ReduceOp::sum), Error);
-  EXPECT_THROW(comm->broadcast(s, "a", a, 1), Error);
+  const Tensor a = contract::view(x), b = contract::view(y), none{nullptr, {4}};
+  const Tensor truth{x.data(), {4}, DType::boolean}, shifted{x.data() + 1, {3}};
+  expect_refused(1, "all_reduce \"a\": x has 4 elements and y 5; 4 and 5 must be equal",
+                 [&](auto& comm, Stream& s) { comm.all_reduce(s, "a", a, b, ReduceOp::sum); });
+  expect_refused(1, "all_reduce \"a\": x has no memory", [&](auto& comm, Stream& s) {
+    comm.all_reduce(s, "a", none, none, ReduceOp::sum);
+  });
+  const std::string mean = "mean of bool; allowed: sum and max (or), product and min (and)";
+  expect_refused(1, "all_reduce \"a\": " + mean, [&](auto& comm, Stream& s) {
+    comm.all_reduce(s, "a", truth, truth, ReduceOp::mean);
+  });
+  expect_refused(2, "reduce_scatter \"a\": " + mean, [&](auto& comm, Stream& s) {
+    comm.reduce_scatter(s, "a", truth, truth, ReduceOp::mean);
+  });
+  expect_refused(
+      1, "all_reduce \"a\": x and y overlap; in place, one begins at element 0 of the other",
+      [&](auto& comm, Stream& s) {
+        comm.all_reduce(s, "a", Tensor{x.data(), {3}}, shifted, ReduceOp::sum);
+      });
+  expect_refused(2, "reduce \"a\": root 2 is not in 0..1",
+                 [&](auto& comm, Stream& s) { comm.reduce(s, "a", a, a, ReduceOp::sum, 2); });
   const Tensor two[] = {a, a};
-  EXPECT_THROW(comm->all_reduce_tree(s, "a", 4, two, a), Error);
+  expect_refused(1, "all_reduce_tree \"a\": 2 partial sums; rank 0 of 1 with 4 virtual ranks has 1",
+                 [&](auto& comm, Stream& s) { comm.all_reduce_tree(s, "a", 4, two, a); });
+}
+
+TEST(WrongArguments, OfGroups) {
+  std::vector<float> x(4);
+  const Tensor a = contract::view(x), truth{x.data(), {4}, DType::boolean};
+  const std::vector<Tensor> one{a}, two{a, a}, mixed{a, truth};
+  expect_refused(
+      2,
+      "all_reduce_group \"g\": 2 tensors x and 1 y; as many of each are needed, and at "
+      "least one",
+      [&](auto& comm, Stream& s) { comm.all_reduce_group(s, "g", two, one, ReduceOp::sum); });
+  expect_refused(
+      2, "all_reduce_group \"g\": tensor 1 is bool but tensor 0 is f32",
+      [&](auto& comm, Stream& s) { comm.all_reduce_group(s, "g", mixed, mixed, ReduceOp::sum); });
+}
+
+TEST(WrongArguments, OfBlocks) {
+  std::vector<float> x(10), y(10);
+  const Tensor all = contract::view(x), other = contract::view(y);
+  const auto part = [&](std::int64_t count) { return Tensor{y.data(), {count}}; };
+  const std::vector<std::int64_t> one{10}, negative{11, -1}, equal{5, 5};
+  expect_refused(2, "all_gather \"b\": y has 10 elements; one block for each of 2 ranks is 6",
+                 [&](auto& comm, Stream& s) { comm.all_gather(s, "b", part(3), all); });
+  expect_refused(2, "reduce_scatter \"b\": 1 counts; one for each of 2 ranks is needed",
+                 [&](auto& comm, Stream& s) {
+                   comm.reduce_scatter(s, "b", all, part(5), ReduceOp::sum, one);
+                 });
+  expect_refused(2, "all_gather \"b\": counts[1] is -1, below 0",
+                 [&](auto& comm, Stream& s) { comm.all_gather(s, "b", part(5), all, negative); });
+  expect_refused(2, "gather \"b\": x has 4 elements; the counts ask for 5",
+                 [&](auto& comm, Stream& s) { comm.gather(s, "b", part(4), all, 0, equal); });
+  expect_refused(1, "scatter \"b\": y is f32 but x is u8", [&](auto& comm, Stream& s) {
+    comm.scatter(s, "b", Tensor{x.data(), {5}, DType::u8}, part(5), 0);
+  });
+  expect_refused(1,
+                 "scatter \"b\": x and y overlap; in place, one begins at element 0 of the other",
+                 [&](auto& comm, Stream& s) {
+                   const Tensor second{x.data() + 1, {5}}, first{x.data(), {5}};
+                   comm.scatter(s, "b", first, second, 0);
+                 });
+  expect_refused(2, "all_to_all \"b\": x and y overlap; this call cannot work in place",
+                 [&](auto& comm, Stream& s) { comm.all_to_all(s, "b", all, all); });
+  expect_refused(3, "all_to_all \"b\": x has 10 elements; a multiple of 3 (ranks) is needed",
+                 [&](auto& comm, Stream& s) { comm.all_to_all(s, "b", all, other); });
+  expect_refused(2, "all_to_all \"b\": 0 receive counts; one for each of 2 ranks is needed",
+                 [&](auto& comm, Stream& s) { comm.all_to_all(s, "b", all, other, equal); });
+  expect_refused(2, "send \"b\": rank 2 is not in 0..1",
+                 [&](auto& comm, Stream& s) { comm.send(s, "b", all, 2); });
+  expect_refused(1, "recv \"b\": rank 0 with itself; another is needed",
+                 [&](auto& comm, Stream& s) { comm.recv(s, "b", all, 0); });
+  expect_refused(1, "broadcast \"b\": root -1 is not in 0..0",
+                 [&](auto& comm, Stream& s) { comm.broadcast(s, "b", all, -1); });
 }
 
 TEST(Agreement, PassesWhenAllAgree) {

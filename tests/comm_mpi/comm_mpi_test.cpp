@@ -1,6 +1,6 @@
 // The contract over MPI ranks: run under mpirun by tests/CMakeLists.txt.
 //   comm_mpi_test shared|mpi contract        every collective
-//   comm_mpi_test shared|mpi mismatch|late|abort|kill
+//   comm_mpi_test shared|mpi large|mismatch|counts|pair|late|abort|kill
 // Ends with 0 when this rank saw what it should.
 #include <unistd.h>
 
@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "core/base/error.h"
-#include "tests/comm/contract.h"
+#include "tests/comm/contract_blocks.h"
 
 namespace peal {
 namespace {
@@ -22,14 +22,19 @@ void run_contract(Communicator& comm) {
   require(comm.backend() == "host", "backend");
   require(cat(comm.local_size()) == std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE"),
           "ranks of this host");
-  const int n = comm.world_size();
-  contract::all_reduce<float>(comm);
-  if (n <= 4) contract::all_reduce<double>(comm);
-  contract::all_reduce<std::int32_t>(comm);
-  if (n <= 4) contract::all_reduce<std::int64_t>(comm);
-  contract::all_reduce<std::uint8_t>(comm);
-  contract::scatter_and_gather(comm);
-  contract::broadcast_from_every_root(comm);
+  contract::for_every_dtype([&]<typename T>() {
+    contract::all_reduce<T>(comm);
+    contract::roots_and_blocks<T>(comm, contract::Memory::mixed);
+    contract::all_reduce_groups<T>(comm, contract::Memory::mixed);
+    contract::send_and_receive<T>(comm, contract::Memory::mixed);
+  });
+  contract::half_sums_round_once<contract::F16>(comm);
+  contract::half_sums_round_once<contract::Bf16>(comm);
+  contract::roots_and_blocks<float>(comm, contract::Memory::own);
+  contract::roots_and_blocks<float>(comm, contract::Memory::shared);
+  contract::all_reduce_groups<float>(comm, contract::Memory::own);
+  contract::all_reduce_groups<float>(comm, contract::Memory::shared);
+  contract::ragged_calls_in_flight(comm);
   contract::calls_run_in_order(comm);
   contract::polling_makes_progress(comm);
   contract::tree_is_invariant(comm, 12);
@@ -56,6 +61,14 @@ void run_large(Communicator& comm) {
     const Tensor mixed = comm.rank() % 2 == 0 ? a : b;
     contract::all_reduce_one<float>(comm, mixed, mixed, ReduceOp::sum, algorithm);
   }
+  const std::int64_t most = (std::int64_t{16} << 20) + 17;
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(most));
+  contract::all_reduce_one<std::uint8_t>(comm, contract::view(bytes), contract::view(bytes),
+                                         ReduceOp::sum, Algorithm::automatic);
+  contract::roots_and_blocks<std::int8_t>(comm, contract::Memory::mixed,
+                                          {(std::int64_t{4} << 20) + 1001});
+  contract::all_reduce_group<contract::Bf16>(comm, contract::Memory::mixed,
+                                             {5'000'000, 3, 2'500'001}, ReduceOp::sum);
 }
 
 // Runs `call` and requires that it fails with this kind and text.
@@ -84,6 +97,38 @@ void mismatch(Communicator& comm) {
                   comm.wait(s, comm.all_reduce(s, "loss", contract::view(x), contract::view(x),
                                                ReduceOp::sum));
                 });
+}
+
+// Rank 1 sends rank 2 more than that expects: all ranks say so.
+void counts(Communicator& comm) {
+  Stream s;
+  const std::vector<std::int64_t> ones(3, 1), more{1, 1, 2};
+  std::vector<float> x(comm.rank() == 1 ? 4 : 3), y(3);
+  require_error(ErrorKind::numeric,
+                {"ranks out of step: call 1 is all_to_all \"tokens\" (f32, ragged) but rank 1",
+                 "sends 2 elements to rank 2", "which expects 1"},
+                [&] {
+                  comm.wait(s, comm.all_to_all(s, "tokens", contract::view(x), contract::view(y),
+                                               comm.rank() == 1 ? more : ones, ones));
+                });
+}
+
+// Ranks 0 and 2 both send; rank 1 hears of it in the barrier.
+void pair(Communicator& comm) {
+  Stream s;
+  std::vector<float> x(10);
+  const auto call = [&] {
+    if (comm.rank() != 1) {
+      comm.wait(s, comm.send(s, "tokens", contract::view(x), 2 - comm.rank()));
+    }
+    comm.wait(s, comm.barrier(s, "end"));
+  };
+  require_error(
+      ErrorKind::numeric,
+      {"ranks out of step: call 1 between two ranks is send \"tokens\" (to rank 2, f32, 10 "
+       "elements) on rank 0 (",
+       "but send \"tokens\" (to rank 0"},
+      call);
 }
 
 void late(Communicator& comm) {
@@ -120,7 +165,8 @@ void kill_one(Communicator& comm) {
 
 int run(const std::string& memory, const std::string& what) {
   const std::map<std::string, void (*)(Communicator&)> tests{
-      {"contract", run_contract}, {"large", run_large}, {"mismatch", mismatch}, {"late", late},
+      {"contract", run_contract}, {"large", run_large}, {"mismatch", mismatch},
+      {"counts", counts},         {"pair", pair},       {"late", late},
       {"abort", abort_is_heard},  {"kill", kill_one}};
   MpiSession session;
   const auto comm = make_host_communicator({memory == "shared", 60});
