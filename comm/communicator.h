@@ -2,8 +2,9 @@
 //
 // Every call is named, asynchronous and ordered: it begins after the work enqueued on `s` before
 // it, and calls on one Communicator run in the order they were made, which must be the same on
-// every rank. wait() makes the stream wait (on the CPU: the calling thread). Memory that a call
-// reads or writes must stay as it is until its Request was waited for.
+// every rank (for send and recv: on the two ranks that make them). wait() makes the stream wait (on
+// the CPU: the calling thread). Memory that a call reads or writes must stay as it is until its
+// Request was waited for.
 //
 // Every wait has a deadline (set_deadline). When it passes, or a peer fails, or ranks disagree, the
 // call throws Error(peer) (Error(numeric) for disagreement) that names what was waited for and the
