@@ -1,9 +1,11 @@
 // One call on a Communicator, as it lies in the queue and as ranks compare it.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "comm/communicator.h"
 #include "comm/reduce.h"
@@ -34,10 +36,22 @@ struct CallRecord {
 
 inline constexpr int kMaxInputs = 64;  // partial sums of one rank: 2 log2(virtual ranks)
 
-struct Call {
-  CallRecord record;
-  std::array<const std::byte*, kMaxInputs> inputs{};
+// A few of many possible ones: a copy takes those in use.
+struct CallInputs {
+  CallInputs() = default;
+  CallInputs(const CallInputs& other) { *this = other; }
+  CallInputs& operator=(const CallInputs& other) {
+    input_count = other.input_count;
+    std::copy_n(other.inputs.begin(), input_count, inputs.begin());
+    return *this;
+  }
+
+  std::array<const std::byte*, kMaxInputs> inputs;
   int input_count = 0;
+};
+
+struct Call : CallInputs {
+  CallRecord record;
   std::byte* output = nullptr;     // of a broadcast: x, except on the root
   const TreePlan* tree = nullptr;  // all_reduce_tree only
 
@@ -45,6 +59,7 @@ struct Call {
   std::size_t element_size() const { return size_of(record.dtype); }
 };
 
+std::string_view name_of(CallKind kind);                   // "all_reduce"
 void set_name(CallRecord& record, std::string_view name);  // fills name and digest; call it last
 std::string short_name(const CallRecord& record);          // all_reduce "bucket 7"
 std::string long_name(const CallRecord& record);  // all_reduce "bucket 7" (sum, f32, 692 elements)

@@ -14,6 +14,7 @@
 #include <optional>
 #include <thread>
 
+#include "comm/flight.h"
 #include "comm/transport.h"
 #include "core/base/error.h"
 
@@ -33,6 +34,7 @@ class QueuedCommunicator : public Communicator {
     std::vector<std::string> names;  // of every rank
     Cores cores;
     double deadline = 300;
+    std::string flight_directory;  // empty: none
   };
   explicit QueuedCommunicator(Place place);
   ~QueuedCommunicator() override;
@@ -63,12 +65,12 @@ class QueuedCommunicator : public Communicator {
   void abort(const std::string& cause, int exit_code) override;
   void set_deadline(double seconds) override;
   void set_step(std::int64_t step) override;
+  void set_flight_directory(const std::string& directory) override;
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Slot {
     Call call;
-    Clock::time_point since;
+    std::uint64_t since = 0;  // ticks of flight_'s clock
   };
   static constexpr std::size_t kSlots = 64;
 
@@ -85,6 +87,7 @@ class QueuedCommunicator : public Communicator {
   bool caller_spins_ = false, eager_ = false;
 
   mutable std::mutex mutex_;
+  FlightRecorder flight_{watch_, mutex_};
   mutable std::condition_variable work_;
   std::condition_variable finished_;
   std::array<Slot, kSlots> slots_;
