@@ -122,36 +122,7 @@ void append_call(std::string& out, const FlightCall& call, const WallClock& cloc
   out += "}\n";
 }
 
-// The next call finds its cache lines at hand: the ring as a whole leaves the cache.
-void prefetch(const FlightCall& call) {
-  __builtin_prefetch(&call, /*rw=*/1);
-  __builtin_prefetch(reinterpret_cast<const char*>(&call) + 64, /*rw=*/1);
-}
-
 }  // namespace
-
-std::uint64_t FlightRing::queued(const CallRecord& record, std::int64_t step) {
-  made_ = record.sequence;
-  FlightCall& call = at(made_);
-  call.record = record;
-  call.step = step;
-  call.state = FlightState::queued;
-  prefetch(at(made_ + 1));
-  return call.queued = clock_.now();
-}
-
-void FlightRing::started(std::uint64_t sequence) {
-  FlightCall& call = at(sequence);
-  call.started = clock_.now();
-  call.state = FlightState::running;
-}
-
-void FlightRing::ended(std::uint64_t sequence, bool well) {
-  FlightCall& call = at(sequence);
-  call.ended = clock_.now();
-  call.state = well ? FlightState::finished : FlightState::failed;
-  if (well) finished_ = sequence;
-}
 
 std::size_t FlightRing::copy_to(std::vector<FlightCall>& calls) const {
   const std::size_t count = std::min<std::uint64_t>(made_, kCalls);

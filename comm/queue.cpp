@@ -258,7 +258,7 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
   if (error) {
     if (!broken_) broken_ = error;
   } else {
-    completed_.fetch_add(1, std::memory_order_release);
+    completed_.store(sequence, std::memory_order_release);  // calls end in order
   }
   finished_.notify_all();
 }
