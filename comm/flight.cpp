@@ -21,12 +21,14 @@ std::filesystem::path file_of(const std::filesystem::path& directory, int rank) 
   return directory / cat(kPrefix, rank, kSuffix);
 }
 
-// The files of this rank, and of ranks that only an earlier, larger run had.
+// The files of this rank, and of ranks that only an earlier, larger run had; also what a rank that
+// was killed had under a temporary name.
 void remove_earlier(const std::filesystem::path& directory, int rank, int ranks) {
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) continue;
+    const bool file = name.ends_with(kSuffix) || name.ends_with(cat(kSuffix, ".tmp"));
+    if (!name.starts_with(kPrefix) || !file) continue;
     int owner = -1;
     std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), owner);
     if (owner >= 0 && owner % ranks == rank) std::filesystem::remove(entry.path(), ignored);

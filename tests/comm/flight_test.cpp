@@ -225,6 +225,8 @@ TEST(Flight, WrongInputWritesNothing) {
 TEST(Flight, RemovesWhatAnEarlierLargerRunLeft) {
   const Folder folder;
   for (const int rank : {0, 1, 2, 7}) std::ofstream(folder.file(rank)) << "old";
+  const std::filesystem::path unfinished = folder.path() / "flight-rank-3.jsonl.tmp";
+  std::ofstream(unfinished) << "killed";
   const std::filesystem::path other = folder.path() / "flight-rank-x.jsonl";
   std::ofstream(other) << "not ours";
   run_local_ranks(2, [&](Communicator& comm) {
@@ -233,6 +235,7 @@ TEST(Flight, RemovesWhatAnEarlierLargerRunLeft) {
     comm.wait(s, comm.barrier(s, "set"));
     for (const int rank : {0, 1, 2, 7}) EXPECT_FALSE(std::filesystem::exists(folder.file(rank)));
   });
+  EXPECT_FALSE(std::filesystem::exists(unfinished));
   EXPECT_TRUE(std::filesystem::exists(other));
 }
 
