@@ -7,7 +7,6 @@
 #include "core/base/error.h"
 
 namespace peal {
-namespace {
 
 std::string_view name_of(CallKind kind) {
   switch (kind) {
@@ -38,6 +37,8 @@ std::string_view name_of(CallKind kind) {
   }
   return "call";
 }
+
+namespace {
 
 std::string_view name_of(ReduceOp op) {
   constexpr std::string_view names[] = {"sum", "mean", "min", "max", "product"};

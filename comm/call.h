@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "comm/communicator.h"
 #include "comm/reduce.h"
@@ -50,11 +51,25 @@ struct CallRecord {
 // Partial sums of one rank (2 log2(virtual ranks)), or tensors of one fused call.
 inline constexpr int kMaxInputs = 64;
 
-struct Call {
-  CallRecord record;
-  std::array<const std::byte*, kMaxInputs> inputs{};
-  std::array<std::byte*, kMaxInputs> outputs{};  // of a broadcast: x, except on the root
+// Where a call's arrays are. A few of many possible ones: a copy takes those in use.
+struct CallArrays {
+  CallArrays() = default;
+  CallArrays(const CallArrays& other) { *this = other; }
+  CallArrays& operator=(const CallArrays& other) {
+    input_count = other.input_count;
+    output_count = other.output_count;
+    std::copy_n(other.inputs.begin(), input_count, inputs.begin());
+    std::copy_n(other.outputs.begin(), output_count, outputs.begin());
+    return *this;
+  }
+
+  std::array<const std::byte*, kMaxInputs> inputs;
+  std::array<std::byte*, kMaxInputs> outputs;  // of a broadcast: x, except on the root
   int input_count = 0, output_count = 0;
+};
+
+struct Call : CallArrays {
+  CallRecord record;
   std::int64_t input_elements = 0;  // of each input, but for a group
   std::int64_t longest = 0;         // elements of the longest block, or of the whole array
   const TreePlan* tree = nullptr;   // all_reduce_tree only
@@ -65,7 +80,7 @@ struct Call {
 
   std::size_t count() const { return static_cast<std::size_t>(record.count); }
   std::size_t element_size() const { return size_of(record.dtype); }
-  std::byte* output() const { return outputs[0]; }
+  std::byte* output() const { return output_count > 0 ? outputs[0] : nullptr; }
   bool is_group() const { return record.kind == CallKind::all_reduce && bounds != nullptr; }
   // Whether an element of the output depends on one element of each rank.
   bool reduces_whole() const {
@@ -107,6 +122,7 @@ inline Slice clip(Slice block, Slice chunk) {
   return {block.begin + std::min(chunk.begin, size), block.begin + std::min(chunk.end, size)};
 }
 
+std::string_view name_of(CallKind kind);                   // "all_reduce"
 void set_name(CallRecord& record, std::string_view name);  // fills name and digest; call it last
 std::string short_name(const CallRecord& record);          // all_reduce "bucket 7"
 std::string long_name(const CallRecord& record);  // all_reduce "bucket 7" (sum, f32, 692 elements)

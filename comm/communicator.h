@@ -129,6 +129,11 @@ class Communicator {
 
   virtual void set_deadline(double seconds) = 0;
   virtual void set_step(std::int64_t step) = 0;  // for messages
+
+  // Where this rank writes its flight record (flight.h), `flight-rank-<rank>.jsonl`, when it fails
+  // by more than wrong input and on SIGUSR2; what an earlier run left there is removed. Empty, as
+  // at the start: nowhere. Each communicator needs a directory of its own.
+  virtual void set_flight_directory(const std::string& directory) = 0;
 };
 
 // Ranks as threads of this process: run(rank's communicator) on `ranks` threads; rethrows the
@@ -152,7 +157,8 @@ class MpiSession {
   [[noreturn]] static void exit_process(int code);
 };
 
-// Collective over MPI_COMM_WORLD.
+// Collective over MPI_COMM_WORLD. Its flight directory is the environment variable
+// PEAL_FLIGHT_DIRECTORY, if set.
 std::unique_ptr<Communicator> make_host_communicator(const HostOptions& options);
 // A world of one without MPI.
 std::unique_ptr<Communicator> make_single_communicator();

@@ -165,6 +165,7 @@ std::unique_ptr<Communicator> make_host_communicator(const HostOptions& options)
   place.names = names_in(MPI_COMM_WORLD);
   place.cores = cores_in(host);
   place.deadline = options.deadline_seconds;
+  if (const char* flight = std::getenv("PEAL_FLIGHT_DIRECTORY")) place.flight_directory = flight;
   std::shared_ptr<ProcessSpace> space;
   const bool one_host = place.local_size == size_of(MPI_COMM_WORLD);
   if (one_host && options.shared_memory && place.local_size > 1) {

@@ -8,7 +8,7 @@ namespace peal {
 namespace {
 
 // How long calls are left to wait() where ranks have no core to spare.
-constexpr std::chrono::milliseconds kGrace{20};
+constexpr std::chrono::duration<double> kGrace{0.02};
 
 Call make_call(CallKind kind, DType dtype, std::int64_t count) {
   Call call;
@@ -58,6 +58,7 @@ void QueuedCommunicator::start(std::unique_ptr<Transport> transport) {
   transport_ = std::move(transport);
   bounds_.reserve(bounds_per_slot());
   slot_bounds_.resize(kSlots * bounds_per_slot());
+  set_flight_directory(place_.flight_directory);
   thread_ = std::thread([this] { progress(); });
 }
 
@@ -342,13 +343,19 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
     }
   }
   throw_if_broken();
-  const std::size_t slot = posted_ % kSlots;
+  const std::size_t index = posted_ % kSlots;
+  Slot& slot = slots_[index];
   if (call.bounds != nullptr) {
-    std::int64_t* bounds = &slot_bounds_[slot * bounds_per_slot()];
+    std::int64_t* bounds = &slot_bounds_[index * bounds_per_slot()];
     std::copy_n(call.bounds, call.bound_count, bounds);
     call.bounds = bounds;
   }
-  slots_[slot] = {call, Clock::now()};
+  // Ranks compare what they recorded by number: calls of a pair have none.
+  call.record.sequence = call.is_pair() ? 0 : ++collectives_;
+  slot.call = call;
+  slot.since = call.is_pair() ? flight_.ring().clock().now()
+                              : flight_.ring().queued(call.record,
+                                                      watch_.step.load(std::memory_order_relaxed));
   ++posted_;
   if (!napping_) work_.notify_one();
   return Request(posted_);
@@ -385,6 +392,8 @@ bool QueuedCommunicator::done(Request request) const {
 void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin) {
   running_ = true;
   const Slot& slot = slots_[completed_.load(std::memory_order_relaxed) % kSlots];
+  const std::uint64_t number = slot.call.record.sequence;  // 0: not recorded
+  if (number > 0) flight_.ring().started(number);
   watch_.spin.store(spin, std::memory_order_relaxed);
   lock.unlock();
   std::optional<Error> error;
@@ -396,6 +405,12 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
     error = Error(ErrorKind::internal, watch_.place(), e.what());
   }
   lock.lock();
+  if (number > 0) flight_.ring().ended(number, !error);
+  if (error && error->kind() != ErrorKind::input) {
+    lock.unlock();
+    flight_.failed(error->what());
+    lock.lock();
+  }
   running_ = false;
   if (error) {
     if (!broken_) broken_ = error;
@@ -414,11 +429,14 @@ void QueuedCommunicator::progress() {
       work_.wait(lock);
       continue;
     }
-    const auto due =
-        eager_ || hurried_ ? Clock::time_point() : slots_[next % kSlots].since + kGrace;
-    if (running_ || Clock::now() < due) {
+    std::chrono::duration<double> nap = running_ ? kGrace : kGrace.zero();
+    if (!running_ && !eager_ && !hurried_) {
+      const double waited = flight_.ring().clock().seconds_since(slots_[next % kSlots].since);
+      nap = kGrace - std::chrono::duration<double>(waited);
+    }
+    if (nap > nap.zero()) {
       napping_ = true;
-      work_.wait_until(lock, running_ ? Clock::now() + kGrace : due);
+      work_.wait_for(lock, nap);
       napping_ = false;
       continue;
     }
@@ -431,8 +449,9 @@ void QueuedCommunicator::throw_if_broken() const {
 }
 
 void QueuedCommunicator::abort(const std::string& cause, int code) {
-  transport_->abort(
-      make_cause(rank(), code, watch_.names[static_cast<std::size_t>(rank())], cause));
+  const std::string& me = watch_.names[static_cast<std::size_t>(rank())];
+  transport_->abort(make_cause(rank(), code, me, cause));
+  if (code != exit_code(ErrorKind::input)) flight_.failed(cat(me, ": ", cause));
 }
 
 void QueuedCommunicator::set_deadline(double seconds) {
@@ -441,6 +460,10 @@ void QueuedCommunicator::set_deadline(double seconds) {
 
 void QueuedCommunicator::set_step(std::int64_t step) {
   watch_.step.store(step, std::memory_order_relaxed);
+}
+
+void QueuedCommunicator::set_flight_directory(const std::string& directory) {
+  flight_.set_directory(directory);
 }
 
 }  // namespace peal

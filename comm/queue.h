@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "comm/arguments.h"
+#include "comm/flight.h"
 #include "comm/transport.h"
 #include "core/base/error.h"
 
@@ -34,6 +35,7 @@ class QueuedCommunicator : public Communicator {
     std::vector<std::string> names;  // of every rank
     Cores cores;
     double deadline = 300;
+    std::string flight_directory;  // empty: none
   };
   explicit QueuedCommunicator(Place place);
   ~QueuedCommunicator() override;
@@ -77,12 +79,12 @@ class QueuedCommunicator : public Communicator {
   void abort(const std::string& cause, int exit_code) override;
   void set_deadline(double seconds) override;
   void set_step(std::int64_t step) override;
+  void set_flight_directory(const std::string& directory) override;
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Slot {
     Call call;
-    Clock::time_point since;
+    std::uint64_t since = 0;  // ticks of flight_'s clock
   };
   static constexpr std::size_t kSlots = 64;
 
@@ -103,12 +105,14 @@ class QueuedCommunicator : public Communicator {
   bool caller_spins_ = false, eager_ = false;
 
   mutable std::mutex mutex_;
+  FlightRecorder flight_{watch_, mutex_};
   mutable std::condition_variable work_;
   std::condition_variable finished_;
   std::array<Slot, kSlots> slots_;
   std::vector<std::int64_t> bounds_;         // of the call that is being made
   std::vector<std::int64_t> slot_bounds_;    // of the calls in the slots
   std::uint64_t posted_ = 0;                 // tickets given out
+  std::uint64_t collectives_ = 0;            // of them, calls that every rank makes
   std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
   bool running_ = false, napping_ = false;
   mutable bool hurried_ = false;  // somebody polls: do not leave calls to wait()

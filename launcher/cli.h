@@ -26,6 +26,9 @@ void add_eval_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 
+// Adds `flight` to the command `inspect`.
+void add_inspect_flight(CLI::App& inspect);
+
 // What commands share.
 struct JobArguments {
   std::string file;

@@ -73,16 +73,20 @@ void add_inspect_command(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command =
       app.add_subcommand("inspect", "say what a checkpoint, run directory, shard or job holds");
-  command->add_option("path", arguments->job.file, "checkpoint, run directory, shard or job")
-      ->required();
+  command->add_option("path", arguments->job.file, "checkpoint, run directory, shard or job");
   command->add_flag("--hash", arguments->hash, "print one line: a hash of all weights");
   command->add_option("--set", arguments->job.set, "for a job: override a field, path=value")
       ->take_all()
       ->allow_extra_args(false);
+  command->require_subcommand(0, 1);
+  add_inspect_flight(*command);
   command->footer(
       "Examples:\n  peal inspect --hash runs/fashion_mnist\n"
-      "  peal inspect shards/shard-00000-of-00008.peal\n  peal inspect job.textproto");
-  command->callback([arguments] {
+      "  peal inspect shards/shard-00000-of-00008.peal\n  peal inspect job.textproto\n"
+      "  peal inspect flight runs/fashion_mnist");
+  command->callback([command, arguments] {
+    if (!command->get_subcommands().empty()) return;
+    if (arguments->job.file.empty()) throw CLI::RequiredError("path");
     const std::filesystem::path path = arguments->job.file;
     const bool checkpoint = std::filesystem::is_directory(path) ||
                             path.extension() == ".safetensors" || arguments->hash;

@@ -90,6 +90,7 @@ void Run::prepare() {
   comm_.set_deadline(job_.parallel().start_deadline_seconds());
   agree(comm_, {{"peal version", version()}, {"job", effective_job(job_)}});
   together(comm_, [&] { open_directory(); });
+  comm_.set_flight_directory(job_.run().directory() + "/flight");
   share_start();
   together(comm_, [&] { validate_job(job_, comm_.world_size(), "job"); });
 
