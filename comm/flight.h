@@ -62,8 +62,9 @@ class FlightRing {
   FlightCall& at(std::uint64_t sequence) { return calls_[sequence % kCalls]; }
   // The next call finds its cache lines at hand: the ring as a whole leaves the cache.
   static void prefetch(const FlightCall& call) {
-    __builtin_prefetch(&call, /*rw=*/1);
-    __builtin_prefetch(reinterpret_cast<const char*>(&call) + 64, /*rw=*/1);
+    const char* at = reinterpret_cast<const char*>(&call);
+    for (std::size_t line = 0; line < sizeof call; line += 64)
+      __builtin_prefetch(at + line, /*rw=*/1);
   }
 
   std::unique_ptr<FlightCall[]> calls_ = std::make_unique<FlightCall[]>(kCalls);
