@@ -14,6 +14,7 @@
 #include <optional>
 #include <thread>
 
+#include "comm/group.h"
 #include "comm/transport.h"
 #include "core/base/error.h"
 
@@ -31,8 +32,11 @@ class QueuedCommunicator : public Communicator {
     int rank = 0, local_rank = 0, local_size = 1;
     std::string backend;
     std::vector<std::string> names;  // of every rank
+    std::vector<int> numbers;        // of every rank where the job began; empty: as here
     Cores cores;
     double deadline = 300;
+    bool progress_thread = true;                        // false: wait() and done() run the calls
+    std::shared_ptr<std::atomic<std::int64_t>> groups;  // made so far by this rank; null: none yet
   };
   explicit QueuedCommunicator(Place place);
   ~QueuedCommunicator() override;
@@ -59,10 +63,18 @@ class QueuedCommunicator : public Communicator {
   Request broadcast(Stream& s, std::string_view name, Tensor x, int root) override;
   Request barrier(Stream& s, std::string_view name) override;
   void wait(Stream& s, Request request) override;
-  bool done(Request request) const override;
+  bool done(Request request) override;
   void abort(const std::string& cause, int exit_code) override;
   void set_deadline(double seconds) override;
   void set_step(std::int64_t step) override;
+  std::unique_ptr<Communicator> split(int colour, int key) override;
+  std::unique_ptr<Communicator> make_group(std::span<const int> ranks) override;
+
+ protected:
+  // Null on a rank that is in no group; such a rank takes part all the same. Collective.
+  virtual std::unique_ptr<Communicator> make_group_communicator(const Group& group) = 0;
+  // Where this rank stands in its group; `hosts`: a number for the host of every rank here.
+  Place place_in(const Group& group, const std::vector<int>& hosts) const;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -73,6 +85,7 @@ class QueuedCommunicator : public Communicator {
   static constexpr std::size_t kSlots = 64;
 
   Request enqueue(Call& call, std::string_view name);
+  std::unique_ptr<Communicator> split_as(std::string_view name, int colour, int key);
   const TreePlan& tree_for(int virtual_ranks);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
   void progress();
@@ -84,14 +97,14 @@ class QueuedCommunicator : public Communicator {
   std::map<int, TreePlan> trees_;  // by virtual ranks; only ever grows
   bool caller_spins_ = false, eager_ = false;
 
-  mutable std::mutex mutex_;
-  mutable std::condition_variable work_;
+  std::mutex mutex_;
+  std::condition_variable work_;
   std::condition_variable finished_;
   std::array<Slot, kSlots> slots_;
   std::uint64_t posted_ = 0;                 // tickets given out
   std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
   bool running_ = false, napping_ = false;
-  mutable bool hurried_ = false;  // somebody polls: do not leave calls to wait()
+  bool hurried_ = false;  // somebody polls: do not leave calls to wait()
   std::optional<Error> broken_;
   bool stopping_ = false;
   std::thread thread_;
