@@ -21,7 +21,6 @@ foreach(library peal_comm_static peal_comm_shared)
   set_target_properties(${library} PROPERTIES LINKER_LANGUAGE CXX
                         ARCHIVE_OUTPUT_DIRECTORY package LIBRARY_OUTPUT_DIRECTORY package)
   target_include_directories(${library} INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-  target_compile_features(${library} INTERFACE $<$<COMPILE_LANGUAGE:CXX>:cxx_std_20>)
 endforeach()
 
 if(TARGET peal)
