@@ -439,6 +439,13 @@ peal_status peal_buckets_ready(peal_buckets* buckets, size_t bytes_final) {
   });
 }
 
+peal_status peal_buckets_ready_slice(peal_buckets* buckets, size_t begin, size_t end) {
+  return guarded([&] {
+    Stream s;
+    buckets_of(buckets).ready(s, begin, end);
+  });
+}
+
 peal_status peal_buckets_finish(peal_buckets* buckets, void (*on_bucket)(size_t, size_t, void*),
                                 void* context) {
   return guarded([&] {

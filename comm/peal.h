@@ -167,6 +167,8 @@ peal_status peal_buckets_partials(const peal_buckets* buckets, int* count);
 peal_status peal_buckets_partial(peal_buckets* buckets, int index, void** data);
 /* Every partial is final in [0, bytes_final): starts the buckets that this completes. */
 peal_status peal_buckets_ready(peal_buckets* buckets, size_t bytes_final);
+/* The same for slices [begin, end) in any order. */
+peal_status peal_buckets_ready_slice(peal_buckets* buckets, size_t begin, size_t end);
 /* Waits for every bucket in order; `on_bucket`, unless NULL, is told as each is complete. */
 peal_status peal_buckets_finish(peal_buckets* buckets,
                                 void (*on_bucket)(size_t begin, size_t end, void* context),

@@ -42,7 +42,7 @@ struct Network {
       h[k] = std::tanh(sum);
       y += out[k] * h[k];
     }
-    const float error = y - std::sin(3 * x[0]) * x[1];
+    const float error = y - std::sin(2 * x[0]);
     for (int k = 0; k < kHidden; ++k) {
       gradient[kHidden * kInputs + k] += error * h[k] / kBatch;
       const float inner = error * out[k] * (1 - h[k] * h[k]) / kBatch;
