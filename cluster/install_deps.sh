@@ -5,7 +5,9 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-usage: cluster/install_deps.sh [--dev] [--list]
+usage: cluster/install_deps.sh [--tests] [--dev] [--list]
+  --tests also what only the tests need: LibTorch (large) and pkg-config, for the examples that
+          link the comm layer
   --dev   also what working on Peal needs: clang (fuzzing), clang-format, clang-tidy, shellcheck
   --list  print the packages and change nothing
 EOF
@@ -22,6 +24,7 @@ packages=(
   python3 python3-venv                                        # tests
   dataset-fashion-mnist                                       # pictures to train on
 )
+test_packages=(libtorch-dev pkg-config)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 
 fail() {
@@ -32,6 +35,7 @@ fail() {
 list_only=false
 for argument in "$@"; do
   case "$argument" in
+    --tests) packages+=("${test_packages[@]}") ;;
     --dev) packages+=("${developer_packages[@]}") ;;
     --list) list_only=true ;;
     --help | -h) usage; exit 0 ;;

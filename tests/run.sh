@@ -76,7 +76,7 @@ make_venv() {
     cp tests/requirements.txt "$venv/installed.txt"
 }
 
-cluster/install_deps.sh
+cluster/install_deps.sh --tests
 make_venv || echo "tests/run.sh: no TensorBoard in build/venv; its test will fail" >&2
 
 stage default ""

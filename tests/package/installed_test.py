@@ -2,10 +2,12 @@
 """The comm layer as other programs get it: installs into a temporary prefix, builds the examples
 against that outside the source tree, through CMake and through pkg-config, and runs them.
 
-usage: installed_test.py     with PEAL_BUILD and PEAL_SOURCE in the environment
+usage: installed_test.py [Installed|LibTorch]
+       with PEAL_BUILD, PEAL_SOURCE and PEAL_TEST_DATA in the environment
 """
 
 import array
+import gzip
 import os
 import shlex
 import shutil
@@ -46,7 +48,9 @@ def floats_of(path):
     return values
 
 
-class Installed(unittest.TestCase):
+class Package(unittest.TestCase):
+    """Installs once, builds what a test asks for, trains and compares."""
+
     @classmethod
     def setUpClass(cls):
         cls.folder = Path(tempfile.mkdtemp(prefix="peal_installed_"))
@@ -55,9 +59,6 @@ class Installed(unittest.TestCase):
         run("cmake", "--install", BUILD, "--prefix", first)
         cls.prefix = cls.folder / "moved"  # nothing in it may name the place it was installed to
         first.rename(cls.prefix)
-
-    def headers(self):
-        return sorted((self.prefix / "include").rglob("*.h"))
 
     def built(self, example):
         """The build folder of an example, which is copied away from the source tree first."""
@@ -69,15 +70,10 @@ class Installed(unittest.TestCase):
             run("cmake", "--build", build)
         return build
 
-    def pkg_config(self, *arguments):
-        folder = next(self.prefix.rglob("peal-comm.pc")).parent
-        printed = run("env", f"PKG_CONFIG_PATH={folder}", "pkg-config", *arguments, "peal-comm")
-        return shlex.split(printed)
-
-    def weights(self, program, ranks):
+    def weights(self, program, ranks, *arguments):
         """The weights after training on so many ranks, which must be the same on all of them."""
         out = self.folder / f"{program.parent.name}_{program.name}_{ranks}"
-        run(*MPIRUN, "-np", ranks, program, out)
+        run(*MPIRUN, "-np", ranks, program, *arguments, out)
         of_ranks = [Path(f"{out}.{rank}").read_bytes() for rank in range(ranks)]
         for rank in range(1, ranks):
             self.assertEqual(of_ranks[0], of_ranks[rank], f"{program}: rank {rank} differs")
@@ -90,6 +86,16 @@ class Installed(unittest.TestCase):
         size = max(abs(value) for value in a)
         worst = max(abs(x - y) for x, y in zip(a, b))
         self.assertLess(worst, 3e-6 * size)
+
+
+class Installed(Package):
+    def headers(self):
+        return sorted((self.prefix / "include").rglob("*.h"))
+
+    def pkg_config(self, *arguments):
+        folder = next(self.prefix.rglob("peal-comm.pc")).parent
+        printed = run("env", f"PKG_CONFIG_PATH={folder}", "pkg-config", *arguments, "peal-comm")
+        return shlex.split(printed)
 
     def test_cpp_trains_as_one_rank_does(self):
         build = self.built("embed_cpp")
@@ -142,6 +148,16 @@ class Installed(unittest.TestCase):
             run(*C99, "-fsyntax-only", *self.system_includes(), "-include",
                 self.prefix / "include/peal/comm" / name, "-x", "c", "/dev/null")
 
+    def test_the_lines_of_the_readme_compile(self):
+        section = (SOURCE / "README.md").read_text().split("## Use the comm layer alone")[1]
+        lines = section.split("```cpp\n")[1].split("```")[0].splitlines()
+        program = self.folder / "readme.cpp"
+        program.write_text("\n".join(
+            [line for line in lines if line.startswith("#include")]
+            + ["void use(float* weights, std::int64_t count, std::size_t begin, std::size_t end) {"]
+            + [line for line in lines if not line.startswith("#include")] + ["}", ""]))
+        run(*CXX, "-fsyntax-only", *self.system_includes(), program)
+
     def test_nothing_of_the_trainer(self):
         allowed = {"comm", "core/base", "core/device"}
         root = self.prefix / "include/peal"
@@ -157,6 +173,31 @@ class Installed(unittest.TestCase):
     def test_the_program_is_there(self):
         self.assertEqual(run(self.prefix / "bin/peal", "--version"),
                          run(BUILD / "peal", "--version"))
+
+
+class LibTorch(Package):
+    ADDED_LINES = 25
+
+    def test_mnist_trains_as_one_rank_does(self):
+        data = self.folder / "mnist"
+        data.mkdir()
+        for packed in Path(os.environ["PEAL_TEST_DATA"], "mnist").glob("*.gz"):
+            (data / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+        build = self.built("embed_libtorch")
+        out = self.folder / "alone"
+        self.assertIn("test accuracy", run(build / "mnist_alone", data, out))
+        alone = floats_of(Path(f"{out}.0"))
+        self.assertEqual(alone, self.weights(build / "mnist_peal", 1, data))
+        for ranks in (2, 3):
+            self.assert_close(alone, self.weights(build / "mnist_peal", ranks, data))
+
+    def test_few_lines_are_added(self):
+        added, inside = 0, False
+        for line in (SOURCE / "examples/embed_libtorch/mnist.cpp").read_text().splitlines():
+            inside = line == "#ifdef WITH_PEAL" or (inside and line != "#endif")
+            added += inside and line.strip() != "" and line != "#ifdef WITH_PEAL"
+        self.assertGreater(added, 0)
+        self.assertLess(added, self.ADDED_LINES)
 
 
 if __name__ == "__main__":
