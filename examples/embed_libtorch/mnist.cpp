@@ -2,7 +2,7 @@
 // ranks as mpirun starts. A hook on each parameter hands its gradient over, buckets of them are
 // added up while backward goes on, and the optimizer then sees the gradient of the whole batch.
 //
-//   mpirun -np 2 mnist_peal MNIST_FOLDER [FILE]    every rank writes its weights to FILE.RANK
+//   mpirun -np 2 mnist_peal MNIST_FOLDER [FILE [SEED]]    weights go to FILE.RANK
 #include <torch/torch.h>
 
 #include <cstdio>
@@ -76,14 +76,14 @@ double accuracy(torch::nn::Sequential model, const torch::Tensor& images,
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: %s MNIST_FOLDER [FILE]\n", argv[0]);
+    std::fprintf(stderr, "usage: %s MNIST_FOLDER [FILE [SEED]]\n", argv[0]);
     return 2;
   }
 #ifdef WITH_PEAL
   MPI_Init(&argc, &argv);
 #endif
   torch::set_num_threads(1);
-  torch::manual_seed(1);
+  torch::manual_seed(argc > 3 ? std::stoul(argv[3]) : 1);
   torch::nn::Sequential model(torch::nn::Flatten(), torch::nn::Linear(784, 128), torch::nn::ReLU(),
                               torch::nn::Linear(128, 10));
   using torch::data::datasets::MNIST;

@@ -190,6 +190,11 @@ class LibTorch(Package):
         self.assertEqual(alone, self.weights(build / "mnist_peal", 1, data))
         for ranks in (2, 3):
             self.assert_close(alone, self.weights(build / "mnist_peal", ranks, data))
+        # Another seed on rank 1: it starts from rank 0's parameters all the same.
+        program, out = build / "mnist_peal", self.folder / "seeds"
+        run(*MPIRUN, "-np", 1, program, data, out, 1, ":", "-np", 1, program, data, out, 2)
+        self.assertEqual(Path(f"{out}.0").read_bytes(), Path(f"{out}.1").read_bytes())
+        self.assert_close(alone, floats_of(Path(f"{out}.1")))
 
     def test_few_lines_are_added(self):
         added, inside = 0, False
