@@ -19,11 +19,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A caller may hand over any number; in C++ only an enum of fixed type can hold it. */
 #ifdef __cplusplus
+#define PEAL_ENUM : int
 extern "C" {
+#else
+#define PEAL_ENUM
 #endif
 
-typedef enum peal_status {
+typedef enum peal_status PEAL_ENUM {
   PEAL_OK = 0,
   PEAL_ERROR_INTERNAL = 1, /* anything else */
   PEAL_ERROR_INPUT = 2,    /* a wrong argument, or a peer that met wrong input */
@@ -31,7 +35,7 @@ typedef enum peal_status {
   PEAL_ERROR_NUMERIC = 4   /* ranks that are out of step */
 } peal_status;
 
-typedef enum peal_dtype {
+typedef enum peal_dtype PEAL_ENUM {
   PEAL_F64 = 0,
   PEAL_F32 = 1,
   PEAL_F16 = 2,
@@ -43,7 +47,7 @@ typedef enum peal_dtype {
   PEAL_BOOL = 8
 } peal_dtype;
 
-typedef enum peal_op {
+typedef enum peal_op PEAL_ENUM {
   PEAL_SUM = 0,
   PEAL_MEAN = 1,
   PEAL_MIN = 2,
@@ -51,13 +55,13 @@ typedef enum peal_op {
   PEAL_PRODUCT = 4
 } peal_op;
 
-typedef enum peal_algorithm {
+typedef enum peal_algorithm PEAL_ENUM {
   PEAL_AUTOMATIC = 0,
   PEAL_RING = 1,
   PEAL_ORDERED_TREE = 2 /* sums in the order of a fixed tree over the ranks */
 } peal_algorithm;
 
-typedef enum peal_reduction {
+typedef enum peal_reduction PEAL_ENUM {
   PEAL_RANK_INVARIANT = 0, /* any number of ranks: the same bits */
   PEAL_REPEATABLE = 1,     /* the same number of ranks: the same bits */
   PEAL_FAST = 2
