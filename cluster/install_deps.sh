@@ -6,8 +6,9 @@ set -euo pipefail
 usage() {
   cat <<'EOF'
 usage: cluster/install_deps.sh [--tests] [--dev] [--list]
-  --tests also what the test suite needs to make hosts on one machine (cluster/testbed.sh); Debian
-          starts the ssh service when it installs openssh-server
+  --tests also what only the tests need: LibTorch (large) and pkg-config, for the examples that
+          link the comm layer; iproute2 and openssh-server, to make hosts on one machine
+          (cluster/testbed.sh); Debian starts the ssh service when it installs that one
   --dev   also what working on Peal needs: clang (fuzzing), clang-format, clang-tidy, shellcheck
   --list  print the packages and change nothing
 EOF
@@ -24,7 +25,7 @@ packages=(
   python3 python3-venv procps                                 # tests
   dataset-fashion-mnist                                       # pictures to train on
 )
-test_packages=(iproute2 openssh-server openssh-client)
+test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 
 fail() {

@@ -36,6 +36,7 @@ struct GradientBuckets::Impl {
   struct Bucket {
     std::string name;
     std::size_t begin = 0, end = 0;
+    std::size_t missing = 0;  // bytes that are not final yet
     Request request;
   };
 
@@ -47,7 +48,7 @@ struct GradientBuckets::Impl {
   Buffer memory;
   std::vector<Bucket> buckets;
   std::vector<Tensor> views;  // of one bucket in every partial sum
-  std::size_t started = 0;
+  std::size_t started = 0, bytes_final = 0;
   double seconds_waited = 0;
 
   std::byte* partial(int index) const {
@@ -71,7 +72,7 @@ struct GradientBuckets::Impl {
 
 GradientBuckets::GradientBuckets(Communicator& comm, std::size_t arena_bytes,
                                  const BucketOptions& options)
-    : impl_(new Impl{comm, options, arena_bytes, 1, 0, {}, {}, {}, 0, 0}) {
+    : impl_(new Impl{comm, options, arena_bytes, 1, 0, {}, {}, {}, 0, 0, 0}) {
   if (arena_bytes % sizeof(float) != 0) {
     fail_input("gradient arena", arena_bytes, " bytes; a multiple of 4 (f32) is needed");
   }
@@ -87,7 +88,7 @@ GradientBuckets::GradientBuckets(Communicator& comm, std::size_t arena_bytes,
   impl_->views.resize(static_cast<std::size_t>(impl_->partials));
   std::size_t begin = 0;
   for (const std::size_t end : bucket_ends(arena_bytes, options.bucket_bytes)) {
-    impl_->buckets.push_back({cat("bucket ", impl_->buckets.size()), begin, end, {}});
+    impl_->buckets.push_back({cat("bucket ", impl_->buckets.size()), begin, end, end - begin, {}});
     begin = end;
   }
 }
@@ -106,11 +107,29 @@ std::byte* GradientBuckets::partial(int index) {
 }
 
 void GradientBuckets::ready(Stream& s, std::size_t bytes_final) {
+  if (bytes_final < impl_->bytes_final) return;
+  const std::size_t begin = impl_->bytes_final;
+  impl_->bytes_final = bytes_final;
+  ready(s, begin, bytes_final);
+}
+
+void GradientBuckets::ready(Stream& s, std::size_t begin, std::size_t end) {
+  if (begin > end || end > impl_->arena_bytes) {
+    fail_input("gradient buckets", "bytes [", begin, ", ", end, ") of ", impl_->arena_bytes);
+  }
   auto& buckets = impl_->buckets;
-  for (; impl_->started < buckets.size(); ++impl_->started) {
-    Impl::Bucket& bucket = buckets[impl_->started];
-    if (bucket.end > bytes_final) return;
-    bucket.request = impl_->start(s, bucket);
+  const auto starts_after = [](std::size_t at, const Impl::Bucket& b) { return at < b.begin; };
+  auto bucket = std::upper_bound(buckets.begin(), buckets.end(), begin, starts_after) - 1;
+  for (; bucket != buckets.end() && bucket->begin < end; ++bucket) {
+    const std::size_t bytes = std::min(end, bucket->end) - std::max(begin, bucket->begin);
+    if (bytes > bucket->missing) {
+      fail_input("gradient buckets", "bytes [", begin, ", ", end, ") were ready before");
+    }
+    bucket->missing -= bytes;
+  }
+  for (; impl_->started < buckets.size() && buckets[impl_->started].missing == 0;
+       ++impl_->started) {
+    buckets[impl_->started].request = impl_->start(s, buckets[impl_->started]);
   }
 }
 
@@ -120,14 +139,15 @@ void GradientBuckets::finish(Stream& s,
     fail_internal("gradient buckets", "finish after ", impl_->started, " of ",
                   impl_->buckets.size(), " buckets were ready");
   }
-  for (const Impl::Bucket& bucket : impl_->buckets) {
+  for (Impl::Bucket& bucket : impl_->buckets) {
     const auto before = std::chrono::steady_clock::now();
     impl_->comm.wait(s, bucket.request);
     impl_->seconds_waited +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+    bucket.missing = bucket.end - bucket.begin;
     if (on_bucket) on_bucket(bucket.begin, bucket.end);
   }
-  impl_->started = 0;
+  impl_->started = impl_->bytes_final = 0;
 }
 
 double GradientBuckets::seconds_waited() const {

@@ -33,6 +33,10 @@ class GradientBuckets {
   // Every partial is final in [0, bytes_final): starts the buckets that this completes. Called
   // with growing values; the last one is arena_bytes.
   void ready(Stream& s, std::size_t bytes_final);
+  // The same where gradients become final in an order that is not known: every partial is final in
+  // [begin, end). The slices of a step come in any order, cover the arena and do not overlap;
+  // buckets start in order.
+  void ready(Stream& s, std::size_t begin, std::size_t end);
   // Makes `s` wait for every bucket in order, then forgets the step. `on_bucket`, if given, is
   // called with (begin, end) in bytes as each bucket is complete, so that the optimizer can start.
   void finish(Stream& s, const std::function<void(std::size_t, std::size_t)>& on_bucket = {});

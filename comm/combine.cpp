@@ -6,8 +6,8 @@
 #include <type_traits>
 
 #include "comm/f16.h"
+#include "core/base/clones.h"
 #include "core/base/error.h"
-#include "core/kernels/cpu/clones.h"
 
 namespace peal {
 namespace {

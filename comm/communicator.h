@@ -58,7 +58,7 @@ class Communicator {
   virtual int local_rank() const = 0;  // within this host
   virtual int local_size() const = 0;
   virtual std::string_view backend() const = 0;       // "local", "host", "single"
-  virtual std::string rank_name(int rank) const = 0;  // "rank 3 (node7)"
+  virtual std::string rank_name(int rank) const = 0;  // "rank 3 (node7)"; see split
 
   // Memory that ranks of this host can read and write directly where the backend has such;
   // collectives on it copy nothing in or out. Collective: all ranks call it with the same size,
@@ -119,7 +119,18 @@ class Communicator {
   virtual Request barrier(Stream& s, std::string_view name) = 0;
 
   virtual void wait(Stream& s, Request request) = 0;
-  virtual bool done(Request request) const = 0;  // never blocks
+  virtual bool done(Request request) = 0;  // blocks only where mpi_comm.h says so
+
+  // Process groups: the ranks that give the same colour form a new communicator, in the order of
+  // (key, rank). Null where `colour` is kNoGroup. make_group: the ranks listed, in that order; the
+  // same list on every rank; null on the ranks that it leaves out.
+  // Collective over this communicator, in order with its calls; blocks until all have come. A group
+  // has its own names, sequence of calls, deadline and failures, works at the same time as others,
+  // and may outlive this. Its messages and rank_name() speak of the ranks of the communicator that
+  // was split first. Two threads must not split at once.
+  static constexpr int kNoGroup = -1;
+  virtual std::unique_ptr<Communicator> split(int colour, int key) = 0;
+  virtual std::unique_ptr<Communicator> make_group(std::span<const int> ranks) = 0;
 
   // Tells the peers why this rank leaves, so that each prints the first cause and none waits for
   // a deadline. Safe from any thread; the first call wins. What the peers throw is Error(input) for
@@ -143,6 +154,8 @@ void run_local_ranks(int ranks, const std::function<void(Communicator&)>& run);
 struct HostOptions {
   bool shared_memory = true;  // false: MPI even between ranks of one host (tests)
   double deadline_seconds = 300;
+  // Told what costs speed here, in words, while a communicator is made; empty: stderr.
+  std::function<void(const std::string&)> warn = {};
 };
 
 // MPI for the life of the object: initialises on construction (thread level at least SERIALIZED)
@@ -157,8 +170,8 @@ class MpiSession {
   [[noreturn]] static void exit_process(int code);
 };
 
-// Collective over MPI_COMM_WORLD. Its flight directory is the environment variable
-// PEAL_FLIGHT_DIRECTORY, if set.
+// Collective over MPI_COMM_WORLD, for a program that leaves MPI to Peal; mpi_comm.h is for others.
+// Its flight directory is the environment variable PEAL_FLIGHT_DIRECTORY, if set.
 std::unique_ptr<Communicator> make_host_communicator(const HostOptions& options);
 // A world of one without MPI.
 std::unique_ptr<Communicator> make_single_communicator();

@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "core/kernels/cpu/clones.h"
+#include "core/base/clones.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

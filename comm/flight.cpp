@@ -10,7 +10,6 @@
 #include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/file.h"
-#include "core/base/log.h"
 
 namespace peal {
 namespace {
@@ -166,7 +165,7 @@ void FlightRecorder::write_file(std::string_view why) {
     make_folders(directory_);
     write_file_atomically(file_of(directory_, watch_.rank), text(why));
   } catch (const std::exception& error) {
-    log::warn(cat("no flight record: ", error.what()));
+    watch_.warn(cat("no flight record: ", error.what()));
   }
 }
 

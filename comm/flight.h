@@ -87,7 +87,8 @@ class FlightRecorder {
   void set_directory(const std::filesystem::path& directory);
   // The first cause is kept and written; later ones follow from it.
   void failed(const std::string& cause);
-  void write(std::string_view why);  // an error is logged, not thrown
+  void write(std::string_view why);  // an error is told, not thrown
+  void warn(const std::string& message) { watch_.warn(message); }
 
  private:
   void write_file(std::string_view why);

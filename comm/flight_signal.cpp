@@ -14,7 +14,6 @@
 
 #include "comm/flight.h"
 #include "core/base/error.h"
-#include "core/base/log.h"
 
 namespace peal {
 namespace {
@@ -44,7 +43,9 @@ class Writer {
     struct sigaction action {};
     if (::sigaction(SIGUSR2, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) return;
     event = ::eventfd(0, EFD_CLOEXEC);
-    if (event < 0) return log::warn(cat("no flight record on SIGUSR2: ", std::strerror(errno)));
+    if (event < 0) {
+      return recorders_.back()->warn(cat("no flight record on SIGUSR2: ", std::strerror(errno)));
+    }
     std::thread([this] { run(); }).detach();
     action.sa_handler = on_flight_signal;
     action.sa_flags = SA_RESTART;

@@ -18,7 +18,7 @@ constexpr std::size_t kPairBytes = std::size_t{64} << 20;  // of one message; MP
 // MPI moves a long message only while both sides poll: between ranks that are known to be in the
 // same call a wait polls for so long before it naps.
 constexpr double kBusyHello = 0.2e-3, kBusyData = 20e-3;
-constexpr int kHelloTag = 1, kDataTag = 2, kPairTag = 3;
+constexpr int kNoticeTag = 0, kHelloTag = 1, kDataTag = 2, kPairTag = 3, kTagsOfGroup = 8;
 
 void check(int status, const std::string& what) {
   if (status == MPI_SUCCESS) return;
@@ -32,11 +32,27 @@ std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
 
-MPI_Comm duplicate_world() {
+// Every MPI call of every transport is made under it: MPI_THREAD_SERIALIZED is a promise of the
+// process.
+std::mutex& mpi_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+MPI_Comm duplicate(MPI_Comm ranks) {
   MPI_Comm comm = MPI_COMM_NULL;
-  check(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup");
+  check(MPI_Comm_dup(ranks, &comm), "MPI_Comm_dup");
   MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
   return comm;
+}
+
+int first_tag(const MpiChannel& channel, std::int64_t group) {
+  const std::int64_t tag = group * kTagsOfGroup;
+  if (tag + kTagsOfGroup - 1 > channel.highest_tag) {
+    fail_input("MPI", "group ", group, " needs message tag ", tag, "; this MPI library has 0..",
+               channel.highest_tag, ": make fewer groups and keep them");
+  }
+  return static_cast<int>(tag);
 }
 
 // The calls with the lowest and the highest digest among the ranks heard of.
@@ -60,26 +76,27 @@ struct Hello {
 // What travels beside the data: a rank has failed, or is itself waiting in a call.
 struct Notice {
   enum Kind : std::int32_t { aborted, waiting };
-  std::int32_t kind = aborted;
+  std::int32_t kind = aborted, rank = 0;
   std::uint64_t sequence = 0;
   Cause cause;
 };
 
-// Every MPI call is made under one mutex, so that MPI_THREAD_SERIALIZED is enough. The two
-// communicators are never freed: that is collective, and a peer may be gone.
 class MpiTransport final : public Transport, private Messages {
  public:
-  explicit MpiTransport(const Watch& watch)
+  MpiTransport(const Watch& watch, std::shared_ptr<const MpiChannel> channel,
+               std::vector<int> in_channel, std::int64_t group)
       : watch_(watch),
         ranks_(watch.ranks()),
         rank_(watch.rank),
-        data_(duplicate_world()),
-        control_(duplicate_world()),
+        channel_(std::move(channel)),
+        in_channel_(std::move(in_channel)),
+        tag_(first_tag(*channel_, group)),
         waiting_in_(static_cast<std::size_t>(ranks_), 0),
         pair_calls_(static_cast<std::size_t>(ranks_)),
         counts_out_(static_cast<std::size_t>(ranks_)),
         counts_in_(static_cast<std::size_t>(ranks_)),
         collectives_(*this, ranks_, rank_) {
+    const std::lock_guard lock(mpi_);
     listen();
   }
   ~MpiTransport() override;
@@ -114,12 +131,15 @@ class MpiTransport final : public Transport, private Messages {
   void hello(const Call& call);
   void compare_counts(const Call& call);
   void run_pair(const Call& call);
+  int in_channel(int rank) const { return in_channel_[at(rank)]; }
   int around(int rank) const { return (rank % ranks_ + ranks_) % ranks_; }
 
   const Watch& watch_;
   int ranks_, rank_;
-  std::mutex mpi_;  // guards all below that MPI or a notice touches
-  MPI_Comm data_, control_;
+  std::mutex& mpi_ = mpi_mutex();  // guards all below that MPI or a notice touches
+  std::shared_ptr<const MpiChannel> channel_;
+  std::vector<int> in_channel_;  // by rank: its rank there
+  int tag_;                      // the first of this group
   MPI_Request listener_ = MPI_REQUEST_NULL;
   Notice heard_;
   bool failed_ = false;
@@ -146,6 +166,9 @@ class MpiTransport final : public Transport, private Messages {
 
 MpiTransport::~MpiTransport() {
   const std::lock_guard lock(mpi_);
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (finalized != 0) return;  // the host program was quicker
   MPI_Cancel(&listener_);
   MPI_Request_free(&listener_);
 }
@@ -173,7 +196,8 @@ void MpiTransport::send(const std::byte* from, std::size_t bytes, int to, int ta
   const std::lock_guard lock(mpi_);
   awaited_.push_back(-1);
   requests_.push_back(MPI_REQUEST_NULL);
-  check(MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, to, tag, data_, &requests_.back()),
+  check(MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, in_channel(to), tag_ + tag,
+                  channel_->data, &requests_.back()),
         watch_.names[static_cast<std::size_t>(to)]);
 }
 
@@ -182,7 +206,8 @@ void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag) 
   const std::lock_guard lock(mpi_);
   awaited_.push_back(from);
   requests_.push_back(MPI_REQUEST_NULL);
-  check(MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, from, tag, data_, &requests_.back()),
+  check(MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, in_channel(from), tag_ + tag,
+                  channel_->data, &requests_.back()),
         watch_.names[static_cast<std::size_t>(from)]);
 }
 
@@ -237,17 +262,17 @@ void MpiTransport::drop_messages() {
 }
 
 void MpiTransport::listen() {
-  check(MPI_Irecv(&heard_, sizeof heard_, MPI_BYTE, MPI_ANY_SOURCE, 0, control_, &listener_),
+  check(MPI_Irecv(&heard_, sizeof heard_, MPI_BYTE, MPI_ANY_SOURCE, tag_ + kNoticeTag,
+                  channel_->control, &listener_),
         "MPI control messages");
 }
 
 void MpiTransport::poll_notices() {
   int done = 0;
-  MPI_Status status;
-  check(MPI_Test(&listener_, &done, &status), "MPI control messages");
+  check(MPI_Test(&listener_, &done, MPI_STATUS_IGNORE), "MPI control messages");
   if (done == 0) return;
   if (heard_.kind == Notice::waiting) {
-    waiting_in_[static_cast<std::size_t>(status.MPI_SOURCE)] = heard_.sequence;
+    waiting_in_[static_cast<std::size_t>(heard_.rank)] = heard_.sequence;
   } else if (!failed_) {
     failed_ = true;
     cause_ = heard_.cause;
@@ -260,7 +285,8 @@ void MpiTransport::tell_all(const Notice& notice) {
     if (r == rank_) continue;
     Sent& sent = notices_.emplace_back();
     sent.notice = notice;
-    MPI_Isend(&sent.notice, sizeof notice, MPI_BYTE, r, 0, control_, &sent.request);
+    MPI_Isend(&sent.notice, sizeof notice, MPI_BYTE, in_channel(r), tag_ + kNoticeTag,
+              channel_->control, &sent.request);
   }
 }
 
@@ -268,7 +294,7 @@ void MpiTransport::tell_waiting() {
   if (told_waiting_) return;
   told_waiting_ = true;
   const std::lock_guard lock(mpi_);
-  tell_all({Notice::waiting, sequence_, {}});
+  tell_all({Notice::waiting, rank_, sequence_, {}});
 }
 
 void MpiTransport::abort(const Cause& cause) {
@@ -277,7 +303,7 @@ void MpiTransport::abort(const Cause& cause) {
     if (failed_) return;
     failed_ = true;
     cause_ = cause;
-    tell_all({Notice::aborted, sequence_, cause});
+    tell_all({Notice::aborted, rank_, sequence_, cause});
   }
   // Small messages leave at once; a peer that is gone must not keep us.
   Patience patience(watch_);
@@ -325,7 +351,7 @@ std::string MpiTransport::late_ranks() const {
   int late = 0;
   const auto add = [&](int r) {
     if (++late > kNamed) return;
-    text += cat(late > 1 ? "; " : "", last_finished(cat("rank ", r), previous_.name.data()));
+    text += cat(late > 1 ? "; " : "", last_finished(watch_.label(r), previous_.name.data()));
   };
   for (int r = 0; r < ranks_; ++r) {
     if (r != rank_ && waiting_in_[static_cast<std::size_t>(r)] < sequence_) add(r);
@@ -334,7 +360,7 @@ std::string MpiTransport::late_ranks() const {
   if (late > 0) return text;
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     if (requests_[i] != MPI_REQUEST_NULL && awaited_[i] >= 0) {
-      return cat("data of rank ", awaited_[i], " have not come");
+      return cat("data of ", watch_.label(awaited_[i]), " have not come");
     }
   }
   return "data sent have not been taken";
@@ -416,8 +442,18 @@ void MpiTransport::run_pair(const Call& call) {
 
 }  // namespace
 
-std::unique_ptr<Transport> make_mpi_transport(const Watch& watch) {
-  return std::make_unique<MpiTransport>(watch);
+// Never freed: that is collective, and a peer may be gone.
+MpiChannel::MpiChannel(MPI_Comm ranks) : data(duplicate(ranks)), control(duplicate(ranks)) {
+  void* value = nullptr;
+  int found = 0;
+  MPI_Comm_get_attr(data, MPI_TAG_UB, &value, &found);
+  highest_tag = found != 0 ? *static_cast<int*>(value) : 32767;  // the least that MPI promises
+}
+
+std::unique_ptr<Transport> make_mpi_transport(const Watch& watch,
+                                              std::shared_ptr<const MpiChannel> channel,
+                                              std::vector<int> ranks, std::int64_t group) {
+  return std::make_unique<MpiTransport>(watch, std::move(channel), std::move(ranks), group);
 }
 
 }  // namespace peal

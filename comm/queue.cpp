@@ -39,7 +39,10 @@ Cores cores_of_this_process() {
 QueuedCommunicator::QueuedCommunicator(Place place) : place_(std::move(place)) {
   watch_.rank = place_.rank;
   watch_.names = place_.names;
+  watch_.numbers = place_.numbers;
   watch_.deadline = place_.deadline;
+  watch_.warn = place_.warn;
+  if (!place_.groups) place_.groups = std::make_shared<std::atomic<std::int64_t>>(0);
   caller_spins_ = place_.cores.of_host >= place_.local_size;
   eager_ = place_.cores.of_host >= 2 * place_.local_size && place_.cores.of_rank >= 2;
 }
@@ -58,8 +61,7 @@ void QueuedCommunicator::start(std::unique_ptr<Transport> transport) {
   transport_ = std::move(transport);
   bounds_.reserve(bounds_per_slot());
   slot_bounds_.resize(kSlots * bounds_per_slot());
-  set_flight_directory(place_.flight_directory);
-  thread_ = std::thread([this] { progress(); });
+  if (place_.progress_thread) thread_ = std::thread([this] { progress(); });
 }
 
 std::string QueuedCommunicator::rank_name(int rank) const {
@@ -380,12 +382,16 @@ void QueuedCommunicator::wait(Stream&, Request request) {
   }
 }
 
-bool QueuedCommunicator::done(Request request) const {
-  if (completed_.load(std::memory_order_acquire) >= request.ticket()) return true;
-  const std::lock_guard lock(mutex_);
+bool QueuedCommunicator::done(Request request) {
+  const auto ended = [&] { return completed_.load(std::memory_order_acquire) >= request.ticket(); };
+  if (ended()) return true;
+  std::unique_lock lock(mutex_);
+  while (!place_.progress_thread && !ended() && !broken_) run_next(lock, caller_spins_);
+  if (ended()) return true;
+  throw_if_broken();
   hurried_ = true;
   work_.notify_one();
-  return completed_.load(std::memory_order_acquire) >= request.ticket();
+  return false;
 }
 
 // Runs the oldest call without the lock; `lock` is held before and after.

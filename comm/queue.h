@@ -16,6 +16,7 @@
 
 #include "comm/arguments.h"
 #include "comm/flight.h"
+#include "comm/group.h"
 #include "comm/transport.h"
 #include "core/base/error.h"
 
@@ -33,9 +34,12 @@ class QueuedCommunicator : public Communicator {
     int rank = 0, local_rank = 0, local_size = 1;
     std::string backend;
     std::vector<std::string> names;  // of every rank
+    std::vector<int> numbers;        // of every rank where the job began; empty: as here
     Cores cores;
     double deadline = 300;
-    std::string flight_directory;  // empty: none
+    std::function<void(const std::string&)> warn = warn_on_stderr;
+    bool progress_thread = true;                        // false: wait() and done() run the calls
+    std::shared_ptr<std::atomic<std::int64_t>> groups;  // made so far by this rank; null: none yet
   };
   explicit QueuedCommunicator(Place place);
   ~QueuedCommunicator() override;
@@ -75,11 +79,19 @@ class QueuedCommunicator : public Communicator {
   Request recv(Stream& s, std::string_view name, Tensor y, int from) override;
   Request barrier(Stream& s, std::string_view name) override;
   void wait(Stream& s, Request request) override;
-  bool done(Request request) const override;
+  bool done(Request request) override;
   void abort(const std::string& cause, int exit_code) override;
   void set_deadline(double seconds) override;
   void set_step(std::int64_t step) override;
   void set_flight_directory(const std::string& directory) override;
+  std::unique_ptr<Communicator> split(int colour, int key) override;
+  std::unique_ptr<Communicator> make_group(std::span<const int> ranks) override;
+
+ protected:
+  // Null on a rank that is in no group; such a rank takes part all the same. Collective.
+  virtual std::unique_ptr<Communicator> make_group_communicator(const Group& group) = 0;
+  // Where this rank stands in its group; `hosts`: a number for the host of every rank here.
+  Place place_in(const Group& group, const std::vector<int>& hosts) const;
 
  private:
   struct Slot {
@@ -93,6 +105,7 @@ class QueuedCommunicator : public Communicator {
   void add_bounds(Call& call, Counts counts);
   void check_blocks(const CallPlace& place, Call& call, const Tensor& block, const Tensor* blocks,
                     Counts counts);
+  std::unique_ptr<Communicator> split_as(std::string_view name, int colour, int key);
   const TreePlan& tree_for(int virtual_ranks);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
   void progress();
@@ -104,9 +117,9 @@ class QueuedCommunicator : public Communicator {
   std::map<int, TreePlan> trees_;  // by virtual ranks; only ever grows
   bool caller_spins_ = false, eager_ = false;
 
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   FlightRecorder flight_{watch_, mutex_};
-  mutable std::condition_variable work_;
+  std::condition_variable work_;
   std::condition_variable finished_;
   std::array<Slot, kSlots> slots_;
   std::vector<std::int64_t> bounds_;         // of the call that is being made
@@ -115,7 +128,7 @@ class QueuedCommunicator : public Communicator {
   std::uint64_t collectives_ = 0;            // of them, calls that every rank makes
   std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
   bool running_ = false, napping_ = false;
-  mutable bool hurried_ = false;  // somebody polls: do not leave calls to wait()
+  bool hurried_ = false;  // somebody polls: do not leave calls to wait()
   std::optional<Error> broken_;
   bool stopping_ = false;
   std::thread thread_;

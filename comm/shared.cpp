@@ -258,7 +258,7 @@ std::string SharedTransport::late_ranks() const {
     // A late rank cannot write this record: that needs two more calls, and we are in the next.
     const SharedRecord& before = state.records[(sequence_ - 1) % 2];
     text += cat(late > 1 ? "; " : "",
-                last_finished(cat("rank ", r), sequence_ > 1 ? before.call.name.data() : ""));
+                last_finished(watch_.label(r), sequence_ > 1 ? before.call.name.data() : ""));
   }
   if (late > kNamed) text += cat("; and ", late - kNamed, " more");
   return text;

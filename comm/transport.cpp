@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <cstdio>
+
 #include "core/base/error.h"
 
 namespace peal {
@@ -18,9 +20,17 @@ void pause() {
 
 }  // namespace
 
+std::string Watch::label(int r) const {
+  return cat("rank ", numbers.empty() ? r : numbers[static_cast<std::size_t>(r)]);
+}
+
+void warn_on_stderr(const std::string& message) {
+  std::fprintf(stderr, "peal: %s\n", message.c_str());
+}
+
 std::string Watch::place() const {
   const std::int64_t now = step.load(std::memory_order_relaxed);
-  return now < 0 ? cat("rank ", rank) : cat("rank ", rank, " step ", now);
+  return now < 0 ? label(rank) : cat(label(rank), " step ", now);
 }
 
 bool Patience::exhausted() {

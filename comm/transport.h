@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -11,17 +12,23 @@
 
 namespace peal {
 
+void warn_on_stderr(const std::string& message);
+
 // Who and where a rank is, and what its waits look at.
 struct Watch {
   int rank = 0;
   std::vector<std::string> names;      // of every rank: "rank 3 (node7)"
+  std::vector<int> numbers;            // of every rank where the job began; empty: as here
   std::atomic<double> deadline{300};   // seconds
   std::atomic<std::int64_t> step{-1};  // for messages; -1: none yet
   std::atomic<bool> closing{false};    // the communicator is being destroyed
   std::atomic<bool> spin{false};       // whether a core is free to spin on
 
+  std::function<void(const std::string&)> warn = warn_on_stderr;
+
   int ranks() const { return static_cast<int>(names.size()); }
-  std::string place() const;  // "rank 3 step 1203"
+  std::string label(int rank) const;  // "rank 3", where the job began
+  std::string place() const;          // "rank 3 step 1203"
 };
 
 // Carries out calls one at a time, on whichever thread the queue chooses.

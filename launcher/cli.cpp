@@ -68,7 +68,7 @@ void with_ranks(int local, const std::function<void(Communicator&)>& work) {
     // Left alive on an error: finalising MPI would wait for peers that may be gone.
     auto* session = new MpiSession;
     try {
-      const std::unique_ptr<Communicator> comm = make_host_communicator({});
+      const std::unique_ptr<Communicator> comm = make_host_communicator({.warn = log::warn});
       guarded(*comm);
     } catch (const Error& error) {
       print_error(error.what(), error.kind() != ErrorKind::peer);

@@ -1,5 +1,7 @@
 #include "core/base/checksum.h"
 
+// The whole of xxHash from its header: who links Peal's archive needs no library for it.
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <array>

@@ -110,6 +110,30 @@ TEST(GradientBuckets, TheLastBucketIsSmall) {
   EXPECT_LE(sizes.back(), std::size_t{1} << 17);
 }
 
+// Slices come from the back to the front on one rank and in a mixed order on another.
+TEST(GradientBuckets, SlicesBecomeFinalInAnyOrder) {
+  run_local_ranks(2, [](Communicator& comm) {
+    constexpr std::size_t kSlice = 100, kSlices = 37;
+    Stream s;
+    GradientBuckets buckets(comm, kSlice * kSlices, {512, Reduction::fast, 1});
+    for (int step = 0; step < 3; ++step) {
+      auto* x = reinterpret_cast<float*>(buckets.partial(0));
+      std::fill_n(x, kSlice * kSlices / sizeof(float), static_cast<float>(comm.rank() + step));
+      for (std::size_t i = 0; i < kSlices; ++i) {
+        const std::size_t k = comm.rank() == 0 ? kSlices - 1 - i : i * 10 % kSlices;
+        buckets.ready(s, k * kSlice, (k + 1) * kSlice);
+      }
+      EXPECT_THROW(buckets.ready(s, 0, 4), Error);  // twice
+      buckets.finish(s);
+      for (std::size_t i = 0; i < kSlice * kSlices / sizeof(float); ++i) {
+        ASSERT_EQ(x[i], static_cast<float>(1 + 2 * step));
+      }
+    }
+    EXPECT_THROW(buckets.ready(s, 0, kSlice * kSlices + 1), Error);
+    EXPECT_THROW(buckets.ready(s, 8, 4), Error);
+  });
+}
+
 TEST(GradientBuckets, RefusesToFinishEarly) {
   const auto comm = make_single_communicator();
   Stream s;

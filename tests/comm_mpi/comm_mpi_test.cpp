@@ -1,5 +1,6 @@
 // The contract over MPI ranks: run under mpirun by tests/CMakeLists.txt.
 //   comm_mpi_test shared|mpi contract        every collective
+//   comm_mpi_test shared|mpi groups          split, make_group
 //   comm_mpi_test shared|mpi large|mismatch|counts|pair|late|abort|kill
 // Ends with 0 when this rank saw what it should.
 #include <unistd.h>
@@ -12,6 +13,7 @@
 
 #include "core/base/error.h"
 #include "tests/comm/contract_blocks.h"
+#include "tests/comm/group_contract.h"
 
 namespace peal {
 namespace {
@@ -164,10 +166,15 @@ void kill_one(Communicator& comm) {
 }
 
 int run(const std::string& memory, const std::string& what) {
-  const std::map<std::string, void (*)(Communicator&)> tests{
-      {"contract", run_contract}, {"large", run_large}, {"mismatch", mismatch},
-      {"counts", counts},         {"pair", pair},       {"late", late},
-      {"abort", abort_is_heard},  {"kill", kill_one}};
+  const std::map<std::string, void (*)(Communicator&)> tests{{"contract", run_contract},
+                                                             {"groups", contract::groups},
+                                                             {"large", run_large},
+                                                             {"mismatch", mismatch},
+                                                             {"counts", counts},
+                                                             {"pair", pair},
+                                                             {"late", late},
+                                                             {"abort", abort_is_heard},
+                                                             {"kill", kill_one}};
   MpiSession session;
   const auto comm = make_host_communicator({memory == "shared", 60});
   try {

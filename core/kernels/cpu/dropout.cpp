@@ -1,7 +1,7 @@
 #include <array>
 #include <cstring>
 
-#include "core/kernels/cpu/clones.h"
+#include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 
 namespace peal::cpu {

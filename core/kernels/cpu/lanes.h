@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/kernels/cpu/clones.h"
+#include "core/base/clones.h"
 
 namespace peal::cpu {
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/kernels/cpu/clones.h"
+#include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
 #include "core/kernels/cpu/vector_math.h"

@@ -1,7 +1,7 @@
 // One pass over the arenas; every rule is elementwise, so any slice gives the bits of the whole.
 #include <cmath>
 
-#include "core/kernels/cpu/clones.h"
+#include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
 

@@ -1,6 +1,6 @@
 // Loops over all elements; every function may work in place.
+#include "core/base/clones.h"
 #include "core/base/error.h"
-#include "core/kernels/cpu/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/elements.h"
 #include "core/kernels/cpu/nest.h"

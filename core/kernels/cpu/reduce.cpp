@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "core/kernels/cpu/clones.h"
+#include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
 #include "core/kernels/cpu/nest.h"

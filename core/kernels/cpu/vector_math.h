@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/kernels/cpu/clones.h"
+#include "core/base/clones.h"
 
 namespace peal::cpu {
 

@@ -1,0 +1,471 @@
+#include "comm/c_api.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "comm/buckets.h"
+#include "core/base/error.h"
+
+struct peal_buffer {
+  peal::Buffer memory;
+};
+
+struct peal_buckets {
+  std::unique_ptr<peal::GradientBuckets> buckets;
+};
+
+namespace peal::c_api {
+namespace {
+
+static_assert(PEAL_BOOL == static_cast<int>(DType::boolean));
+static_assert(PEAL_PRODUCT == static_cast<int>(ReduceOp::product));
+static_assert(PEAL_ORDERED_TREE == static_cast<int>(Algorithm::ordered_tree));
+static_assert(PEAL_FAST == static_cast<int>(Reduction::fast));
+
+thread_local std::array<char, 2048> last_error{};
+
+void remember(const char* text) noexcept {
+  const std::size_t bytes = std::min(std::strlen(text), last_error.size() - 1);
+  std::memcpy(last_error.data(), text, bytes);
+  last_error[bytes] = '\0';
+}
+
+peal_status status_of(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::input:
+      return PEAL_ERROR_INPUT;
+    case ErrorKind::peer:
+      return PEAL_ERROR_PEER;
+    case ErrorKind::numeric:
+      return PEAL_ERROR_NUMERIC;
+    case ErrorKind::internal:
+      break;
+  }
+  return PEAL_ERROR_INTERNAL;
+}
+
+// An enumerator that C handed over as a number; the last one is `last`.
+template <typename Enum>
+Enum checked(int value, Enum last, const char* name) {
+  if (value < 0 || value > static_cast<int>(last)) {
+    fail_input(name, value, " is not in 0..", static_cast<int>(last));
+  }
+  return static_cast<Enum>(value);
+}
+
+Tensor view(const void* data, std::int64_t count, peal_dtype dtype) {
+  if (count < 0) fail_input("count", count, "; 0 or more is needed");
+  return {const_cast<void*>(data), {count}, checked(dtype, DType::boolean, "dtype")};
+}
+
+// Elements of an array with `count` for every rank.
+std::int64_t for_all(const Communicator& comm, std::int64_t count) {
+  std::int64_t total = 0;
+  if (__builtin_mul_overflow(count, comm.world_size(), &total)) {
+    fail_input("count", count, " for each of ", comm.world_size(), " ranks is too many");
+  }
+  return total;
+}
+
+Communicator& comm_of(const peal_comm* comm) {
+  require(comm, "comm");
+  return *comm->comm;
+}
+
+GradientBuckets& buckets_of(const peal_buckets* buckets) {
+  require(buckets, "buckets");
+  return *buckets->buckets;
+}
+
+// Copies the caller's struct over the defaults, as much of it as the caller knew.
+template <typename Options>
+Options read_options(const Options* given, const Options& defaults, const char* name) {
+  if (given == nullptr) return defaults;
+  if (given->size < sizeof(std::size_t) || given->size > sizeof(Options)) {
+    fail_input(name, "size is ", given->size, "; this library knows up to ", sizeof(Options),
+               " bytes (initialise the struct with its macro)");
+  }
+  Options options = defaults;
+  std::memcpy(&options, given, given->size);
+  return options;
+}
+
+// Every collective: start(communicator, stream), and a wait when the caller wants no request.
+template <typename Start>
+peal_status collective(peal_comm* handle, const char* name, peal_request* request,
+                       const Start& start) {
+  return guarded([&] {
+    Communicator& comm = comm_of(handle);
+    require(name, "name");
+    Stream s;
+    const Request started = start(comm, s);
+    if (request != nullptr) {
+      *request = started.ticket();
+    } else {
+      comm.wait(s, started);
+    }
+  });
+}
+
+template <typename What>
+peal_status copy_out(char* text, std::size_t bytes, const What& what) {
+  return guarded([&] {
+    const std::string from = what();
+    require(text, "text");
+    if (bytes == 0) fail_input("bytes", "0; at least 1 is needed");
+    const std::size_t length = std::min(from.size(), bytes - 1);
+    std::memcpy(text, from.data(), length);
+    text[length] = '\0';
+  });
+}
+
+int number_of(const peal_comm* comm, int (Communicator::*get)() const) {
+  int number = -1;
+  guarded([&] { number = (comm_of(comm).*get)(); });
+  return number;
+}
+
+}  // namespace
+
+peal_status caught() noexcept {
+  try {
+    throw;
+  } catch (const Error& error) {
+    remember(error.what());
+    return status_of(error.kind());
+  } catch (const std::exception& error) {
+    remember(error.what());
+  } catch (...) {
+    remember("unknown exception");
+  }
+  return PEAL_ERROR_INTERNAL;
+}
+
+void require(const void* argument, const char* name) {
+  if (argument == nullptr) fail_input(name, "is NULL");
+}
+
+HostOptions host_options(const peal_comm_options* options) {
+  const peal_comm_options read =
+      read_options<peal_comm_options>(options, PEAL_COMM_OPTIONS, "peal_comm_options");
+  HostOptions result;
+  result.shared_memory = read.shared_memory != 0;
+  result.deadline_seconds = read.deadline_seconds;
+  return result;
+}
+
+peal_comm* handle_of(std::unique_ptr<Communicator> comm) {
+  if (!comm) return nullptr;
+  Communicator* pointer = comm.get();
+  return new peal_comm{std::move(comm), pointer};
+}
+
+}  // namespace peal::c_api
+
+using namespace peal;         // NOLINT: the names below are C's
+using namespace peal::c_api;  // NOLINT
+
+const char* peal_version(void) {
+  return PEAL_VERSION;
+}
+
+const char* peal_last_error(void) {
+  return last_error.data();
+}
+
+peal_status peal_comm_create_single(peal_comm** out) {
+  return guarded([&] {
+    require(out, "out");
+    *out = handle_of(make_single_communicator());
+  });
+}
+
+peal_status peal_run_local_ranks(int ranks, peal_status (*run)(peal_comm*, void*), void* context) {
+  peal_status first = PEAL_OK;
+  const peal_status status = guarded([&] {
+    if (run == nullptr) fail_input("run", "is NULL");
+    std::mutex mutex;
+    std::string why;
+    run_local_ranks(ranks, [&](Communicator& comm) {
+      peal_comm handle{nullptr, &comm};
+      last_error[0] = '\0';
+      const peal_status result = run(&handle, context);
+      if (result == PEAL_OK) return;
+      {
+        const std::lock_guard lock(mutex);
+        if (first == PEAL_OK) {
+          first = result;
+          why = last_error.data();
+        }
+      }
+      comm.abort(last_error.data(), result);
+    });
+    if (first != PEAL_OK) remember(why.c_str());
+  });
+  return status != PEAL_OK ? status : first;
+}
+
+void peal_comm_free(peal_comm* comm) {
+  guarded([&] { delete comm; });
+}
+
+peal_status peal_split(peal_comm* comm, int colour, int key, peal_comm** out) {
+  return guarded([&] {
+    require(out, "out");
+    *out = handle_of(comm_of(comm).split(colour, key));
+  });
+}
+
+peal_status peal_make_group(peal_comm* comm, const int* ranks, int count, peal_comm** out) {
+  return guarded([&] {
+    Communicator& parent = comm_of(comm);
+    require(ranks, "ranks");
+    require(out, "out");
+    if (count < 0) fail_input("count", count, "; 1 or more is needed");
+    *out = handle_of(parent.make_group({ranks, static_cast<std::size_t>(count)}));
+  });
+}
+
+int peal_rank(const peal_comm* comm) {
+  return number_of(comm, &Communicator::rank);
+}
+
+int peal_world_size(const peal_comm* comm) {
+  return number_of(comm, &Communicator::world_size);
+}
+
+int peal_local_rank(const peal_comm* comm) {
+  return number_of(comm, &Communicator::local_rank);
+}
+
+int peal_local_size(const peal_comm* comm) {
+  return number_of(comm, &Communicator::local_size);
+}
+
+peal_status peal_backend(const peal_comm* comm, char* text, size_t bytes) {
+  return copy_out(text, bytes, [&] { return std::string(comm_of(comm).backend()); });
+}
+
+peal_status peal_rank_name(const peal_comm* comm, int rank, char* text, size_t bytes) {
+  return copy_out(text, bytes, [&] { return comm_of(comm).rank_name(rank); });
+}
+
+peal_status peal_set_deadline(peal_comm* comm, double seconds) {
+  return guarded([&] {
+    if (!(seconds > 0)) fail_input("deadline", seconds, " s; more than 0 is needed");
+    comm_of(comm).set_deadline(seconds);
+  });
+}
+
+peal_status peal_set_step(peal_comm* comm, int64_t step) {
+  return guarded([&] { comm_of(comm).set_step(step); });
+}
+
+peal_status peal_abort(peal_comm* comm, const char* cause, int exit_code) {
+  return guarded([&] {
+    require(cause, "cause");
+    comm_of(comm).abort(cause, exit_code);
+  });
+}
+
+peal_status peal_allocate(peal_comm* comm, size_t bytes, peal_buffer** out) {
+  return guarded([&] {
+    require(out, "out");
+    *out = new peal_buffer{comm_of(comm).allocate(bytes)};
+  });
+}
+
+void* peal_buffer_data(const peal_buffer* buffer) {
+  void* data = nullptr;
+  guarded([&] {
+    require(buffer, "buffer");
+    data = buffer->memory.data();
+  });
+  return data;
+}
+
+void peal_buffer_free(peal_buffer* buffer) {
+  guarded([&] { delete buffer; });
+}
+
+peal_status peal_all_reduce(peal_comm* comm, const char* name, const void* x, void* y,
+                            int64_t count, peal_dtype dtype, peal_op op, peal_algorithm algorithm,
+                            peal_request* request) {
+  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
+    return c.all_reduce(s, name, view(x, count, dtype), view(y, count, dtype),
+                        checked(op, ReduceOp::product, "op"),
+                        checked(algorithm, Algorithm::ordered_tree, "algorithm"));
+  });
+}
+
+peal_status peal_all_reduce_tree(peal_comm* comm, const char* name, int virtual_ranks,
+                                 const void* const* partials, int partial_count, void* y,
+                                 int64_t count, peal_request* request) {
+  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
+    require(partials, "partials");
+    std::vector<Tensor> views;
+    for (int i = 0; i < partial_count; ++i) views.push_back(view(partials[i], count, PEAL_F32));
+    return c.all_reduce_tree(s, name, virtual_ranks, views, view(y, count, PEAL_F32));
+  });
+}
+
+peal_status peal_reduce_scatter(peal_comm* comm, const char* name, const void* x, void* y,
+                                int64_t count, peal_dtype dtype, peal_op op,
+                                peal_request* request) {
+  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
+    return c.reduce_scatter(s, name, view(x, for_all(c, count), dtype), view(y, count, dtype),
+                            checked(op, ReduceOp::product, "op"));
+  });
+}
+
+peal_status peal_all_gather(peal_comm* comm, const char* name, const void* x, void* y,
+                            int64_t count, peal_dtype dtype, peal_request* request) {
+  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
+    return c.all_gather(s, name, view(x, count, dtype), view(y, for_all(c, count), dtype));
+  });
+}
+
+peal_status peal_broadcast(peal_comm* comm, const char* name, void* x, int64_t count,
+                           peal_dtype dtype, int root, peal_request* request) {
+  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
+    return c.broadcast(s, name, view(x, count, dtype), root);
+  });
+}
+
+peal_status peal_barrier(peal_comm* comm, const char* name, peal_request* request) {
+  return collective(comm, name, request,
+                    [&](Communicator& c, Stream& s) { return c.barrier(s, name); });
+}
+
+peal_status peal_wait(peal_comm* comm, peal_request request) {
+  return guarded([&] {
+    Stream s;
+    comm_of(comm).wait(s, Request(request));
+  });
+}
+
+peal_status peal_test(peal_comm* comm, peal_request request, int* done) {
+  return guarded([&] {
+    require(done, "done");
+    *done = comm_of(comm).done(Request(request)) ? 1 : 0;
+  });
+}
+
+peal_status peal_agree(peal_comm* comm, const char* const* names, const char* const* values,
+                       int count) {
+  return guarded([&] {
+    Communicator& c = comm_of(comm);
+    require(names, "names");
+    require(values, "values");
+    std::vector<Fact> facts;
+    for (int i = 0; i < count; ++i) {
+      require(names[i], "names[i]");
+      require(values[i], "values[i]");
+      facts.push_back({names[i], values[i]});
+    }
+    agree(c, facts);
+  });
+}
+
+peal_status peal_tree_block(int virtual_ranks, int ranks, int rank, int* begin, int* end) {
+  return guarded([&] {
+    require(begin, "begin");
+    require(end, "end");
+    const TreeNode block = block_of(virtual_ranks, ranks, rank);
+    *begin = block.begin;
+    *end = block.end;
+  });
+}
+
+peal_status peal_tree_nodes(int virtual_ranks, int ranks, int rank, int* pairs, int room,
+                            int* count) {
+  return guarded([&] {
+    require(count, "count");
+    const auto nodes = maximal_nodes(virtual_ranks, block_of(virtual_ranks, ranks, rank));
+    if (room > 0) require(pairs, "pairs");
+    for (int i = 0; i < std::min(room, static_cast<int>(nodes.size())); ++i) {
+      pairs[2 * i] = nodes[static_cast<std::size_t>(i)].begin;
+      pairs[2 * i + 1] = nodes[static_cast<std::size_t>(i)].end;
+    }
+    *count = static_cast<int>(nodes.size());
+  });
+}
+
+peal_status peal_buckets_create(peal_comm* comm, size_t arena_bytes,
+                                const peal_bucket_options* options, peal_buckets** out) {
+  return guarded([&] {
+    Communicator& c = comm_of(comm);
+    require(out, "out");
+    const peal_bucket_options read =
+        read_options<peal_bucket_options>(options, PEAL_BUCKET_OPTIONS, "peal_bucket_options");
+    const BucketOptions wanted{read.bucket_bytes,
+                               checked(read.reduction, Reduction::fast, "reduction"),
+                               read.virtual_ranks};
+    auto buckets = std::make_unique<GradientBuckets>(c, arena_bytes, wanted);
+    *out = new peal_buckets{std::move(buckets)};
+  });
+}
+
+void peal_buckets_free(peal_buckets* buckets) {
+  guarded([&] { delete buckets; });
+}
+
+peal_status peal_buckets_partials(const peal_buckets* buckets, int* count) {
+  return guarded([&] {
+    require(count, "count");
+    *count = buckets_of(buckets).partials();
+  });
+}
+
+peal_status peal_buckets_partial(peal_buckets* buckets, int index, void** data) {
+  return guarded([&] {
+    require(data, "data");
+    GradientBuckets& b = buckets_of(buckets);
+    if (index < 0 || index >= b.partials()) {
+      fail_input("index", index, " is not in 0..", b.partials() - 1);
+    }
+    *data = b.partial(index);
+  });
+}
+
+peal_status peal_buckets_ready(peal_buckets* buckets, size_t bytes_final) {
+  return guarded([&] {
+    Stream s;
+    buckets_of(buckets).ready(s, bytes_final);
+  });
+}
+
+peal_status peal_buckets_ready_slice(peal_buckets* buckets, size_t begin, size_t end) {
+  return guarded([&] {
+    Stream s;
+    buckets_of(buckets).ready(s, begin, end);
+  });
+}
+
+peal_status peal_buckets_finish(peal_buckets* buckets, void (*on_bucket)(size_t, size_t, void*),
+                                void* context) {
+  return guarded([&] {
+    Stream s;
+    GradientBuckets& b = buckets_of(buckets);
+    if (on_bucket == nullptr) return b.finish(s);
+    b.finish(s, [&](std::size_t begin, std::size_t end) { on_bucket(begin, end, context); });
+  });
+}
+
+peal_status peal_buckets_count(const peal_buckets* buckets, size_t* count) {
+  return guarded([&] {
+    require(count, "count");
+    *count = buckets_of(buckets).bucket_count();
+  });
+}
+
+peal_status peal_buckets_seconds_waited(const peal_buckets* buckets, double* seconds) {
+  return guarded([&] {
+    require(seconds, "seconds");
+    *seconds = buckets_of(buckets).seconds_waited();
+  });
+}

@@ -1,0 +1,35 @@
+// What the two sources of the C API share: one for MPI, one for all else.
+#pragma once
+
+#include <memory>
+
+#include "comm/communicator.h"
+#include "comm/peal.h"
+
+struct peal_comm {
+  std::unique_ptr<peal::Communicator> owned;  // null: the thread that runs the rank owns it
+  peal::Communicator* comm = nullptr;
+};
+
+namespace peal::c_api {
+
+// Turns the exception in flight into a status and this thread's last error.
+peal_status caught() noexcept;
+// Runs `body`; no exception leaves.
+template <typename Body>
+peal_status guarded(const Body& body) noexcept {
+  try {
+    body();
+    return PEAL_OK;
+  } catch (...) {
+    return caught();
+  }
+}
+// Throws Error(input) unless the caller's argument is there.
+void require(const void* argument, const char* name);
+// The defaults with the caller's fields over them.
+HostOptions host_options(const peal_comm_options* options);
+// A handle, or null for null.
+peal_comm* handle_of(std::unique_ptr<Communicator> comm);
+
+}  // namespace peal::c_api

@@ -1,0 +1,171 @@
+// What process groups must do over every backend.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <thread>
+
+#include "core/base/error.h"
+#include "tests/comm/contract_blocks.h"
+
+namespace peal::contract {
+
+// The message of what `call` throws, which must be of this kind.
+inline std::string error_of(ErrorKind kind, const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    require(error.kind() == kind, "wrong kind: ", error.what());
+    return error.what();
+  }
+  throw std::runtime_error("nothing was thrown");
+}
+
+inline void require_text(const std::string& text, const std::string& part) {
+  require(text.find(part) != std::string::npos, "\"", text, "\" does not say \"", part, "\"");
+}
+
+// Colour: parity; key: backwards. So rank 0 of a group is the highest of its parity.
+inline void split_orders_by_key(Communicator& comm) {
+  const int n = comm.world_size(), r = comm.rank();
+  const auto group = comm.split(r % 2, -r);
+  require(group != nullptr, "no group");
+  const int size = (n + (r % 2 == 0 ? 1 : 0)) / 2;
+  require(group->world_size() == size, "size ", group->world_size(), ", not ", size);
+  require(group->rank() == size - 1 - r / 2, "rank ", group->rank());
+  require(group->local_size() == size && group->local_rank() == group->rank(), "place in host");
+  require(group->rank_name(group->rank()) == comm.rank_name(r), "name ",
+          group->rank_name(group->rank()), " of ", comm.rank_name(r));
+  require(group->backend() == comm.backend(), "backend");
+  all_reduce<float>(*group);
+  roots_and_blocks<float>(*group, Memory::mixed);
+  send_and_receive<float>(*group, Memory::mixed);
+  tree_is_invariant(*group, 6);
+  buckets_match(*group, Reduction::rank_invariant, 8);
+}
+
+// Every rank but the last in one group; equal keys keep the order of ranks.
+inline void ranks_may_stay_out(Communicator& comm) {
+  const bool out = comm.rank() == comm.world_size() - 1;
+  const auto group = comm.split(out ? Communicator::kNoGroup : 7, 0);
+  require((group == nullptr) == out, "group on rank ", comm.rank());
+  if (group) {
+    require(group->rank() == comm.rank(), "rank ", group->rank());
+    all_reduce<std::int32_t>(*group);
+  }
+  Stream s;
+  comm.wait(s, comm.barrier(s, "together again"));
+}
+
+inline void a_list_makes_a_group(Communicator& comm) {
+  const int n = comm.world_size();
+  std::vector<int> list;
+  for (int r = n - 1; r >= 0; r -= 2) list.push_back(r);
+  const auto group = comm.make_group(list);
+  const auto mine = std::find(list.begin(), list.end(), comm.rank());
+  require((group == nullptr) == (mine == list.end()), "group on rank ", comm.rank());
+  if (group) {
+    require(group->rank() == mine - list.begin(), "rank ", group->rank());
+    all_reduce<double>(*group);
+  }
+  require_text(error_of(ErrorKind::input,
+                        [&] {
+                          comm.make_group(std::vector{0, n});
+                        }),
+               cat("rank ", n, " is not in 0..", n - 1));
+  require_text(error_of(ErrorKind::input,
+                        [&] {
+                          comm.make_group(std::vector{0, 0});
+                        }),
+               "rank 0 is listed twice");
+  require_text(error_of(ErrorKind::input, [&] { comm.make_group({}); }), "no ranks");
+  require_text(error_of(ErrorKind::input, [&] { comm.split(-2, 0); }), "colour -2");
+}
+
+// Calls of the world, of pairs and of a group inside a pair are in flight together, and ranks wait
+// for them in different orders. The inner group outlives the one that it was split from.
+inline void groups_work_at_once(Communicator& comm) {
+  Stream s;
+  auto pair = comm.split(comm.rank() / 2, comm.rank());
+  const auto inner = pair->split(0, -pair->rank());
+  for (int round = 0; round < 20; ++round) {
+    std::vector<std::int64_t> world_sum(1009, comm.rank()), pair_sum(257, comm.rank()),
+        inner_sum(3, comm.rank());
+    std::vector<std::pair<Communicator*, Request>> calls{
+        {&comm, comm.all_reduce(s, "world", view(world_sum), view(world_sum), ReduceOp::sum)},
+        {inner.get(), inner->all_reduce(s, "in", view(inner_sum), view(inner_sum), ReduceOp::sum)}};
+    if (pair) {
+      calls.emplace_back(
+          pair.get(), pair->all_reduce(s, "pair", view(pair_sum), view(pair_sum), ReduceOp::sum));
+    }
+    for (std::size_t k = 0; k < calls.size(); ++k) {
+      const auto& [of, request] = calls[(k + static_cast<std::size_t>(comm.rank())) % calls.size()];
+      of->wait(s, request);
+    }
+    const int n = comm.world_size(), low = comm.rank() / 2 * 2;
+    const std::int64_t of_pair = low + (low + 1 < n ? low + 1 : 0);
+    require(world_sum[1008] == n * (n - 1) / 2, "world sum ", world_sum[1008]);
+    require(inner_sum[2] == of_pair, "inner sum ", inner_sum[2]);
+    require(!pair || pair_sum[256] == of_pair, "pair sum ", pair_sum[256]);
+    if (round == 10) pair.reset();
+  }
+}
+
+inline void groups_leave_nothing_behind(Communicator& comm) {
+  const auto open_files = [] {
+    std::filesystem::directory_iterator files("/proc/self/fd");
+    return std::distance(begin(files), end(files));
+  };
+  Stream s;
+  comm.wait(s, comm.barrier(s, "before"));
+  const auto before = open_files();
+  for (int round = 0; round < 100; ++round) {
+    const auto group = comm.split(round % 3 == comm.rank() % 3 ? 0 : 1, comm.rank());
+    group->wait(s, group->barrier(s, "once"));
+  }
+  comm.wait(s, comm.barrier(s, "after"));
+  const auto after = open_files();
+  require(after == before, before, " files were open and now ", after);
+}
+
+// Messages of a group speak of the ranks that the job began with; the world is not harmed.
+inline void late_member_is_named(Communicator& comm) {
+  const int last = comm.world_size() - 1;
+  const auto group = comm.make_group(std::vector{last, last - 1});
+  if (!group) return;
+  Stream s;
+  group->wait(s, group->barrier(s, "first"));
+  group->set_deadline(comm.rank() == last ? 0.5 : 30);
+  if (comm.rank() != last) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  std::vector<float> x(1009);
+  const auto second = [&] {
+    group->wait(s, group->all_reduce(s, "second", view(x), view(x), ReduceOp::sum));
+  };
+  require_text(error_of(ErrorKind::peer, second),
+               cat("rank ", last, ": waited 0.5 s in all_reduce \"second\"; rank ", last - 1,
+                   " last finished \"first\""));
+}
+
+inline void different_lists_are_told_apart(Communicator& comm) {
+  const std::string text = error_of(ErrorKind::numeric, [&] {
+    comm.make_group(comm.rank() == 0 ? std::vector{0, 1} : std::vector{1, 0});
+  });
+  require_text(text, "group of 0,1");
+  require_text(text, "group of 1,0");
+}
+
+// All that a world of any size can run.
+inline void groups(Communicator& comm) {
+  split_orders_by_key(comm);
+  ranks_may_stay_out(comm);
+  a_list_makes_a_group(comm);
+  groups_work_at_once(comm);
+  groups_leave_nothing_behind(comm);
+  if (comm.world_size() < 2) return;
+  late_member_is_named(comm);
+  different_lists_are_told_apart(comm);  // breaks the world: last
+}
+
+}  // namespace peal::contract
