@@ -42,7 +42,7 @@ struct Arguments {
   std::int64_t factor = 2;
   std::int64_t warmup = 5, iterations = 0;
   int local = 0;
-  bool private_memory = false, json = false;
+  bool private_memory = false, fresh = false, json = false;
   std::string compare;  // "mpi" or empty
 };
 
@@ -84,6 +84,7 @@ CollectiveCase read_case(const Arguments& arguments) {
   what.warmup = arguments.warmup;
   what.iterations = arguments.iterations;
   what.private_memory = arguments.private_memory;
+  what.fresh = arguments.fresh;
   what.beside_mpi = !arguments.compare.empty();
   if (what.op == Collective::ordered_tree && what.dtype != DType::f32) {
     fail_input("--dtype", arguments.dtype, "; allowed with --op ordered_tree: f32");
@@ -180,7 +181,8 @@ std::vector<std::string> Report::head() const {
   return {
       cat("# ", arguments_.op, ", ", comm_.world_size(), " ranks, backend ", comm_.backend(),
           ", algorithm ", arguments_.algorithm, ", ", what_.private_memory ? "private" : "shared",
-          " memory", compare ? cat(", beside ", MpiPeer::library()) : ""),
+          " memory", what_.fresh ? ", fresh inputs" : "",
+          compare ? cat(", beside ", MpiPeer::library()) : ""),
       "# time: mean; algbw and busbw: of p50; a call takes as long as on its slowest rank",
       format("#%11s %12s %6s %6s", "", "", "", "") + group("out-of-place") + group("in-place"),
       format("#%11s %12s %6s %6s", "size", "count", "type", "redop") + columns + columns,
@@ -215,6 +217,7 @@ std::string Report::json_line(const Row& row, const CollectiveTimes& times, bool
                                  {"backend", comm_.backend()},
                                  {"algorithm", arguments_.algorithm},
                                  {"memory", what_.private_memory ? "private" : "shared"},
+                                 {"fresh", what_.fresh},
                                  {"in_place", in_place},
                                  {"iterations", times.iterations},
                                  {"time_us", 1e6 * times.median},
@@ -294,6 +297,9 @@ void add_options(CLI::App& command, Arguments& arguments) {
         "calls measured; 0: 5 to 5000, as many as fit 0.4 s");
   command.add_option("--local", arguments.local, "run this many ranks as threads of this process")
       ->check(CLI::Range(1, 1024));
+  command.add_flag("--fresh", arguments.fresh,
+                   "write the inputs before every call, as training does; nccl-tests does not, so "
+                   "that they stay in the caches of those who read them");
   command.add_flag("--private", arguments.private_memory,
                    "ordinary memory, not the communicator's, which ranks of a host share");
   command

@@ -6,7 +6,6 @@
 
 #include "core/base/error.h"
 #include "launcher/bench.h"
-#include "launcher/exact_values.h"
 
 namespace peal {
 namespace {
@@ -42,7 +41,11 @@ double CollectiveCase::bus_factor(int ranks) const {
 }
 
 CollectiveBench::CollectiveBench(const CollectiveCase& what, std::int64_t most, Communicator& comm)
-    : what_(what), comm_(comm), ranks_(comm.world_size()), rank_(comm.rank()) {
+    : what_(what),
+      comm_(comm),
+      ranks_(comm.world_size()),
+      rank_(comm.rank()),
+      mine_(ExactValues::of_rank(what.dtype, comm.rank())) {
   const std::size_t bytes = what.bytes(most, ranks_);
   const auto make = [&] { return what.private_memory ? Buffer(bytes) : comm.allocate(bytes); };
   memory_.x = make();
@@ -61,8 +64,11 @@ CollectiveTimes CollectiveBench::measure(std::int64_t count, bool in_place) {
   result.iterations = iterations(ours, theirs);
   std::vector<double> seconds(static_cast<std::size_t>(result.iterations)), mpi_seconds(seconds);
   for (std::size_t i = 0; i < seconds.size(); ++i) {
+    if (what_.fresh) fill(ours);
     seconds[i] = timed([&] { call(ours); });
-    if (mpi_) mpi_seconds[i] = timed([&] { call_mpi(theirs); });
+    if (!mpi_) continue;
+    if (what_.fresh) fill(theirs);
+    mpi_seconds[i] = timed([&] { call_mpi(theirs); });
   }
   agree_on_slowest(seconds);
   result.mean =
@@ -166,8 +172,7 @@ void CollectiveBench::agree_on_slowest(std::vector<double>& seconds) {
 void CollectiveBench::fill(const Operands& at) const {
   const bool gathers = what_.op == Collective::all_gather;
   std::memset(at.y.data, kPoison, at.y.bytes());
-  ExactValues::of_rank(what_.dtype, rank_)
-      .fill(at.x.as<std::byte>(), gathers ? rank_ * at.x.numel() : 0, at.x.numel());
+  mine_.fill(at.x.as<std::byte>(), gathers ? rank_ * at.x.numel() : 0, at.x.numel());
 }
 
 std::int64_t CollectiveBench::wrong(const Operands& at) {

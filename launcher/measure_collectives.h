@@ -8,6 +8,7 @@
 
 #include "comm/communicator.h"
 #include "comm/mpi_peer.h"
+#include "launcher/exact_values.h"
 
 namespace peal {
 
@@ -20,6 +21,7 @@ struct CollectiveCase {
   std::int64_t warmup = 5;      // calls before the measurement, at least 1
   std::int64_t iterations = 0;  // calls measured; 0: as many as fit a fixed time
   bool private_memory = false;  // instead of Communicator::allocate
+  bool fresh = false;           // inputs are written before every call, which is not measured
   bool beside_mpi = false;
 
   // As nccl-tests counts: `count` elements in a block; the larger of a rank's two arrays has one
@@ -71,6 +73,7 @@ class CollectiveBench {
   CollectiveCase what_;
   Communicator& comm_;
   int ranks_, rank_;
+  ExactValues mine_;
   Stream stream_;
   Memory memory_, mpi_memory_;
   std::unique_ptr<MpiPeer> mpi_;

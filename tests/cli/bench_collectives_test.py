@@ -7,8 +7,8 @@ from peal_cli import run
 
 INPUT = 2
 QUICK = ["--warmup", 1, "--iterations", 3]
-FIELDS = {"op", "bytes", "count", "dtype", "ranks", "backend", "algorithm", "memory", "in_place",
-          "iterations", "time_us", "mean_us", "p99_us", "algbw", "busbw", "wrong"}
+FIELDS = {"op", "bytes", "count", "dtype", "ranks", "backend", "algorithm", "memory", "fresh",
+          "in_place", "iterations", "time_us", "mean_us", "p99_us", "algbw", "busbw", "wrong"}
 BUS_FACTOR = {"all_reduce": lambda n: 2 * (n - 1) / n, "ordered_tree": lambda n: 2 * (n - 1) / n,
               "reduce_scatter": lambda n: (n - 1) / n, "all_gather": lambda n: (n - 1) / n,
               "broadcast": lambda n: 1}
@@ -102,7 +102,8 @@ class BenchCollectives(unittest.TestCase):
         for algorithm in ("ring", "ordered_tree"):
             with self.subTest(algorithm=algorithm):
                 lines = self.measure("--algorithm", algorithm, "--min", "1MiB", "--max", "1MiB",
-                                     "--private", ranks=2)
+                                     "--private", "--fresh", ranks=2)
+                self.assertTrue(all(line["fresh"] for line in lines))
                 self.assertEqual({line["algorithm"] for line in lines}, {algorithm})
 
     # ---- Beside MPI ----
