@@ -36,7 +36,7 @@ inline constexpr int kMaxInputs = 64;  // partial sums of one rank: 2 log2(virtu
 
 struct Call {
   CallRecord record;
-  std::array<const std::byte*, kMaxInputs> inputs{};
+  std::array<const std::byte*, kMaxInputs> inputs;  // of which input_count are set
   int input_count = 0;
   std::byte* output = nullptr;     // of a broadcast: x, except on the root
   const TreePlan* tree = nullptr;  // all_reduce_tree only
