@@ -1,6 +1,7 @@
 #include "comm/process_space.h"
 
 #include <fcntl.h>
+#include <linux/mman.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -13,9 +14,36 @@
 namespace peal {
 namespace {
 
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::size_t mapped_bytes(std::size_t bytes) {
+  return bytes < kHugePage ? bytes : (bytes + kHugePage - 1) / kHugePage * kHugePage;
+}
+
+// At a multiple of the huge page from one huge page on: address space is taken for one more, and
+// what lies around the file is given back.
 std::byte* map_file(int fd, std::size_t bytes) {
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
+  const std::size_t more = bytes < kHugePage ? 0 : kHugePage;
+  void* space = ::mmap(nullptr, bytes + more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (space == MAP_FAILED) return nullptr;
+  auto* begin = static_cast<std::byte*>(space);
+  const std::size_t head = more == 0 ? 0 : -reinterpret_cast<std::uintptr_t>(space) % kHugePage;
+  std::byte* data = begin + head;
+  if (head > 0) ::munmap(begin, head);
+  if (more > head) ::munmap(data + bytes, more - head);
+  if (::mmap(data, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    ::munmap(data, bytes);
+    return nullptr;
+  }
+  return data;
+}
+
+// Large arrays are streamed through whole, and under 4 KiB pages that costs more than the data. The
+// kernel may refuse; MADV_COLLAPSE (Linux 6.1) needs no setting of the system's.
+void ask_for_huge_pages(std::byte* data, std::size_t bytes) {
+  if (bytes < kHugePage) return;
+  ::madvise(data, bytes, MADV_HUGEPAGE);
+  ::madvise(data, bytes, MADV_COLLAPSE);
 }
 
 }  // namespace
@@ -38,18 +66,19 @@ SharedMapping& SharedMapping::operator=(SharedMapping&& other) noexcept {
 
 SharedMapping SharedMapping::create(std::size_t bytes) {
   SharedMapping mapping;
-  mapping.bytes_ = bytes;
+  mapping.bytes_ = bytes = mapped_bytes(bytes);
   mapping.fd_ = ::memfd_create("peal", MFD_CLOEXEC);
   // Reserves the memory now, so that a full host is an error here and no SIGBUS later.
   if (mapping.fd_ >= 0 && ::posix_fallocate(mapping.fd_, 0, static_cast<off_t>(bytes)) == 0) {
     mapping.data_ = map_file(mapping.fd_, bytes);
+    if (mapping.data_ != nullptr) ask_for_huge_pages(mapping.data_, bytes);
   }
   return mapping;
 }
 
 SharedMapping SharedMapping::open(const Address& address, std::size_t bytes) {
   SharedMapping mapping;
-  mapping.bytes_ = bytes;
+  mapping.bytes_ = bytes = mapped_bytes(bytes);
   if (address.fd < 0) return mapping;
   const std::string path = cat("/proc/", address.process, "/fd/", address.fd);
   mapping.fd_ = ::open(path.c_str(), O_RDWR | O_CLOEXEC);

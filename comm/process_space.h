@@ -24,7 +24,8 @@ class SharedMapping {
   SharedMapping(SharedMapping&& other) noexcept;
   SharedMapping& operator=(SharedMapping&& other) noexcept;
 
-  // Both return an empty mapping when the system refuses.
+  // Both return an empty mapping when the system refuses. From 2 MiB on it lies in huge pages where
+  // the kernel gives them, and takes up a whole number of these.
   static SharedMapping create(std::size_t bytes);
   static SharedMapping open(const Address& address, std::size_t bytes);
 

@@ -15,8 +15,13 @@ std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
 
-bool reached(std::uint32_t now, std::uint32_t goal) {
-  return static_cast<std::int32_t>(now - goal) >= 0;
+void wake_sleepers(Control& control) {
+  control.wakes.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(control.wakes);
+}
+
+void full_fence() {
+  __sync_synchronize();  // the thread sanitizer refuses atomic_thread_fence
 }
 
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
@@ -105,7 +110,7 @@ SharedTransport::SharedTransport(std::shared_ptr<SharedSpace> space, const Watch
 
 SharedTransport::~SharedTransport() {
   space_->state(rank_).left.store(true, std::memory_order_release);
-  futex_wake_all(space_->control().generation);
+  wake_sleepers(space_->control());
 }
 
 // Two meetings: after the first every rank's memory is ready, after the second the results are.
@@ -115,6 +120,7 @@ void SharedTransport::run(const Call& call) {
   if (control.aborted.load(std::memory_order_acquire) == 2) throw_cause(control.cause);
   if (call.is_pair()) return run_pair(call);
   ++sequence_;
+  if (is_small(call)) return run_small(call);
   chunk_ = chunk_elements(call);
   post(call);
   meet(call);
@@ -147,13 +153,20 @@ void SharedTransport::abort(const Cause& cause) {
   if (!control.aborted.compare_exchange_strong(none, 1)) return;
   control.cause = cause;
   control.aborted.store(2, std::memory_order_release);
-  futex_wake_all(control.generation);
+  wake_sleepers(control);
+}
+
+void SharedTransport::post_record(const Call& call) {
+  RankState& mine = space_->state(rank_);
+  CallRecord& record = mine.records[sequence_ % 2].call;
+  record = call.record;
+  record.sequence = sequence_;
+  mine.mail[sequence_ % 2].digest = record.digest;
 }
 
 void SharedTransport::post(const Call& call) {
+  post_record(call);
   SharedRecord& mine = space_->state(rank_).records[sequence_ % 2];
-  mine.call = call.record;
-  mine.call.sequence = sequence_;
   mine.longest = call.longest;
   mine.staged_input = mine.staged_output = false;
   const std::size_t size = call.element_size();
@@ -177,39 +190,48 @@ void SharedTransport::post(const Call& call) {
   stage_in(call, {0, std::min(static_cast<std::size_t>(call.longest), chunk_)});
 }
 
+// Whoever sees that all have come wakes those who sleep. Its store comes before its look at
+// `sleepers`, as a sleeper's entry there comes before its last look at who has come: one sees the
+// other.
 void SharedTransport::meet(const Call& call) {
   Control& control = space_->control();
-  const std::uint32_t goal = ++phase_;
-  space_->state(rank_).arrivals.fetch_add(1, std::memory_order_release);
-  const std::uint64_t order = control.arrivals.fetch_add(1, std::memory_order_acq_rel) + 1;
-  if (order % static_cast<std::uint64_t>(ranks_) != 0) {
-    wait_for(goal, call);
-    return;
-  }
-  control.generation.fetch_add(1, std::memory_order_seq_cst);
-  if (control.sleepers.load(std::memory_order_seq_cst) > 0) futex_wake_all(control.generation);
+  space_->state(rank_).mail[sequence_ % 2].arrivals.store(++meetings_, std::memory_order_release);
+  if (!all_here() && !wait_for_all(call)) return;  // who woke this rank has woken all
+  full_fence();
+  if (control.sleepers.load(std::memory_order_relaxed) > 0) wake_sleepers(control);
 }
 
-void SharedTransport::wait_for(std::uint32_t goal, const Call& call) {
+bool SharedTransport::here(int rank) const {
+  return mail(rank).arrivals.load(std::memory_order_acquire) >= meetings_;
+}
+
+bool SharedTransport::all_here() const {
+  for (int r = 0; r < ranks_; ++r) {
+    if (!here(r)) return false;
+  }
+  return true;
+}
+
+bool SharedTransport::wait_for_all(const Call& call) {
   Control& control = space_->control();
   Patience patience(watch_);
-  std::uint32_t now = 0;
-  while (!reached(now = control.generation.load(std::memory_order_acquire), goal)) {
+  bool slept = false;
+  while (!all_here()) {
     if (!patience.exhausted()) continue;
     try {
       check_failures(call, patience.late());
     } catch (const Error&) {
       // A peer may have seen this meeting through and failed after it.
-      if (reached(control.generation.load(std::memory_order_acquire), goal)) return;
+      if (all_here()) break;
       throw;
     }
+    const std::uint32_t wakes = control.wakes.load(std::memory_order_seq_cst);
     control.sleepers.fetch_add(1, std::memory_order_seq_cst);
-    if (control.generation.load(std::memory_order_seq_cst) == now &&
-        control.aborted.load(std::memory_order_seq_cst) != 2) {
-      futex_sleep(control.generation, now);
-    }
+    slept = !all_here() && control.aborted.load(std::memory_order_seq_cst) != 2;
+    if (slept) futex_sleep(control.wakes, wakes);
     control.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   }
+  return !slept;
 }
 
 void SharedTransport::check_failures(const Call& call, bool late) {
@@ -219,14 +241,12 @@ void SharedTransport::check_failures(const Call& call, bool late) {
     throw Error(ErrorKind::peer, watch_.place(),
                 cat("left in the middle of ", short_name(call.record)));
   }
-  const std::uint64_t mine = space_->state(rank_).arrivals.load(std::memory_order_relaxed);
   for (int r = 0; r < ranks_; ++r) {
-    const RankState& state = space_->state(r);
-    if (state.arrivals.load(std::memory_order_acquire) >= mine) continue;
-    const bool left = state.left.load(std::memory_order_acquire);
+    if (here(r)) continue;
+    const bool left = space_->state(r).left.load(std::memory_order_acquire);
     if (!left && space_->alive(r)) continue;
     // It may have arrived between the two looks.
-    if (state.arrivals.load(std::memory_order_acquire) >= mine) continue;
+    if (here(r)) continue;
     fail(peer_cause(cat(watch_.names[at(r)], left ? " has left" : " is gone", ", waited for in ",
                         short_name(call.record), "; ", late_ranks())));
   }
@@ -248,15 +268,13 @@ void SharedTransport::fail(const Cause& mine) {
 
 std::string SharedTransport::late_ranks() const {
   constexpr int kNamed = 4;
-  const std::uint64_t mine = space_->state(rank_).arrivals.load(std::memory_order_relaxed);
   std::string text;
   int late = 0;
   for (int r = 0; r < ranks_; ++r) {
-    const RankState& state = space_->state(r);
-    if (state.arrivals.load(std::memory_order_acquire) >= mine) continue;
+    if (here(r)) continue;
     if (++late > kNamed) continue;
     // A late rank cannot write this record: that needs two more calls, and we are in the next.
-    const SharedRecord& before = state.records[(sequence_ - 1) % 2];
+    const SharedRecord& before = space_->state(r).records[(sequence_ - 1) % 2];
     text += cat(late > 1 ? "; " : "",
                 last_finished(watch_.label(r), sequence_ > 1 ? before.call.name.data() : ""));
   }
@@ -266,9 +284,8 @@ std::string SharedTransport::late_ranks() const {
 
 void SharedTransport::compare_records() {
   for (int r = 1; r < ranks_; ++r) {
-    const CallRecord &first = record(0).call, &other = record(r).call;
-    if (first.digest == other.digest) continue;
-    throw_mismatch(watch_.names[0], first, watch_.names[r], other);
+    if (mail(r).digest == mail(0).digest) continue;
+    throw_mismatch(watch_.names[0], record(0).call, watch_.names[r], record(r).call);
   }
 }
 

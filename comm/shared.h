@@ -20,6 +20,15 @@ struct Location {
 };
 inline constexpr std::int64_t kBounce = -1;
 
+// What peers look at first; all that a small call needs, in one cache line if it is small enough.
+struct alignas(64) Mail {
+  static constexpr std::size_t kPayload = 2048 - 16;
+
+  std::atomic<std::uint64_t> arrivals{0};  // meetings this rank has come to
+  std::uint64_t digest = 0;                // of the call
+  std::array<std::byte, kPayload> payload;
+};
+
 struct SharedRecord {
   CallRecord call;
   bool staged_input = false, staged_output = false;  // copied through the bounce buffer
@@ -42,19 +51,18 @@ struct alignas(64) PairState {
 };
 
 struct alignas(64) RankState {
-  std::atomic<std::uint64_t> arrivals{0};  // phases this rank has come to
-  std::atomic<bool> left{false};           // it has destroyed its communicator
-  std::atomic<std::int64_t> process{0};    // id; 0: not known
-  std::atomic<std::uint32_t> bell{0};      // rung by the peer of a send or recv; a futex
+  // The call of sequence number s is in mail[s % 2] and records[s % 2]: a rank writes the next call
+  // while slower ones still read this one, but never the one after, which takes a meeting between.
+  Mail mail[2];
+  std::atomic<bool> left{false};         // it has destroyed its communicator
+  std::atomic<std::int64_t> process{0};  // id; 0: not known
+  std::atomic<std::uint32_t> bell{0};    // rung by the peer of a send or recv; a futex
   std::atomic<std::uint32_t> listening{0};
-  // The call of sequence number s is in records[s % 2]: a rank writes the next call while slower
-  // ones still read this one, but never the one after.
   SharedRecord records[2];
 };
 
 struct alignas(64) Control {
-  alignas(64) std::atomic<std::uint64_t> arrivals{0};    // of all ranks, in all phases
-  alignas(64) std::atomic<std::uint32_t> generation{0};  // phases that are complete; a futex
+  alignas(64) std::atomic<std::uint32_t> wakes{0};  // a futex: changes when sleepers shall look
   std::atomic<std::uint32_t> sleepers{0};
   alignas(64) std::atomic<std::uint32_t> aborted{0};  // 0: no, 1: being written, 2: see `cause`
   Cause cause;
@@ -105,9 +113,12 @@ class SharedTransport final : public Transport {
   void abort(const Cause& cause) override;
 
  private:
+  void post_record(const Call& call);
   void post(const Call& call);
   void meet(const Call& call);  // until every rank has come as far
-  void wait_for(std::uint32_t generation, const Call& call);
+  bool here(int rank) const;
+  bool all_here() const;
+  bool wait_for_all(const Call& call);  // false: it slept and was woken
   void check_failures(const Call& call, bool late);
   void compare_records();
   void compare_counts(const Call& call);
@@ -135,6 +146,12 @@ class SharedTransport final : public Transport {
   void check_pair(const Call& call, const std::atomic<std::uint64_t>& theirs, std::uint64_t goal,
                   bool late);
 
+  // Small all-reduces (shared_small.cpp).
+  bool is_small(const Call& call) const;
+  void run_small(const Call& call);
+  void reduce_mail(const Call& call, int owner);
+
+  const Mail& mail(int rank) const { return space_->state(rank).mail[sequence_ % 2]; }
   const SharedRecord& record(int rank) const;
   const std::byte* input(int rank, int index, const Call& call, std::size_t element) const;
   const std::byte* input_block(int rank, const Call& call, Slice chunk) const;
@@ -144,7 +161,7 @@ class SharedTransport final : public Transport {
   const Watch& watch_;
   int ranks_, rank_;
   std::uint64_t sequence_ = 0;
-  std::uint32_t phase_ = 0;
+  std::uint64_t meetings_ = 0;
   std::size_t chunk_ = 0;  // elements of the call in progress that fit the bounce buffer
   ReducePlan chain_, pairs_;
   Reducer reducer_;

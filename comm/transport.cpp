@@ -10,6 +10,7 @@ namespace peal {
 namespace {
 
 constexpr double kSpinSeconds = 40e-6;
+constexpr int kBriskRounds = 64;
 constexpr int kYields = 2;  // each may cost a time slice where cores are scarce
 
 void pause() {
@@ -36,7 +37,8 @@ std::string Watch::place() const {
 bool Patience::exhausted() {
   if (tired_) return true;
   if (watch_.spin.load(std::memory_order_relaxed)) {
-    for (int i = 0; i < 16; ++i) pause();
+    // A pause is as long as a message between cores takes: none while one may be under way.
+    for (int i = 0; rounds_ >= kBriskRounds && i < 16; ++i) pause();
     if (++rounds_ % 4 == 0) tired_ = seconds() > kSpinSeconds;
   } else {
     ::sched_yield();

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -15,6 +16,7 @@
 
 #include "core/base/error.h"
 #include "core/config/job.h"
+#include "launcher/bench.h"
 #include "launcher/cli.h"
 #include "launcher/train.h"
 #include "launcher/trainer.h"
@@ -28,10 +30,6 @@ struct Arguments {
   std::int64_t warmup = 20;
   bool json = false;
 };
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // Since mpirun started, or this process where it runs alone, to a hundredth of a second.
 double seconds_since_launch() {
@@ -120,21 +118,30 @@ void bench_train(const Arguments& arguments, JobSpec job, Communicator& comm) {
   for (std::int64_t step = 0; step < arguments.warmup + arguments.steps; ++step) {
     if (step == arguments.warmup) {
       trainer.times() = {};
-      begin = now();
+      begin = seconds_now();
     }
-    const double start = now();
+    const double start = seconds_now();
     trainer.step(step, /*stop_asked=*/false, /*want_norm=*/false);
-    if (step >= arguments.warmup) times.push_back(now() - start);
+    if (step >= arguments.warmup) times.push_back(seconds_now() - start);
     if (step == 0) measured.to_first_step = seconds_since_launch();
   }
-  measured.seconds = now() - begin;
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
-                   times.end());
-  measured.median = times[times.size() / 2];
+  measured.seconds = seconds_now() - begin;
+  measured.median = quantile(times, 0.5);
   if (comm.rank() == 0) report(arguments, job, comm, trainer, measured);
 }
 
 }  // namespace
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double quantile(std::vector<double>& values, double quantile) {
+  const double rank = std::ceil(quantile * static_cast<double>(values.size())) - 1;
+  const auto at = values.begin() + std::max(static_cast<std::ptrdiff_t>(rank), std::ptrdiff_t{0});
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
 
 void add_bench_command(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "measure");
@@ -157,6 +164,7 @@ void add_bench_command(CLI::App& app) {
     with_ranks(arguments->job.local,
                [&](Communicator& comm) { bench_train(*arguments, job, comm); });
   });
+  add_bench_collectives(*bench);
 }
 
 }  // namespace peal

@@ -1,9 +1,12 @@
 #include "launcher/cli.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <memory>
 
 #include "core/base/error.h"
@@ -82,6 +85,16 @@ void with_ranks(int local, const std::function<void(Communicator&)>& work) {
     const std::unique_ptr<Communicator> comm = make_single_communicator();
     guarded(*comm);
   }
+}
+
+// Under mpirun a rank's standard output is a terminal of mpirun's making wherever mpirun writes to;
+// what counts is the one of the process that started this one.
+bool on_a_terminal() {
+  if (!MpiSession::launched()) return isatty(STDOUT_FILENO) != 0;
+  std::error_code none;
+  const std::string target =
+      std::filesystem::read_symlink("/proc/" + std::to_string(getppid()) + "/fd/1", none).string();
+  return target.starts_with("/dev/pts/") || target.starts_with("/dev/tty");
 }
 
 int run_cli(int argc, char** argv) {

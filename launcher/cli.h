@@ -42,4 +42,8 @@ JobSpec read_job(const JobArguments& arguments);
 // error travels to the other ranks before it is thrown here.
 void with_ranks(int local, const std::function<void(Communicator&)>& work);
 
+// Whether people watch: standard output, or mpirun's where that started this process, is a
+// terminal.
+bool on_a_terminal();
+
 }  // namespace peal

@@ -82,7 +82,12 @@ void Progress::step(const ProgressLine& line, bool log_line) {
     say(text(line) + left);
     return;
   }
-  std::fputs(("\r\033[K" + bar(line) + text(line) + left).c_str(), stdout);
+  note(bar(line) + text(line) + left);
+}
+
+void Progress::note(const std::string& line) {
+  if (!enabled_ || !terminal_) return;
+  std::fputs(("\r\033[K" + line).c_str(), stdout);
   std::fflush(stdout);
   drawn_ = true;
 }

@@ -28,7 +28,8 @@ class Progress {
   // Left out when it is too soon or nobody reads. `log_line`: plain lines are taken of these steps
   // only, and of the last one always.
   void step(const ProgressLine& line, bool log_line);
-  void say(const std::string& line);  // a line that stays
+  void note(const std::string& line);  // on a terminal only, until the next line
+  void say(const std::string& line);   // a line that stays
 
  private:
   bool due(const ProgressLine& line, bool log_line);

@@ -1,27 +1,10 @@
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <memory>
 
 #include "launcher/cli.h"
 #include "launcher/train.h"
 
 namespace peal {
-namespace {
-
-// Under mpirun a rank's standard output is a terminal of mpirun's making wherever mpirun writes to;
-// what counts is the one of the process that started this one.
-bool on_a_terminal() {
-  if (!MpiSession::launched()) return isatty(STDOUT_FILENO) != 0;
-  std::error_code none;
-  const std::string target =
-      std::filesystem::read_symlink("/proc/" + std::to_string(getppid()) + "/fd/1", none).string();
-  return target.starts_with("/dev/pts/") || target.starts_with("/dev/tty");
-}
-
-}  // namespace
-
 void add_train_command(CLI::App& app) {
   struct Arguments {
     JobArguments job;

@@ -1,0 +1,101 @@
+#include "launcher/exact_values.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/random.h"
+
+namespace peal {
+namespace {
+
+constexpr std::int64_t kPeriod = 1021;
+
+std::vector<int> period_of_rank(int rank) {
+  std::vector<int> values;
+  for (std::int64_t i = 0; i < kPeriod; ++i) {
+    values.push_back(1 +
+                     static_cast<int>(mix64(static_cast<std::uint64_t>(rank * kPeriod + i)) % 3));
+  }
+  return values;
+}
+
+template <typename T>
+void store(std::byte* to, int value) {
+  const T element = static_cast<T>(value);  // wraps around in a small integer, as sums do
+  std::memcpy(to, &element, sizeof element);
+}
+
+void store(std::byte* to, DType dtype, int value) {
+  switch (dtype) {
+    case DType::f32:
+      return store<float>(to, value);
+    case DType::f64:
+      return store<double>(to, value);
+    case DType::i32:
+      return store<std::int32_t>(to, value);
+    case DType::i64:
+      return store<std::int64_t>(to, value);
+    case DType::u8:
+      return store<std::uint8_t>(to, value);
+    default:
+      fail_internal("exact values", "no elements of ", name_of(dtype));
+  }
+}
+
+// Calls f(element of the period, elements done before, elements) for the runs within one period
+// that make up [first, first + count).
+template <typename F>
+void for_each_run(std::int64_t first, std::int64_t count, F f) {
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t from = (first + done) % kPeriod;
+    const std::int64_t run = std::min(kPeriod - from, count - done);
+    f(static_cast<std::size_t>(from), static_cast<std::size_t>(done),
+      static_cast<std::size_t>(run));
+    done += run;
+  }
+}
+
+}  // namespace
+
+ExactValues::ExactValues(DType dtype, const std::vector<int>& period)
+    : element_size_(size_of(dtype)), period_(period.size() * element_size_) {
+  for (std::size_t i = 0; i < period.size(); ++i) {
+    store(&period_[i * element_size_], dtype, period[i]);
+  }
+}
+
+ExactValues ExactValues::of_rank(DType dtype, int rank) {
+  return {dtype, period_of_rank(rank)};
+}
+
+ExactValues ExactValues::sum_of_ranks(DType dtype, int ranks) {
+  std::vector<int> sums(static_cast<std::size_t>(kPeriod));
+  for (int r = 0; r < ranks; ++r) {
+    const std::vector<int> values = period_of_rank(r);
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += values[i];
+  }
+  return {dtype, sums};
+}
+
+void ExactValues::fill(std::byte* data, std::int64_t first, std::int64_t count) const {
+  for_each_run(first, count, [&](std::size_t from, std::size_t done, std::size_t run) {
+    std::memcpy(data + done * element_size_, &period_[from * element_size_], run * element_size_);
+  });
+}
+
+std::int64_t ExactValues::wrong(const std::byte* data, std::int64_t first,
+                                std::int64_t count) const {
+  std::int64_t wrong = 0;
+  for_each_run(first, count, [&](std::size_t from, std::size_t done, std::size_t run) {
+    const std::byte* is = data + done * element_size_;
+    const std::byte* wanted = &period_[from * element_size_];
+    if (std::memcmp(is, wanted, run * element_size_) == 0) return;
+    for (std::size_t i = 0; i < run * element_size_; i += element_size_) {
+      wrong += std::memcmp(is + i, wanted + i, element_size_) != 0 ? 1 : 0;
+    }
+  });
+  return wrong;
+}
+
+}  // namespace peal
