@@ -21,9 +21,6 @@ struct peal_buckets {
 namespace peal::c_api {
 namespace {
 
-static_assert(PEAL_BOOL == static_cast<int>(DType::boolean));
-static_assert(PEAL_PRODUCT == static_cast<int>(ReduceOp::product));
-static_assert(PEAL_ORDERED_TREE == static_cast<int>(Algorithm::ordered_tree));
 static_assert(PEAL_FAST == static_cast<int>(Reduction::fast));
 
 thread_local std::array<char, 2048> last_error{};
@@ -48,34 +45,6 @@ peal_status status_of(ErrorKind kind) {
   return PEAL_ERROR_INTERNAL;
 }
 
-// An enumerator that C handed over as a number; the last one is `last`.
-template <typename Enum>
-Enum checked(int value, Enum last, const char* name) {
-  if (value < 0 || value > static_cast<int>(last)) {
-    fail_input(name, value, " is not in 0..", static_cast<int>(last));
-  }
-  return static_cast<Enum>(value);
-}
-
-Tensor view(const void* data, std::int64_t count, peal_dtype dtype) {
-  if (count < 0) fail_input("count", count, "; 0 or more is needed");
-  return {const_cast<void*>(data), {count}, checked(dtype, DType::boolean, "dtype")};
-}
-
-// Elements of an array with `count` for every rank.
-std::int64_t for_all(const Communicator& comm, std::int64_t count) {
-  std::int64_t total = 0;
-  if (__builtin_mul_overflow(count, comm.world_size(), &total)) {
-    fail_input("count", count, " for each of ", comm.world_size(), " ranks is too many");
-  }
-  return total;
-}
-
-Communicator& comm_of(const peal_comm* comm) {
-  require(comm, "comm");
-  return *comm->comm;
-}
-
 GradientBuckets& buckets_of(const peal_buckets* buckets) {
   require(buckets, "buckets");
   return *buckets->buckets;
@@ -92,23 +61,6 @@ Options read_options(const Options* given, const Options& defaults, const char* 
   Options options = defaults;
   std::memcpy(&options, given, given->size);
   return options;
-}
-
-// Every collective: start(communicator, stream), and a wait when the caller wants no request.
-template <typename Start>
-peal_status collective(peal_comm* handle, const char* name, peal_request* request,
-                       const Start& start) {
-  return guarded([&] {
-    Communicator& comm = comm_of(handle);
-    require(name, "name");
-    Stream s;
-    const Request started = start(comm, s);
-    if (request != nullptr) {
-      *request = started.ticket();
-    } else {
-      comm.wait(s, started);
-    }
-  });
 }
 
 template <typename What>
@@ -130,6 +82,11 @@ int number_of(const peal_comm* comm, int (Communicator::*get)() const) {
 }
 
 }  // namespace
+
+Communicator& comm_of(const peal_comm* comm) {
+  require(comm, "comm");
+  return *comm->comm;
+}
 
 peal_status caught() noexcept {
   try {
@@ -265,6 +222,13 @@ peal_status peal_set_step(peal_comm* comm, int64_t step) {
   return guarded([&] { comm_of(comm).set_step(step); });
 }
 
+peal_status peal_set_flight_directory(peal_comm* comm, const char* directory) {
+  return guarded([&] {
+    require(directory, "directory");
+    comm_of(comm).set_flight_directory(directory);
+  });
+}
+
 peal_status peal_abort(peal_comm* comm, const char* cause, int exit_code) {
   return guarded([&] {
     require(cause, "cause");
@@ -290,55 +254,6 @@ void* peal_buffer_data(const peal_buffer* buffer) {
 
 void peal_buffer_free(peal_buffer* buffer) {
   guarded([&] { delete buffer; });
-}
-
-peal_status peal_all_reduce(peal_comm* comm, const char* name, const void* x, void* y,
-                            int64_t count, peal_dtype dtype, peal_op op, peal_algorithm algorithm,
-                            peal_request* request) {
-  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.all_reduce(s, name, view(x, count, dtype), view(y, count, dtype),
-                        checked(op, ReduceOp::product, "op"),
-                        checked(algorithm, Algorithm::ordered_tree, "algorithm"));
-  });
-}
-
-peal_status peal_all_reduce_tree(peal_comm* comm, const char* name, int virtual_ranks,
-                                 const void* const* partials, int partial_count, void* y,
-                                 int64_t count, peal_request* request) {
-  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    require(partials, "partials");
-    std::vector<Tensor> views;
-    for (int i = 0; i < partial_count; ++i) views.push_back(view(partials[i], count, PEAL_F32));
-    return c.all_reduce_tree(s, name, virtual_ranks, views, view(y, count, PEAL_F32));
-  });
-}
-
-peal_status peal_reduce_scatter(peal_comm* comm, const char* name, const void* x, void* y,
-                                int64_t count, peal_dtype dtype, peal_op op,
-                                peal_request* request) {
-  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.reduce_scatter(s, name, view(x, for_all(c, count), dtype), view(y, count, dtype),
-                            checked(op, ReduceOp::product, "op"));
-  });
-}
-
-peal_status peal_all_gather(peal_comm* comm, const char* name, const void* x, void* y,
-                            int64_t count, peal_dtype dtype, peal_request* request) {
-  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.all_gather(s, name, view(x, count, dtype), view(y, for_all(c, count), dtype));
-  });
-}
-
-peal_status peal_broadcast(peal_comm* comm, const char* name, void* x, int64_t count,
-                           peal_dtype dtype, int root, peal_request* request) {
-  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.broadcast(s, name, view(x, count, dtype), root);
-  });
-}
-
-peal_status peal_barrier(peal_comm* comm, const char* name, peal_request* request) {
-  return collective(comm, name, request,
-                    [&](Communicator& c, Stream& s) { return c.barrier(s, name); });
 }
 
 peal_status peal_wait(peal_comm* comm, peal_request request) {

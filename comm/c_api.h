@@ -1,10 +1,11 @@
-// What the two sources of the C API share: one for MPI, one for all else.
+// What the sources of the C API share: one for MPI, one for the calls, one for all else.
 #pragma once
 
 #include <memory>
 
 #include "comm/communicator.h"
 #include "comm/peal.h"
+#include "core/base/error.h"
 
 struct peal_comm {
   std::unique_ptr<peal::Communicator> owned;  // null: the thread that runs the rank owns it
@@ -29,6 +30,16 @@ peal_status guarded(const Body& body) noexcept {
 void require(const void* argument, const char* name);
 // The defaults with the caller's fields over them.
 HostOptions host_options(const peal_comm_options* options);
+Communicator& comm_of(const peal_comm* comm);
+// An enumerator that C handed over as a number; the last one is `last`.
+template <typename Enum>
+Enum checked(int value, Enum last, const char* name) {
+  if (value < 0 || value > static_cast<int>(last)) {
+    fail_input(name, value, " is not in 0..", static_cast<int>(last));
+  }
+  return static_cast<Enum>(value);
+}
+
 // A handle, or null for null.
 peal_comm* handle_of(std::unique_ptr<Communicator> comm);
 

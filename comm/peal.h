@@ -119,6 +119,8 @@ peal_status peal_rank_name(const peal_comm* comm, int rank, char* text, size_t b
 
 peal_status peal_set_deadline(peal_comm* comm, double seconds);
 peal_status peal_set_step(peal_comm* comm, int64_t step); /* for messages */
+/* Where the flight record is written when a call fails and on SIGUSR2; "": nowhere. */
+peal_status peal_set_flight_directory(peal_comm* comm, const char* directory);
 /* Tells the peers why this rank leaves; exit_code 2 and 4 reach them as PEAL_ERROR_INPUT and
  * PEAL_ERROR_NUMERIC, all others as PEAL_ERROR_PEER. */
 peal_status peal_abort(peal_comm* comm, const char* cause, int exit_code);
@@ -129,7 +131,7 @@ peal_status peal_allocate(peal_comm* comm, size_t bytes, peal_buffer** out);
 void* peal_buffer_data(const peal_buffer* buffer); /* NULL, with a last error, for NULL */
 void peal_buffer_free(peal_buffer* buffer);        /* NULL is allowed */
 
-/* Collectives. x may be y. */
+/* Calls. What may overlap, and what is used on the root only, comm/communicator.h says of each. */
 peal_status peal_all_reduce(peal_comm* comm, const char* name, const void* x, void* y,
                             int64_t count, peal_dtype dtype, peal_op op, peal_algorithm algorithm,
                             peal_request* request);
@@ -145,6 +147,40 @@ peal_status peal_all_gather(peal_comm* comm, const char* name, const void* x, vo
                             int64_t count, peal_dtype dtype, peal_request* request);
 peal_status peal_broadcast(peal_comm* comm, const char* name, void* x, int64_t count,
                            peal_dtype dtype, int root, peal_request* request);
+/* ys[i]: all_reduce of xs[i], counts[i] elements, for `tensors` of them, as one call. */
+peal_status peal_all_reduce_group(peal_comm* comm, const char* name, const void* const* xs,
+                                  void* const* ys, const int64_t* counts, int tensors,
+                                  peal_dtype dtype, peal_op op, peal_request* request);
+peal_status peal_reduce(peal_comm* comm, const char* name, const void* x, void* y, int64_t count,
+                        peal_dtype dtype, peal_op op, int root, peal_request* request);
+/* `count` elements for every rank, in rank order, in y of gather, x of scatter, both of
+ * all_to_all. */
+peal_status peal_gather(peal_comm* comm, const char* name, const void* x, void* y, int64_t count,
+                        peal_dtype dtype, int root, peal_request* request);
+peal_status peal_scatter(peal_comm* comm, const char* name, const void* x, void* y, int64_t count,
+                         peal_dtype dtype, int root, peal_request* request);
+peal_status peal_all_to_all(peal_comm* comm, const char* name, const void* x, void* y,
+                            int64_t count, peal_dtype dtype, peal_request* request);
+/* The same with counts[r] elements for rank r: world_size counts, the same on every rank; but for
+ * all_to_all, where they are what this rank sends to, and receives from, rank r. */
+peal_status peal_reduce_scatter_v(peal_comm* comm, const char* name, const void* x, void* y,
+                                  const int64_t* counts, peal_dtype dtype, peal_op op,
+                                  peal_request* request);
+peal_status peal_all_gather_v(peal_comm* comm, const char* name, const void* x, void* y,
+                              const int64_t* counts, peal_dtype dtype, peal_request* request);
+peal_status peal_gather_v(peal_comm* comm, const char* name, const void* x, void* y,
+                          const int64_t* counts, peal_dtype dtype, int root, peal_request* request);
+peal_status peal_scatter_v(peal_comm* comm, const char* name, const void* x, void* y,
+                           const int64_t* counts, peal_dtype dtype, int root,
+                           peal_request* request);
+peal_status peal_all_to_all_v(peal_comm* comm, const char* name, const void* x, void* y,
+                              const int64_t* send_counts, const int64_t* receive_counts,
+                              peal_dtype dtype, peal_request* request);
+/* Between two ranks; the others take no part. */
+peal_status peal_send(peal_comm* comm, const char* name, const void* x, int64_t count,
+                      peal_dtype dtype, int to, peal_request* request);
+peal_status peal_recv(peal_comm* comm, const char* name, void* y, int64_t count, peal_dtype dtype,
+                      int from, peal_request* request);
 peal_status peal_barrier(peal_comm* comm, const char* name, peal_request* request);
 
 peal_status peal_wait(peal_comm* comm, peal_request request);

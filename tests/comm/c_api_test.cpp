@@ -85,6 +85,88 @@ TEST_P(CApi, Collectives) {
   EXPECT_EQ(status, PEAL_OK) << peal_last_error();
 }
 
+// Rank r's block for rank p holds 10 r + p; with counts, p + 1 elements of it.
+TEST_P(CApi, BlocksOfEqualAndOfDifferentSizes) {
+  const int n = GetParam();
+  const peal_status status = on_ranks(n, [&](peal_comm* comm) {
+    const int r = peal_rank(comm), root = n - 1;
+    std::vector<std::int32_t> x, y(static_cast<std::size_t>(n)), ragged;
+    std::vector<std::int64_t> counts, all_mine(static_cast<std::size_t>(n), r + 1);
+    for (int p = 0; p < n; ++p) {
+      x.push_back(10 * r + p);
+      counts.push_back(p + 1);
+      ragged.insert(ragged.end(), static_cast<std::size_t>(p + 1), 10 * r + p);
+    }
+    EXPECT_EQ(peal_all_to_all(comm, "turn", x.data(), y.data(), 1, PEAL_I32, nullptr), PEAL_OK);
+    for (int p = 0; p < n; ++p) EXPECT_EQ(y[static_cast<std::size_t>(p)], 10 * p + r);
+    std::vector<std::int32_t> in(static_cast<std::size_t>(n * (r + 1)));
+    EXPECT_EQ(peal_all_to_all_v(comm, "turn", ragged.data(), in.data(), counts.data(),
+                                all_mine.data(), PEAL_I32, nullptr),
+              PEAL_OK);
+    for (int i = 0; i < n * (r + 1); ++i) {
+      EXPECT_EQ(in[static_cast<std::size_t>(i)], 10 * (i / (r + 1)) + r);
+    }
+
+    const std::vector<std::int32_t> part(static_cast<std::size_t>(r + 1), r);
+    std::vector<std::int32_t> whole(ragged.size()), back(part.size()), sum(part.size());
+    EXPECT_EQ(
+        peal_all_gather_v(comm, "v", part.data(), whole.data(), counts.data(), PEAL_I32, nullptr),
+        PEAL_OK);
+    EXPECT_EQ(peal_reduce_scatter_v(comm, "v", whole.data(), sum.data(), counts.data(), PEAL_I32,
+                                    PEAL_SUM, nullptr),
+              PEAL_OK);
+    for (const std::int32_t value : sum) EXPECT_EQ(value, n * r);
+    whole.assign(whole.size(), -1);
+    EXPECT_EQ(
+        peal_gather_v(comm, "v", part.data(), whole.data(), counts.data(), PEAL_I32, root, nullptr),
+        PEAL_OK);
+    EXPECT_EQ(whole.back(), r == root ? n - 1 : -1);
+    EXPECT_EQ(peal_scatter_v(comm, "v", whole.data(), back.data(), counts.data(), PEAL_I32, root,
+                             nullptr),
+              PEAL_OK);
+    EXPECT_EQ(back, part);
+    return PEAL_OK;
+  });
+  EXPECT_EQ(status, PEAL_OK) << peal_last_error();
+}
+
+TEST_P(CApi, RootsPairsAndFusedTensors) {
+  const int n = GetParam();
+  const peal_status status = on_ranks(n, [&](peal_comm* comm) {
+    const int r = peal_rank(comm), root = n - 1;
+    double mine = r + 1, total = 0, one = 0;
+    std::vector<double> all(static_cast<std::size_t>(n));
+    EXPECT_EQ(peal_reduce(comm, "sum", &mine, &total, 1, PEAL_F64, PEAL_SUM, root, nullptr),
+              PEAL_OK);
+    EXPECT_EQ(total, r == root ? n * (n + 1) / 2 : 0);
+    EXPECT_EQ(peal_gather(comm, "all", &mine, all.data(), 1, PEAL_F64, root, nullptr), PEAL_OK);
+    EXPECT_EQ(all[0], r == root ? 1 : 0);
+    EXPECT_EQ(peal_scatter(comm, "all", all.data(), &one, 1, PEAL_F64, root, nullptr), PEAL_OK);
+    EXPECT_EQ(one, mine);
+
+    std::vector<float> a(3, static_cast<float>(r)), b(5, 1);
+    const void* xs[] = {a.data(), b.data()};
+    void* ys[] = {a.data(), b.data()};
+    const std::int64_t counts[] = {3, 5};
+    EXPECT_EQ(peal_all_reduce_group(comm, "two", xs, ys, counts, 2, PEAL_F32, PEAL_SUM, nullptr),
+              PEAL_OK);
+    EXPECT_EQ(a[2], static_cast<float>(n * (n - 1) / 2));
+    EXPECT_EQ(b[4], static_cast<float>(n));
+
+    std::uint8_t word = r == 0 ? 7 : 0;
+    if (n > 1 && r == 0) {
+      EXPECT_EQ(peal_send(comm, "word", &word, 1, PEAL_U8, root, nullptr), PEAL_OK);
+    }
+    if (n > 1 && r == root) {
+      EXPECT_EQ(peal_recv(comm, "word", &word, 1, PEAL_U8, 0, nullptr), PEAL_OK);
+      EXPECT_EQ(word, 7);
+    }
+    EXPECT_EQ(peal_set_flight_directory(comm, ""), PEAL_OK);
+    return PEAL_OK;
+  });
+  EXPECT_EQ(status, PEAL_OK) << peal_last_error();
+}
+
 TEST_P(CApi, GroupsAndSharedMemory) {
   const int n = GetParam();
   const peal_status status = on_ranks(n, [&](peal_comm* comm) {
@@ -184,6 +266,27 @@ TEST(CApiErrors, NullIsRefused) {
   peal_comm_free(nullptr);
   peal_buffer_free(nullptr);
   peal_buckets_free(nullptr);
+}
+
+TEST(CApiErrors, CountsAndTensorsAreChecked) {
+  const Owned<peal_comm> comm = single();
+  float x = 0, y = 0;
+  const std::int64_t negative = -1;
+  expect_refused(peal_all_gather_v(comm.get(), "v", &x, &y, nullptr, PEAL_F32, nullptr), "counts");
+  expect_refused(peal_all_gather_v(comm.get(), "v", &x, &y, &negative, PEAL_F32, nullptr), "count");
+  expect_refused(peal_all_to_all_v(comm.get(), "v", &x, &y, nullptr, &negative, PEAL_F32, nullptr),
+                 "send_counts");
+  expect_refused(peal_gather(comm.get(), "g", &x, &y, 1, PEAL_F32, 3, nullptr), "root 3");
+  expect_refused(peal_send(comm.get(), "s", &x, 1, PEAL_F32, 1, nullptr), "rank 1");
+  const void* xs[] = {&x};
+  void* ys[] = {&y};
+  expect_refused(
+      peal_all_reduce_group(comm.get(), "g", xs, ys, nullptr, 1, PEAL_F32, PEAL_SUM, nullptr),
+      "counts");
+  expect_refused(
+      peal_all_reduce_group(comm.get(), "g", xs, ys, &negative, -2, PEAL_F32, PEAL_SUM, nullptr),
+      "-2");
+  expect_refused(peal_set_flight_directory(comm.get(), nullptr), "directory");
 }
 
 TEST(CApiErrors, ValuesOutOfRangeAreRefused) {
