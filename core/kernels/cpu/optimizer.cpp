@@ -38,9 +38,9 @@ PEAL_CLONES void sgd_momentum(float lr, float decay, float scale, const Momentum
 }
 
 struct Adam {
-  float scale, l2, shrink;     // of the gradient; weight decay: added to it, or to x directly
-  float new1, keep2, new2;     // 1 - beta1, beta2, 1 - beta2
-  float step, root2, epsilon;  // lr / c1, sqrt(c2)
+  float scale, l2, shrink;  // of the gradient; weight decay: added to it, or to x directly
+  float new1, keep2, new2;  // 1 - beta1, beta2, 1 - beta2
+  float step, epsilon;      // lr / c1 and epsilon, both times sqrt(c2), which saves a division
 };
 
 PEAL_CLONES void adam_rule(const Adam& by, const float* __restrict g, float* __restrict m,
@@ -52,7 +52,7 @@ PEAL_CLONES void adam_rule(const Adam& by, const float* __restrict g, float* __r
     const float square = a.keep2 * v[i] + a.new2 * (gradient * gradient);
     m[i] = mean;
     v[i] = square;
-    x[i] = a.shrink * x[i] - a.step * (mean / (std::sqrt(square) / a.root2 + a.epsilon));
+    x[i] = a.shrink * x[i] - a.step * (mean / (std::sqrt(square) + a.epsilon));
   }
 }
 
@@ -115,15 +115,15 @@ void CpuKernels::sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor veloc
 void CpuKernels::adam(Stream&, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
                       Tensor x) {
   const double lr = step.learning_rate, decay = step.weight_decay;
+  const double root2 = std::sqrt(step.correction2);
   const Adam by{.scale = step.gradient_scale,
                 .l2 = step.decoupled ? 0.0f : f(decay),
                 .shrink = step.decoupled ? f(1 - lr * decay) : 1.0f,
                 .new1 = f(1 - step.beta1),
                 .keep2 = f(step.beta2),
                 .new2 = f(1 - step.beta2),
-                .step = f(lr / step.correction1),
-                .root2 = f(std::sqrt(step.correction2)),
-                .epsilon = f(step.epsilon)};
+                .step = f(lr / step.correction1 * root2),
+                .epsilon = f(step.epsilon * root2)};
   adam_rule(by, g.as<float>(), m.as<float>(), v.as<float>(), x.as<float>(), x.numel());
 }
 
