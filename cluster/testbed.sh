@@ -41,7 +41,7 @@ fail() {
 
 # What tells a process from a later one with the same number.
 started() {
-  [[ -r /proc/$1/stat ]] && sed 's/.*) //' "/proc/$1/stat" | cut -d' ' -f20
+  sed 's/.*) //' "/proc/$1/stat" 2> /dev/null | cut -d' ' -f20
 }
 
 alive() {
