@@ -123,8 +123,8 @@ peal_comm* handle_of(std::unique_ptr<Communicator> comm) {
 
 }  // namespace peal::c_api
 
-using namespace peal;         // NOLINT: the names below are C's
-using namespace peal::c_api;  // NOLINT
+using namespace peal;  // the names below are C's
+using namespace peal::c_api;
 
 const char* peal_version(void) {
   return PEAL_VERSION;

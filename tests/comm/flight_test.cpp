@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <stdlib.h>
 
 #include <atomic>
 #include <filesystem>
@@ -14,6 +13,7 @@
 
 #include "core/base/error.h"
 #include "tests/comm/contract.h"
+#include "tests/temporary_folder.h"
 
 namespace peal {
 namespace {
@@ -21,16 +21,11 @@ namespace {
 using Json = nlohmann::json;
 using ::testing::HasSubstr;
 
-class Folder {
+class Folder : public TemporaryFolder {
  public:
-  Folder() {
-    char name[] = "/tmp/peal-flight-XXXXXX";
-    path_ = ::mkdtemp(name);
+  std::filesystem::path file(int rank) const {
+    return path() / cat("flight-rank-", rank, ".jsonl");
   }
-  ~Folder() { std::filesystem::remove_all(path_); }
-
-  std::filesystem::path path() const { return path_; }
-  std::filesystem::path file(int rank) const { return path_ / cat("flight-rank-", rank, ".jsonl"); }
   // Head, calls and end of a rank's file; waits for it to be written.
   std::vector<Json> lines(int rank) const {
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
@@ -43,9 +38,6 @@ class Folder {
     if (lines.size() < 2) throw std::runtime_error("no file " + file(rank).string());
     return lines;
   }
-
- private:
-  std::filesystem::path path_;
 };
 
 CallRecord record_of(std::uint64_t sequence) {

@@ -1,7 +1,6 @@
 // Files of the flight recorder are read or refused with a reason, and judged.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <fstream>
 
@@ -10,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/file.h"
 #include "launcher/flight_verdict.h"
+#include "tests/temporary_folder.h"
 
 namespace peal {
 namespace {
@@ -187,12 +187,6 @@ TEST(Verdict, TheFirstCallThatDiffersIsNamed) {
 
 class Files : public ::testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/peal-flight-XXXXXX";
-    folder_ = ::mkdtemp(name);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   // Two local ranks that fail alike.
   void record(const std::function<void(Communicator&)>& test) const {
     try {
@@ -218,7 +212,8 @@ class Files : public ::testing::Test {
     }
   }
 
-  std::filesystem::path folder_;
+  TemporaryFolder temporary_;
+  const std::filesystem::path& folder_ = temporary_.path();
 };
 
 // With a last line that fits.

@@ -14,31 +14,9 @@
 #include "core/base/error.h"
 #include "core/device/buffer.h"
 #include "core/state/checkpoint.h"
+#include "tests/temporary_folder.h"
 
 namespace peal {
-
-// In memory where that is possible: the tests save hundreds of times, and every save syncs.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    const bool in_memory = ::access("/dev/shm", W_OK) == 0;
-    const std::filesystem::path parent =
-        in_memory ? "/dev/shm" : std::filesystem::temp_directory_path();
-    std::string name = (parent / "peal-state-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) fail_input(name, "cannot create");
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // Two weights and one optimizer state, all a function of a step.
 struct SmallModel {
