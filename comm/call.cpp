@@ -34,6 +34,8 @@ std::string_view name_of(CallKind kind) {
       return "send";
     case CallKind::recv:
       return "recv";
+    case CallKind::reduce_slices:
+      return "reduce_slices";
   }
   return "call";
 }
@@ -65,7 +67,7 @@ ErrorKind kind_of(int code) {
 
 bool reduces(CallKind kind) {
   return kind == CallKind::all_reduce || kind == CallKind::reduce_scatter ||
-         kind == CallKind::reduce;
+         kind == CallKind::reduce || kind == CallKind::reduce_slices;
 }
 
 bool has_root(CallKind kind) {

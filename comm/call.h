@@ -24,7 +24,8 @@ enum class CallKind : std::uint8_t {
   scatter,
   all_to_all,
   send,
-  recv
+  recv,
+  reduce_slices  // part of an all_reduce: every rank keeps its block of the reduction
 };
 
 // What must be the same on every rank. Plain bytes: it is read by other processes.
@@ -72,7 +73,7 @@ struct Call : CallArrays {
   CallRecord record;
   std::int64_t input_elements = 0;  // of each input, but for a group
   std::int64_t longest = 0;         // elements of the longest block, or of the whole array
-  const TreePlan* tree = nullptr;   // all_reduce_tree only
+  const TreePlan* tree = nullptr;   // all_reduce_tree and reduce_slices only
   // Where the blocks of different sizes lie: block i has elements [bounds[i], bounds[i + 1]). An
   // all_to_all has those of its output behind those of its input.
   const std::int64_t* bounds = nullptr;

@@ -154,6 +154,7 @@ void run_local_ranks(int ranks, const std::function<void(Communicator&)>& run);
 struct HostOptions {
   bool shared_memory = true;  // false: MPI even between ranks of one host (tests)
   double deadline_seconds = 300;
+  int ranks_per_host = 0;  // > 0: as if every so many ranks had a host of their own (tests)
   // Told what costs speed here, in words, while a communicator is made; empty: stderr.
   std::function<void(const std::string&)> warn = {};
 };

@@ -7,16 +7,12 @@
 #include <ctime>
 
 namespace peal {
-namespace {
-
-constexpr long kNapNanoseconds = 20'000'000;
-
-}  // namespace
 
 // Not the private kind: the word may be shared between processes.
-void futex_sleep(std::atomic<std::uint32_t>& word, std::uint32_t expected) {
-  const timespec nap{0, kNapNanoseconds};
-  ::syscall(SYS_futex, &word, FUTEX_WAIT, expected, &nap, nullptr, 0);
+void futex_sleep(std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                 std::chrono::microseconds nap) {
+  const timespec time{0, static_cast<long>(nap.count()) * 1000};
+  ::syscall(SYS_futex, &word, FUTEX_WAIT, expected, &time, nullptr, 0);
 }
 
 void futex_wake_all(std::atomic<std::uint32_t>& word) {

@@ -1,8 +1,9 @@
-// Ranks as MPI processes: shared memory when all are on one host, MPI otherwise.
+// Ranks as MPI processes: shared memory inside a host, MPI between hosts.
 #include <mpi.h>
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
@@ -67,28 +68,36 @@ std::vector<T> gather_from_all(const AllGather& all_gather, int ranks, const T& 
   return all;
 }
 
-// Control memory for each group among `ranks` ranks that asks to `share`; a rank that does not
-// takes part in the exchange. Null for all members when the system refuses one of them.
+// Who shares memory in a communicator that is being made by `ranks` ranks.
+struct Sharing {
+  Group neighbours;      // this rank and those of its host, of `ranks`
+  std::vector<int> all;  // of the communicator, of `ranks`
+  bool wanted = false;   // the same on all of these
+};
+
+// Control memory for each host of each communicator that wants it; a rank that does not takes part
+// in the exchange. Null for all of a communicator when the system refuses one of them.
 std::shared_ptr<ProcessSpace> share_control(const AllGather& all_gather, int ranks,
-                                            const Group& group, bool share) {
-  const std::size_t bytes = SharedSpace::bytes(group.size());
-  const bool creates = share && group.rank == 0;
+                                            const Sharing& sharing) {
+  const Group& near = sharing.neighbours;
+  const std::size_t bytes = SharedSpace::bytes(near.size());
+  const bool creates = sharing.wanted && near.rank == 0;
   SharedMapping mapping = creates ? SharedMapping::create(bytes) : SharedMapping();
   const SharedMapping::Address mine = mapping.address();
   std::shared_ptr<ProcessSpace> space;
   const auto attach = [&] {
     if (mapping.empty()) return;
-    space = std::make_shared<ProcessSpace>(std::move(mapping), group.size(), group.rank, creates);
-    space->state(group.rank).process = ::getpid();
+    space = std::make_shared<ProcessSpace>(std::move(mapping), near.size(), near.rank, creates);
+    space->state(near.rank).process = ::getpid();
   };
   if (creates) attach();
   const auto addresses = gather_from_all(all_gather, ranks, mine);
-  if (share && !creates) {
-    mapping = SharedMapping::open(addresses[static_cast<std::size_t>(group.members[0])], bytes);
+  if (sharing.wanted && !creates) {
+    mapping = SharedMapping::open(addresses[static_cast<std::size_t>(near.members[0])], bytes);
     attach();
   }
   const auto attached = gather_from_all<std::int64_t>(all_gather, ranks, space ? 1 : 0);
-  for (const int member : group.members) {
+  for (const int member : sharing.all) {
     if (attached[static_cast<std::size_t>(member)] == 0) return nullptr;
   }
   return space;
@@ -108,32 +117,52 @@ struct Site {
     }
     return true;
   }
-  bool wants_sharing() const { return shared_memory && hosts.size() > 1 && one_host(); }
+  // The ranks of `rank`'s host, as a group of all.
+  Group neighbours(int rank) const {
+    Group group;
+    for (std::size_t r = 0; r < hosts.size(); ++r) {
+      if (hosts[r] != hosts[static_cast<std::size_t>(rank)]) continue;
+      if (static_cast<int>(r) == rank) group.rank = group.size();
+      group.members.push_back(static_cast<int>(r));
+    }
+    return group;
+  }
+  // Whether some ranks can share memory. The same on every rank.
+  bool wants_sharing() const {
+    if (!shared_memory) return false;
+    for (int r = 0; r < static_cast<int>(hosts.size()); ++r) {
+      if (neighbours(r).size() > 1) return true;
+    }
+    return false;
+  }
 };
 
 class HostCommunicator final : public QueuedCommunicator {
  public:
-  // `space`: null where ranks reach each other over the channel.
+  // `space`: of the ranks of this host; null: none is shared.
   HostCommunicator(Place place, Site site, std::shared_ptr<ProcessSpace> space, std::int64_t group)
       : QueuedCommunicator(std::move(place)), site_(std::move(site)), space_(std::move(space)) {
     if (world_size() == 1) {
       start(std::make_unique<SharedTransport>(make_thread_space(1), watch()));
-    } else if (space_) {
+    } else if (space_ && site_.one_host()) {
       start(std::make_unique<SharedTransport>(space_, watch()));
     } else {
-      start(make_mpi_transport(watch(), site_.channel, site_.in_channel, group));
+      start(make_mpi_transport(watch(), site_.channel, site_.in_channel, group,
+                               {space_, HostLayout(site_.hosts, rank())}));
     }
   }
 
   Buffer allocate(std::size_t bytes) override {
     if (bytes == 0 || !space_) return Buffer(bytes);
-    std::vector<SharedMapping> maps(static_cast<std::size_t>(world_size()));
-    SharedMapping& mine = maps[static_cast<std::size_t>(rank())];
+    const Group near = site_.neighbours(rank());
+    std::vector<SharedMapping> maps(near.members.size());
+    SharedMapping& mine = maps[static_cast<std::size_t>(near.rank)];
     mine = SharedMapping::create(bytes);
     const auto addresses = gather_from_all(exchange("allocate"), world_size(), mine.address());
     bool complete = true;
     for (std::size_t r = 0; r < maps.size(); ++r) {
-      if (maps[r].empty()) maps[r] = SharedMapping::open(addresses[r], bytes);
+      const auto& address = addresses[static_cast<std::size_t>(near.members[r])];
+      if (maps[r].empty()) maps[r] = SharedMapping::open(address, bytes);
       complete = complete && !maps[r].empty();
     }
     const std::int64_t mapped = complete ? 1 : 0;
@@ -160,15 +189,21 @@ class HostCommunicator final : public QueuedCommunicator {
     }
     std::shared_ptr<ProcessSpace> space;
     if (site_.shared_memory) {
-      const bool share = !group.empty() && site.wants_sharing();
-      space = share_control(exchange("group"), world_size(), group, share);
+      Sharing sharing;
+      if (!group.empty()) {
+        sharing = {site.neighbours(group.rank), group.members, site.wants_sharing()};
+        for (int& member : sharing.neighbours.members) {
+          member = group.members[static_cast<std::size_t>(member)];
+        }
+      }
+      space = share_control(exchange("group"), world_size(), sharing);
     }
     if (group.empty()) return nullptr;
     if (!space && !site.channel && group.size() > 1) {
       fail_internal(cat("group of ", group.size()), "the system refuses more shared memory");
     }
     Place place = place_in(group, site_.hosts);
-    place.progress_thread = space || group.size() == 1 || site.mpi_progress;
+    place.progress_thread = (space && site.one_host()) || group.size() == 1 || site.mpi_progress;
     return std::make_unique<HostCommunicator>(std::move(place), std::move(site), std::move(space),
                                               group.id);
   }
@@ -231,23 +266,28 @@ std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& optio
   place.cores = cores_in(host.comm);
   place.deadline = options.deadline_seconds;
   if (options.warn) place.warn = options.warn;
-  int first_of_host = place.rank;
-  check(MPI_Bcast(&first_of_host, 1, MPI_INT, 0, host.comm), "MPI_Bcast");
+  int host_number = place.rank;  // the first rank of the host
+  check(MPI_Bcast(&host_number, 1, MPI_INT, 0, host.comm), "MPI_Bcast");
+  if (options.ranks_per_host > 0) host_number = place.rank / options.ranks_per_host;
   Site site;
   site.shared_memory = options.shared_memory;
   site.mpi_progress = mpi_progress;
-  site.hosts = gather_from_all(exchange, n, first_of_host);
+  site.hosts = gather_from_all(exchange, n, host_number);
+  const Group neighbours = site.neighbours(place.rank);
+  place.cores.of_host = place.cores.of_host * neighbours.size() / place.local_size;
+  place.local_rank = neighbours.rank;
+  place.local_size = neighbours.size();
   Group world;
   world.rank = place.rank;
   for (int r = 0; r < n; ++r) world.members.push_back(r);
   std::shared_ptr<ProcessSpace> space;
   if (site.wants_sharing()) {
-    space = share_control(exchange, n, world, /*share=*/true);
+    space = share_control(exchange, n, {neighbours, world.members, /*wanted=*/true});
     if (!space && place.rank == 0) {
-      place.warn("the ranks of this host cannot share memory (memfd, /proc/PID/fd); using MPI");
+      place.warn("the ranks of a host cannot share memory (memfd, /proc/PID/fd); using MPI");
     }
   }
-  if (!space && n > 1) {
+  if (n > 1 && !(space && site.one_host())) {
     site.channel = std::make_shared<MpiChannel>(all.comm);
     site.in_channel = world.members;
     place.progress_thread = mpi_progress;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "comm/message_collectives.h"
@@ -18,7 +19,8 @@ constexpr std::size_t kPairBytes = std::size_t{64} << 20;  // of one message; MP
 // MPI moves a long message only while both sides poll: between ranks that are known to be in the
 // same call a wait polls for so long before it naps.
 constexpr double kBusyHello = 0.2e-3, kBusyData = 20e-3;
-constexpr int kNoticeTag = 0, kHelloTag = 1, kDataTag = 2, kPairTag = 3, kTagsOfGroup = 8;
+constexpr int kNoticeTag = 0, kHelloTag = 1, kPairTag = 2, kDataTag = 8;  // and one for each lane
+constexpr int kTagsOfGroup = kDataTag + Messages::kLanes;
 
 void check(int status, const std::string& what) {
   if (status == MPI_SUCCESS) return;
@@ -81,10 +83,38 @@ struct Notice {
   Cause cause;
 };
 
-class MpiTransport final : public Transport, private Messages {
+// The ranks of one host, and what calls that begin in shared memory need there.
+struct HostPart {
+  HostPart(const Watch& all, HostShare share, Messages& messages, Beyond& beyond)
+      : shared(std::move(share.space), watch_of(all, share.layout), &beyond),
+        collectives(messages, shared, std::move(share.layout), all.ranks()) {}
+
+  // As the whole communicator's is now.
+  void update(const Watch& all) {
+    watch.deadline.store(all.deadline.load());
+    watch.step.store(all.step.load());
+    watch.spin.store(all.spin.load());
+  }
+
+  Watch watch;
+  SharedTransport shared;
+  HierarchicalCollectives collectives;
+
+ private:
+  const Watch& watch_of(const Watch& all, const HostLayout& layout) {
+    watch.rank = layout.local_rank;
+    for (const int r : layout.members[at(layout.host)]) {
+      watch.names.push_back(all.names[at(r)]);
+      watch.numbers.push_back(all.numbers.empty() ? r : all.numbers[at(r)]);
+    }
+    return watch;
+  }
+};
+
+class MpiTransport final : public Transport, private Messages, private Beyond {
  public:
   MpiTransport(const Watch& watch, std::shared_ptr<const MpiChannel> channel,
-               std::vector<int> in_channel, std::int64_t group)
+               std::vector<int> in_channel, std::int64_t group, HostShare share)
       : watch_(watch),
         ranks_(watch.ranks()),
         rank_(watch.rank),
@@ -96,6 +126,7 @@ class MpiTransport final : public Transport, private Messages {
         counts_out_(static_cast<std::size_t>(ranks_)),
         counts_in_(static_cast<std::size_t>(ranks_)),
         collectives_(*this, ranks_, rank_) {
+    if (share.space) host_.emplace(watch, std::move(share), static_cast<Messages&>(*this), static_cast<Beyond&>(*this));
     const std::lock_guard lock(mpi_);
     listen();
   }
@@ -105,17 +136,20 @@ class MpiTransport final : public Transport, private Messages {
   void abort(const Cause& cause) override;
 
  private:
-  void send(const std::byte* from, std::size_t bytes, int to) override {
-    send(from, bytes, to, kDataTag);
+  void send(const std::byte* from, std::size_t bytes, int to, Lane& lane) override {
+    send(from, bytes, to, kDataTag + lane.number, lane);
   }
-  void receive(std::byte* to, std::size_t bytes, int from) override {
-    receive(to, bytes, from, kDataTag);
+  void receive(std::byte* to, std::size_t bytes, int from, Lane& lane) override {
+    receive(to, bytes, from, kDataTag + lane.number, lane);
   }
-  void finish(const Call& call) override;
+  void wait_for_any(const Call& call) override;
+  const CallRecord& call() const override { return running_->record; }
+  void look(double seconds) override;
 
   // Messages of the call in progress.
-  void send(const std::byte* from, std::size_t bytes, int to, int tag);
-  void receive(std::byte* to, std::size_t bytes, int from, int tag);
+  void send(const std::byte* from, std::size_t bytes, int to, int tag, Lane& lane);
+  void receive(std::byte* to, std::size_t bytes, int from, int tag, Lane& lane);
+  MPI_Request& begin(Lane& lane, int awaited);
   bool poll();
   void drop_messages();
 
@@ -128,6 +162,7 @@ class MpiTransport final : public Transport, private Messages {
   [[noreturn]] void fail_late(const Call& call);
   std::string late_ranks() const;
 
+  void collective(const Call& call);
   void hello(const Call& call);
   void compare_counts(const Call& call);
   void run_pair(const Call& call);
@@ -153,8 +188,16 @@ class MpiTransport final : public Transport, private Messages {
   };
   std::list<Sent> notices_;
 
+  // Messages under way; a request that has ended leaves its place to another one.
+  struct UnderWay {
+    Lane* lane = nullptr;  // null: none
+    int awaited = -1;      // the rank a message is due from, or -1
+  };
   std::vector<MPI_Request> requests_;
-  std::vector<int> awaited_;  // by request: the rank a message is due from, or -1
+  std::vector<UnderWay> under_way_;  // by request
+  std::vector<int> ended_;           // of the last poll
+  std::vector<int> free_;
+  Lane lane_;
   std::uint64_t sequence_ = 0;
   CallRecord previous_;
   Hello hello_out_, hello_in_;
@@ -162,6 +205,8 @@ class MpiTransport final : public Transport, private Messages {
   CallRecord pair_out_, pair_in_;
   std::vector<std::int64_t> counts_out_, counts_in_;  // of a ragged all_to_all, by rank
   MessageCollectives collectives_;
+  std::optional<HostPart> host_;  // of ranks that share memory with others
+  const Call* running_ = nullptr;
 };
 
 MpiTransport::~MpiTransport() {
@@ -177,41 +222,63 @@ void MpiTransport::run(const Call& call) {
   if (!call.is_pair()) ++sequence_;
   told_waiting_ = call.is_pair();  // the others have no part in it
   busy_seconds_ = kBusyHello;
+  running_ = &call;
   try {
     if (failed()) throw_cause(cause_);
     if (call.is_pair()) return run_pair(call);
     hello(call);
     busy_seconds_ = kBusyData;
     compare_counts(call);
-    collectives_.run(call);
+    collective(call);
   } catch (...) {
     drop_messages();
+    if (host_) {
+      // The first cause goes from the hosts to this one, or from this one to the others.
+      if (failed_) host_->shared.abort(cause_);
+      if (const Cause* cause = host_->shared.cause()) abort(*cause);
+    }
     throw;
   }
   previous_ = call.record;
 }
 
-void MpiTransport::send(const std::byte* from, std::size_t bytes, int to, int tag) {
+void MpiTransport::collective(const Call& call) {
+  if (!host_ || !host_->collectives.takes(call)) return collectives_.run(call);
+  host_->update(watch_);
+  host_->collectives.run(call);
+}
+
+MPI_Request& MpiTransport::begin(Lane& lane, int awaited) {
+  if (free_.empty()) {
+    free_.push_back(static_cast<int>(requests_.size()));
+    requests_.push_back(MPI_REQUEST_NULL);
+    under_way_.emplace_back();
+    ended_.resize(requests_.size());
+  }
+  const std::size_t place = at(free_.back());
+  free_.pop_back();
+  under_way_[place] = {&lane, awaited};
+  ++lane.under_way;
+  return requests_[place];
+}
+
+void MpiTransport::send(const std::byte* from, std::size_t bytes, int to, int tag, Lane& lane) {
   if (bytes == 0) return;
   const std::lock_guard lock(mpi_);
-  awaited_.push_back(-1);
-  requests_.push_back(MPI_REQUEST_NULL);
   check(MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, in_channel(to), tag_ + tag,
-                  channel_->data, &requests_.back()),
-        watch_.names[static_cast<std::size_t>(to)]);
+                  channel_->data, &begin(lane, -1)),
+        watch_.names[at(to)]);
 }
 
-void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag) {
+void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag, Lane& lane) {
   if (bytes == 0) return;
   const std::lock_guard lock(mpi_);
-  awaited_.push_back(from);
-  requests_.push_back(MPI_REQUEST_NULL);
   check(MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, in_channel(from), tag_ + tag,
-                  channel_->data, &requests_.back()),
-        watch_.names[static_cast<std::size_t>(from)]);
+                  channel_->data, &begin(lane, from)),
+        watch_.names[at(from)]);
 }
 
-void MpiTransport::finish(const Call& call) {
+void MpiTransport::wait_for_any(const Call& call) {
   using std::chrono::microseconds;
   constexpr microseconds kShortest{20}, kLongest{200};
   Patience patience(watch_);
@@ -220,7 +287,7 @@ void MpiTransport::finish(const Call& call) {
     if (!patience.exhausted()) continue;
     const bool late = patience.late();
     if (failed()) {
-      if (poll()) break;  // the peer that failed has seen this call through
+      if (poll()) return;  // the peer that failed has seen this call through
       throw_cause(cause_);
     }
     if (late) fail_late(call);
@@ -232,33 +299,49 @@ void MpiTransport::finish(const Call& call) {
     std::this_thread::sleep_for(nap);
     nap = std::min(nap * 2, kLongest);
   }
-  requests_.clear();
-  awaited_.clear();
 }
 
+// In a wait for ranks of this host: messages with other hosts go on.
+void MpiTransport::look(double seconds) {
+  poll();
+  if (failed()) throw_cause(cause_);
+  const double deadline = watch_.deadline.load(std::memory_order_relaxed);
+  if (seconds > deadline) fail_late(*running_);
+  if (seconds > deadline / 2) tell_waiting();
+}
+
+// Whether messages have ended since the last look.
 bool MpiTransport::poll() {
   const std::lock_guard lock(mpi_);
-  bool all = true;
-  for (std::size_t i = 0; i < requests_.size(); ++i) {
-    if (requests_[i] == MPI_REQUEST_NULL) continue;
-    int done = 0;
-    check(MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE), watch_.place());
-    all = all && done != 0;
+  int ended = 0;
+  check(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &ended, ended_.data(),
+                     MPI_STATUSES_IGNORE),
+        watch_.place());
+  if (ended == MPI_UNDEFINED) ended = 0;
+  for (int i = 0; i < ended; ++i) {
+    UnderWay& message = under_way_[at(ended_[at(i)])];
+    --message.lane->under_way;
+    message = {};
+    free_.push_back(ended_[at(i)]);
   }
   poll_notices();
-  return all;
+  return ended > 0;
 }
 
 // After a failure, so that no late message lands in memory that its owner takes back.
 void MpiTransport::drop_messages() {
   const std::lock_guard lock(mpi_);
   for (std::size_t i = 0; i < requests_.size(); ++i) {
-    if (requests_[i] == MPI_REQUEST_NULL) continue;
-    if (awaited_[i] >= 0) MPI_Cancel(&requests_[i]);
+    UnderWay& message = under_way_[i];
+    if (message.lane == nullptr) continue;
+    if (message.awaited >= 0) MPI_Cancel(&requests_[i]);
     MPI_Request_free(&requests_[i]);
+    --message.lane->under_way;
+    message = {};
+    free_.push_back(static_cast<int>(i));
   }
-  requests_.clear();
-  awaited_.clear();
+  collectives_.reset();
+  if (host_) host_->collectives.reset();
 }
 
 void MpiTransport::listen() {
@@ -305,6 +388,7 @@ void MpiTransport::abort(const Cause& cause) {
     cause_ = cause;
     tell_all({Notice::aborted, rank_, sequence_, cause});
   }
+  if (host_) host_->shared.abort(cause);
   // Small messages leave at once; a peer that is gone must not keep us.
   Patience patience(watch_);
   for (bool all = false; !all && patience.seconds() < 0.5;) {
@@ -358,10 +442,9 @@ std::string MpiTransport::late_ranks() const {
   }
   if (late > kNamed) text += cat("; and ", late - kNamed, " more");
   if (late > 0) return text;
-  for (std::size_t i = 0; i < requests_.size(); ++i) {
-    if (requests_[i] != MPI_REQUEST_NULL && awaited_[i] >= 0) {
-      return cat("data of ", watch_.label(awaited_[i]), " have not come");
-    }
+  for (const UnderWay& message : under_way_) {
+    if (message.awaited < 0) continue;
+    return cat("data of ", watch_.label(message.awaited), " have not come");
   }
   return "data sent have not been taken";
 }
@@ -376,9 +459,11 @@ void MpiTransport::hello(const Call& call) {
   for (int distance = 1; distance < ranks_; distance *= 2) {
     Hello &out = hello_out_, &in = hello_in_;
     out = mine;
-    send(reinterpret_cast<const std::byte*>(&out), sizeof out, around(rank_ + distance), kHelloTag);
-    receive(reinterpret_cast<std::byte*>(&in), sizeof in, around(rank_ - distance), kHelloTag);
-    finish(call);
+    send(reinterpret_cast<const std::byte*>(&out), sizeof out, around(rank_ + distance), kHelloTag,
+         lane_);
+    receive(reinterpret_cast<std::byte*>(&in), sizeof in, around(rank_ - distance), kHelloTag,
+            lane_);
+    finish(call, lane_);
     mine.merge(in);
   }
   if (mine.low.digest == mine.high.digest) return;
@@ -398,11 +483,11 @@ void MpiTransport::compare_counts(const Call& call) {
     const int to = around(rank_ + k), from = around(rank_ - k);
     std::int64_t &out = counts_out_[at(to)], &in = counts_in_[at(from)];
     out = static_cast<std::int64_t>(call.outgoing(rank_, to).size());
-    send(reinterpret_cast<const std::byte*>(&out), sizeof out, to);
-    receive(reinterpret_cast<std::byte*>(&in), sizeof in, from);
+    send(reinterpret_cast<const std::byte*>(&out), sizeof out, to, lane_);
+    receive(reinterpret_cast<std::byte*>(&in), sizeof in, from, lane_);
   }
   counts_in_[at(rank_)] = static_cast<std::int64_t>(call.outgoing(rank_, rank_).size());
-  finish(call);
+  finish(call, lane_);
   for (int from = 0; from < ranks_; ++from) {
     const auto expected = static_cast<std::int64_t>(call.incoming(rank_, from).size());
     const std::int64_t sent = counts_in_[at(from)];
@@ -420,9 +505,9 @@ void MpiTransport::run_pair(const Call& call) {
   const int peer = call.record.parameter;
   pair_out_ = call.record;
   pair_out_.sequence = ++pair_calls_[at(peer)];
-  send(reinterpret_cast<const std::byte*>(&pair_out_), sizeof pair_out_, peer, kPairTag);
-  receive(reinterpret_cast<std::byte*>(&pair_in_), sizeof pair_in_, peer, kPairTag);
-  finish(call);
+  send(reinterpret_cast<const std::byte*>(&pair_out_), sizeof pair_out_, peer, kPairTag, lane_);
+  receive(reinterpret_cast<std::byte*>(&pair_in_), sizeof pair_in_, peer, kPairTag, lane_);
+  finish(call, lane_);
   if (!matches(pair_out_, pair_in_)) {
     abort(pair_mismatch(watch_, pair_out_, pair_in_));
     throw_cause(cause_);
@@ -432,11 +517,11 @@ void MpiTransport::run_pair(const Call& call) {
   for (std::size_t begin = 0; begin < bytes; begin += kPairBytes) {
     const std::size_t some = std::min(kPairBytes, bytes - begin);
     if (call.record.kind == CallKind::send) {
-      send(call.inputs[0] + begin, some, peer, kPairTag);
+      send(call.inputs[0] + begin, some, peer, kPairTag, lane_);
     } else {
-      receive(call.output() + begin, some, peer, kPairTag);
+      receive(call.output() + begin, some, peer, kPairTag, lane_);
     }
-    finish(call);
+    finish(call, lane_);
   }
 }
 
@@ -452,8 +537,10 @@ MpiChannel::MpiChannel(MPI_Comm ranks) : data(duplicate(ranks)), control(duplica
 
 std::unique_ptr<Transport> make_mpi_transport(const Watch& watch,
                                               std::shared_ptr<const MpiChannel> channel,
-                                              std::vector<int> ranks, std::int64_t group) {
-  return std::make_unique<MpiTransport>(watch, std::move(channel), std::move(ranks), group);
+                                              std::vector<int> ranks, std::int64_t group,
+                                              HostShare share) {
+  return std::make_unique<MpiTransport>(watch, std::move(channel), std::move(ranks), group,
+                                        std::move(share));
 }
 
 }  // namespace peal

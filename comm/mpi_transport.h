@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "comm/hierarchical.h"
 #include "comm/mpi_comm.h"
 #include "comm/transport.h"
 
@@ -20,9 +21,16 @@ struct MpiChannel {
   int highest_tag = 0;
 };
 
+// What the ranks of a host share, of a communicator that spans several.
+struct HostShare {
+  std::shared_ptr<SharedSpace> space;  // null on all ranks, or on none
+  HostLayout layout;
+};
+
 // `ranks`: of the channel, by rank of this communicator; `group`: 0, or the id of a Group.
 std::unique_ptr<Transport> make_mpi_transport(const Watch& watch,
                                               std::shared_ptr<const MpiChannel> channel,
-                                              std::vector<int> ranks, std::int64_t group);
+                                              std::vector<int> ranks, std::int64_t group,
+                                              HostShare share);
 
 }  // namespace peal

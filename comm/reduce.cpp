@@ -41,11 +41,18 @@ ReducePlan chain_plan(int sources) {
 }
 
 TreePlan tree_plan(int virtual_ranks, int ranks) {
+  std::vector<std::vector<TreeNode>> of_ranks;
+  for (int r = 0; r < ranks; ++r) {
+    of_ranks.push_back(maximal_nodes(virtual_ranks, block_of(virtual_ranks, ranks, r)));
+  }
+  return tree_plan(virtual_ranks, of_ranks);
+}
+
+TreePlan tree_plan(int virtual_ranks, const std::vector<std::vector<TreeNode>>& of_owners) {
   TreePlan plan;
   std::vector<TreeNode> nodes;
   plan.first.push_back(0);
-  for (int r = 0; r < ranks; ++r) {
-    const auto mine = maximal_nodes(virtual_ranks, block_of(virtual_ranks, ranks, r));
+  for (const std::vector<TreeNode>& mine : of_owners) {
     nodes.insert(nodes.end(), mine.begin(), mine.end());
     plan.first.push_back(static_cast<int>(nodes.size()));
     plan.most = std::max(plan.most, static_cast<int>(mine.size()));

@@ -34,6 +34,9 @@ struct TreePlan {
   int count(int rank) const { return first[rank + 1] - first[rank]; }
 };
 TreePlan tree_plan(int virtual_ranks, int ranks);
+// The same over any nodes that cover a node of the tree from left to right, in the hands of
+// `of_owners`.
+TreePlan tree_plan(int virtual_ranks, const std::vector<std::vector<TreeNode>>& of_owners);
 
 // Reduces arrays by `plan` and writes the result to every output. Works through all steps for one
 // block of a few KiB after the other, so that each source is read once and each output written

@@ -20,6 +20,8 @@ void wake_sleepers(Control& control) {
   futex_wake_all(control.wakes);
 }
 
+constexpr std::chrono::microseconds kNap{20'000}, kShortNap{200};
+
 void full_fence() {
   __sync_synchronize();  // the thread sanitizer refuses atomic_thread_fence
 }
@@ -99,9 +101,11 @@ std::shared_ptr<SharedSpace> make_thread_space(int ranks) {
   return std::make_shared<ThreadSpace>(ranks);
 }
 
-SharedTransport::SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch)
+SharedTransport::SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch,
+                                 Beyond* beyond)
     : space_(std::move(space)),
       watch_(watch),
+      beyond_(beyond),
       ranks_(space_->ranks()),
       rank_(watch.rank),
       chain_(chain_plan(ranks_)),
@@ -145,6 +149,11 @@ void SharedTransport::run(const Call& call) {
     meet(call);
     stage_out(call, chunk);
   }
+}
+
+const Cause* SharedTransport::cause() const {
+  const Control& control = space_->control();
+  return control.aborted.load(std::memory_order_acquire) == 2 ? &control.cause : nullptr;
 }
 
 void SharedTransport::abort(const Cause& cause) {
@@ -220,6 +229,7 @@ bool SharedTransport::wait_for_all(const Call& call) {
     if (!patience.exhausted()) continue;
     try {
       check_failures(call, patience.late());
+      if (beyond_ != nullptr) beyond_->look(patience.seconds());
     } catch (const Error&) {
       // A peer may have seen this meeting through and failed after it.
       if (all_here()) break;
@@ -228,7 +238,7 @@ bool SharedTransport::wait_for_all(const Call& call) {
     const std::uint32_t wakes = control.wakes.load(std::memory_order_seq_cst);
     control.sleepers.fetch_add(1, std::memory_order_seq_cst);
     slept = !all_here() && control.aborted.load(std::memory_order_seq_cst) != 2;
-    if (slept) futex_sleep(control.wakes, wakes);
+    if (slept) futex_sleep(control.wakes, wakes, beyond_ != nullptr ? kShortNap : kNap);
     control.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   }
   return !slept;
@@ -241,6 +251,7 @@ void SharedTransport::check_failures(const Call& call, bool late) {
     throw Error(ErrorKind::peer, watch_.place(),
                 cat("left in the middle of ", short_name(call.record)));
   }
+  const CallRecord& told = beyond_ != nullptr ? beyond_->call() : call.record;
   for (int r = 0; r < ranks_; ++r) {
     if (here(r)) continue;
     const bool left = space_->state(r).left.load(std::memory_order_acquire);
@@ -248,9 +259,9 @@ void SharedTransport::check_failures(const Call& call, bool late) {
     // It may have arrived between the two looks.
     if (here(r)) continue;
     fail(peer_cause(cat(watch_.names[at(r)], left ? " has left" : " is gone", ", waited for in ",
-                        short_name(call.record), "; ", late_ranks())));
+                        short_name(told), "; ", late_ranks())));
   }
-  if (!late) return;
+  if (!late || beyond_ != nullptr) return;
   const std::string who = late_ranks();
   if (who.empty()) return;  // the last has just come
   fail(peer_cause(late_message(watch_, call.record, who)));
@@ -394,6 +405,8 @@ void SharedTransport::work(const Call& call, Slice chunk) {
       return reduce(call, chunk);
     case CallKind::reduce_scatter:
       return reduce_scatter(call, chunk);
+    case CallKind::reduce_slices:
+      return reduce_slices(call, chunk);
     case CallKind::all_gather:
     case CallKind::gather:
     case CallKind::scatter:
@@ -421,21 +434,37 @@ void SharedTransport::reduce(const Call& call, Slice chunk) {
 
 void SharedTransport::reduce_part(const Call& call, int part, Slice elements) {
   const bool ring = call.tree == nullptr && call.record.algorithm != Algorithm::ordered_tree;
-  sources_.clear();
+  collect_sources(call, part, elements.begin, ring);
   outputs_.clear();
   for (int k = 0; k < ranks_; ++k) {
-    // Around a ring a slice starts behind its owner, where it ends up complete.
-    const int r = ring ? (rank_ + 1 + k) % ranks_ : k;
-    const int partials = call.tree != nullptr ? call.tree->count(r) : 1;
-    for (int i = 0; i < partials; ++i) {
-      sources_.push_back(input(r, part + i, call, elements.begin));
-    }
     const bool receives = call.record.kind != CallKind::reduce || call.record.parameter == k;
     if (receives) outputs_.push_back(output(k, part, call, elements.begin));
   }
   const ReducePlan& plan = call.tree != nullptr ? call.tree->reduce : ring ? chain_ : pairs_;
   reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, outputs_,
                elements.size());
+}
+
+// The inputs of all ranks from `element` on; around a ring a slice starts behind its owner, where
+// it ends up complete.
+void SharedTransport::collect_sources(const Call& call, int part, std::size_t element, bool ring) {
+  sources_.clear();
+  for (int k = 0; k < ranks_; ++k) {
+    const int r = ring ? (rank_ + 1 + k) % ranks_ : k;
+    const int partials = call.tree != nullptr ? call.tree->count(r) : 1;
+    for (int i = 0; i < partials; ++i) sources_.push_back(input(r, part + i, call, element));
+  }
+}
+
+// Every rank reduces its block, in the order of call.tree. 2 meetings; a rank reads N bytes (p N
+// with p partial sums a rank) and writes N/n.
+void SharedTransport::reduce_slices(const Call& call, Slice chunk) {
+  const Slice block = call.block(rank_), mine = intersection(block, chunk);
+  if (mine.size() == 0) return;
+  collect_sources(call, /*part=*/0, mine.begin, /*ring=*/false);
+  outputs_.assign(1, call.output() + (mine.begin - block.begin) * call.element_size());
+  reducer_.run(call.tree->reduce, call.record.dtype, call.record.op, ranks_, sources_, outputs_,
+               mine.size());
 }
 
 // 2 meetings; a rank reads N bytes and writes N/n.

@@ -104,13 +104,28 @@ class SharedSpace {
 // Threads of one process: all memory is shared.
 std::shared_ptr<SharedSpace> make_thread_space(int ranks);
 
+// What a rank that waits for those of its host must look at, too, where calls in shared memory are
+// part of one over several hosts.
+class Beyond {
+ public:
+  virtual const CallRecord& call() const = 0;  // the whole one, for messages
+  // Now and then in a wait that has lasted so long. Throws when that is too long, or when a rank of
+  // another host has failed.
+  virtual void look(double seconds) = 0;
+
+ protected:
+  ~Beyond() = default;
+};
+
 class SharedTransport final : public Transport {
  public:
-  SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch);
+  // With `beyond` it decides how long waits may be.
+  SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch, Beyond* beyond = nullptr);
   ~SharedTransport() override;
 
   void run(const Call& call) override;
   void abort(const Cause& cause) override;
+  const Cause* cause() const;  // why a rank has failed; null: none has
 
  private:
   void post_record(const Call& call);
@@ -133,6 +148,8 @@ class SharedTransport final : public Transport {
   void work(const Call& call, Slice chunk);
   void reduce(const Call& call, Slice chunk);
   void reduce_part(const Call& call, int part, Slice elements);
+  void collect_sources(const Call& call, int part, std::size_t element, bool ring);
+  void reduce_slices(const Call& call, Slice chunk);
   void reduce_scatter(const Call& call, Slice chunk);
   void pull(const Call& call, Slice chunk);
 
@@ -159,6 +176,7 @@ class SharedTransport final : public Transport {
 
   std::shared_ptr<SharedSpace> space_;
   const Watch& watch_;
+  Beyond* beyond_;
   int ranks_, rank_;
   std::uint64_t sequence_ = 0;
   std::uint64_t meetings_ = 0;
