@@ -8,7 +8,6 @@
 namespace peal {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{4} << 20;  // of an array that is in flight at once
 // Below it the meetings inside a host cost more than they save.
 constexpr std::size_t kSmallestBytes = std::size_t{16} << 10;
 
@@ -151,7 +150,9 @@ void HierarchicalCollectives::set_bounds(const Call& call, Slice piece) {
 void HierarchicalCollectives::run(const Call& call) {
   constexpr std::size_t kAtOnce = ReducePipeline::kPieces;
   const Plan& plan = plan_for(call);
-  const std::size_t step = kPieceBytes / call.element_size();
+  const std::size_t step = at(layout_.rails) *
+                           ReducePipeline::piece_bytes(static_cast<int>(layout_.members.size())) /
+                           call.element_size();
   const std::size_t pieces = (call.count() + step - 1) / step;
   const auto piece = [&](std::size_t i) {
     return Slice{i * step, std::min(call.count(), (i + 1) * step)};

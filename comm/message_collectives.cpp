@@ -89,7 +89,8 @@ ReducePipeline::Work MessageCollectives::work_of(const Call& call) const {
 void MessageCollectives::reduce(const Call& call) {
   constexpr std::size_t kAtOnce = ReducePipeline::kPieces;
   const ReducePipeline::Work work = work_of(call);
-  const std::size_t step = piece_elements(call), pieces = (call.count() + step - 1) / step;
+  const std::size_t step = ReducePipeline::piece_bytes(ranks_) / call.element_size();
+  const std::size_t pieces = (call.count() + step - 1) / step;
   const auto piece = [&](std::size_t i) {
     return Slice{i * step, std::min(call.count(), (i + 1) * step)};
   };

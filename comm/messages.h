@@ -15,7 +15,7 @@ class Messages {
     int number = 0;     // below kLanes, the same on both sides
     int under_way = 0;  // messages that were begun and have not ended
   };
-  static constexpr int kLanes = 8;
+  static constexpr int kLanes = 16;
 
   // Messages of 0 bytes are left out on both sides.
   virtual void send(const std::byte* from, std::size_t bytes, int to, Lane& lane) = 0;

@@ -16,9 +16,10 @@ namespace peal {
 namespace {
 
 constexpr std::size_t kPairBytes = std::size_t{64} << 20;  // of one message; MPI counts in int
-// MPI moves a long message only while both sides poll: between ranks that are known to be in the
-// same call a wait polls for so long before it naps.
-constexpr double kBusyHello = 0.2e-3, kBusyData = 20e-3;
+// How long a wait keeps its core before it naps: ranks that are in a short call wake at once, and a
+// long one takes longer than a nap.
+constexpr double kBusyShort = 0.2e-3, kBusyLong = 0;
+constexpr std::size_t kLongBytes = std::size_t{64} << 10;
 constexpr int kNoticeTag = 0, kHelloTag = 1, kPairTag = 2, kDataTag = 8;  // and one for each lane
 constexpr int kTagsOfGroup = kDataTag + Messages::kLanes;
 
@@ -126,7 +127,9 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
         counts_out_(static_cast<std::size_t>(ranks_)),
         counts_in_(static_cast<std::size_t>(ranks_)),
         collectives_(*this, ranks_, rank_) {
-    if (share.space) host_.emplace(watch, std::move(share), static_cast<Messages&>(*this), static_cast<Beyond&>(*this));
+    if (share.space)
+      host_.emplace(watch, std::move(share), static_cast<Messages&>(*this),
+                    static_cast<Beyond&>(*this));
     const std::lock_guard lock(mpi_);
     listen();
   }
@@ -181,7 +184,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   Cause cause_;
   std::vector<std::uint64_t> waiting_in_;  // by rank: the last call it said it waits in
   bool told_waiting_ = false;
-  double busy_seconds_ = kBusyHello;
+  double busy_seconds_ = kBusyShort;
   struct Sent {
     Notice notice;
     MPI_Request request = MPI_REQUEST_NULL;
@@ -221,14 +224,14 @@ MpiTransport::~MpiTransport() {
 void MpiTransport::run(const Call& call) {
   if (!call.is_pair()) ++sequence_;
   told_waiting_ = call.is_pair();  // the others have no part in it
-  busy_seconds_ = kBusyHello;
+  busy_seconds_ = kBusyShort;
   running_ = &call;
   try {
     if (failed()) throw_cause(cause_);
     if (call.is_pair()) return run_pair(call);
     hello(call);
-    busy_seconds_ = kBusyData;
     compare_counts(call);
+    if (call.count() * call.element_size() >= kLongBytes) busy_seconds_ = kBusyLong;
     collective(call);
   } catch (...) {
     drop_messages();
@@ -280,7 +283,7 @@ void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag, 
 
 void MpiTransport::wait_for_any(const Call& call) {
   using std::chrono::microseconds;
-  constexpr microseconds kShortest{20}, kLongest{200};
+  constexpr microseconds kShortest{20}, kLongest{50};
   Patience patience(watch_);
   microseconds nap = kShortest;
   while (!poll()) {
@@ -512,8 +515,8 @@ void MpiTransport::run_pair(const Call& call) {
     abort(pair_mismatch(watch_, pair_out_, pair_in_));
     throw_cause(cause_);
   }
-  busy_seconds_ = kBusyData;
   const std::size_t bytes = call.count() * call.element_size();
+  if (bytes >= kLongBytes) busy_seconds_ = kBusyLong;
   for (std::size_t begin = 0; begin < bytes; begin += kPairBytes) {
     const std::size_t some = std::min(kPairBytes, bytes - begin);
     if (call.record.kind == CallKind::send) {

@@ -1,5 +1,7 @@
 #include "comm/reduce_pipeline.h"
 
+#include <algorithm>
+
 #include "core/base/error.h"
 
 namespace peal {
@@ -16,6 +18,11 @@ static_assert(ReducePipeline::kPieces < Messages::kLanes);
 ReducePipeline::ReducePipeline(Messages& messages, std::vector<int> peers, int me)
     : messages_(messages), peers_(std::move(peers)), me_(me), add_(chain_plan(2)) {
   for (int i = 0; i < kPieces; ++i) running_[at(i)].lane.number = i + 1;
+}
+
+std::size_t ReducePipeline::piece_bytes(int peers) {
+  constexpr std::size_t kSlice = 128 << 10, kLeast = 512 << 10, kMost = std::size_t{4} << 20;
+  return std::clamp(at(peers) * kSlice, kLeast, kMost);
 }
 
 void ReducePipeline::begin(const Work& work, const Piece& piece) {

@@ -34,7 +34,11 @@ class ReducePipeline {
     std::byte* y = nullptr;
     std::size_t count = 0;
   };
-  static constexpr int kPieces = 4;  // at a time
+  static constexpr int kPieces = 8;  // at a time
+
+  // A good size of a piece: long enough for a link, short enough that the first and the last steps,
+  // in which links wait, are few; and bounded, as all pieces need as much scratch memory.
+  static std::size_t piece_bytes(int peers);
 
   int peers() const { return static_cast<int>(peers_.size()); }
   // Begins a piece. At most kPieces are under way: the caller finishes the oldest before it begins
