@@ -4,12 +4,14 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstring>
 #include <list>
 #include <mutex>
 #include <optional>
 #include <thread>
 
 #include "comm/message_collectives.h"
+#include "comm/small_reduce.h"
 #include "core/base/error.h"
 
 namespace peal {
@@ -123,6 +125,9 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
         in_channel_(std::move(in_channel)),
         tag_(first_tag(*channel_, group)),
         waiting_in_(static_cast<std::size_t>(ranks_), 0),
+        small_(ranks_, rank_),
+        hello_out_(sizeof(Hello) + SmallReduce::kMostBytes),
+        hello_in_(hello_out_.size()),
         pair_calls_(static_cast<std::size_t>(ranks_)),
         counts_out_(static_cast<std::size_t>(ranks_)),
         counts_in_(static_cast<std::size_t>(ranks_)),
@@ -166,7 +171,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   std::string late_ranks() const;
 
   void collective(const Call& call);
-  void hello(const Call& call);
+  void hello(const Call& call, bool small = false);
   void compare_counts(const Call& call);
   void run_pair(const Call& call);
   int in_channel(int rank) const { return in_channel_[at(rank)]; }
@@ -203,7 +208,8 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   Lane lane_;
   std::uint64_t sequence_ = 0;
   CallRecord previous_;
-  Hello hello_out_, hello_in_;
+  SmallReduce small_;
+  std::vector<std::byte> hello_out_, hello_in_;
   std::vector<std::uint64_t> pair_calls_;  // by rank
   CallRecord pair_out_, pair_in_;
   std::vector<std::int64_t> counts_out_, counts_in_;  // of a ragged all_to_all, by rank
@@ -227,12 +233,15 @@ void MpiTransport::run(const Call& call) {
   busy_seconds_ = kBusyShort;
   running_ = &call;
   try {
+    poll();  // a rank may have failed since the last call
     if (failed()) throw_cause(cause_);
     if (call.is_pair()) return run_pair(call);
-    hello(call);
+    const bool small = small_.begin(call);
+    hello(call, small);
+    if (failed()) throw_cause(cause_);
     compare_counts(call);
     if (call.count() * call.element_size() >= kLongBytes) busy_seconds_ = kBusyLong;
-    collective(call);
+    small ? small_.finish(call) : collective(call);
   } catch (...) {
     drop_messages();
     if (host_) {
@@ -453,21 +462,27 @@ std::string MpiTransport::late_ranks() const {
 }
 
 // Do all ranks make the same call? Dissemination: ceil(log2 n) steps of 2 call records each. Also
-// what a barrier is.
-void MpiTransport::hello(const Call& call) {
+// what a barrier is. The inputs of a `small` call travel behind the records, as long as all agree.
+void MpiTransport::hello(const Call& call, bool small) {
   Hello mine;
   mine.low = mine.high = call.record;
   mine.low.sequence = mine.high.sequence = sequence_;
   mine.low_rank = mine.high_rank = rank_;
   for (int distance = 1; distance < ranks_; distance *= 2) {
-    Hello &out = hello_out_, &in = hello_in_;
-    out = mine;
-    send(reinterpret_cast<const std::byte*>(&out), sizeof out, around(rank_ + distance), kHelloTag,
-         lane_);
-    receive(reinterpret_cast<std::byte*>(&in), sizeof in, around(rank_ - distance), kHelloTag,
-            lane_);
+    const bool agreed = mine.low.digest == mine.high.digest;
+    const std::span<const std::byte> out =
+        small && agreed ? small_.outgoing(distance) : std::span<const std::byte>();
+    std::memcpy(hello_out_.data(), &mine, sizeof mine);
+    if (!out.empty()) std::memcpy(hello_out_.data() + sizeof mine, out.data(), out.size());
+    send(hello_out_.data(), sizeof mine + out.size(), around(rank_ + distance), kHelloTag, lane_);
+    receive(hello_in_.data(), hello_in_.size(), around(rank_ - distance), kHelloTag, lane_);
     finish(call, lane_);
-    mine.merge(in);
+    Hello theirs;
+    std::memcpy(&theirs, hello_in_.data(), sizeof theirs);
+    mine.merge(theirs);
+    if (!small || mine.low.digest != mine.high.digest) continue;
+    const std::span<std::byte> in = small_.incoming(distance);
+    std::memcpy(in.data(), hello_in_.data() + sizeof theirs, in.size());
   }
   if (mine.low.digest == mine.high.digest) return;
   if (mine.low_rank > mine.high_rank) {

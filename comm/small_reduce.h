@@ -1,0 +1,40 @@
+// Small all-reduces over messages: the inputs of all ranks travel with the messages in which ranks
+// compare their calls, and every rank reduces them for itself, all in the same order.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "comm/call.h"
+#include "comm/reduce.h"
+
+namespace peal {
+
+// Dissemination (Bruck et al. 1997, section 3): at distance d = 1, 2, 4, ... below n a rank sends
+// to rank + d what it holds, and receives from rank - d. ceil(log2 n) steps, (n-1) p N bytes with p
+// inputs a rank.
+class SmallReduce {
+ public:
+  static constexpr std::size_t kMostBytes = std::size_t{16} << 10;  // of the inputs of all ranks
+
+  SmallReduce(int ranks, int rank);
+
+  // Whether the call is small; if so it has begun. The same on all ranks that make the same call.
+  bool begin(const Call& call);
+  std::span<const std::byte> outgoing(int distance) const;
+  std::span<std::byte> incoming(int distance);
+  void finish(const Call& call);
+
+ private:
+  std::size_t blocks(int distance) const;
+
+  int ranks_, rank_;
+  ReducePlan chain_, pairs_;
+  Reducer reducer_;
+  std::size_t block_ = 0;          // bytes of one rank's inputs
+  std::vector<std::byte> inputs_;  // block k: of rank - k
+  std::vector<const std::byte*> sources_;
+};
+
+}  // namespace peal
