@@ -59,10 +59,10 @@ class Hosts(PealTest):
             self.assertNotIn(other, said.stdout.split()[1:])
 
     def test_contract(self):
-        for slots in (1, 2):
-            done = self.mpirun(slots, CONTRACT, "shared", "contract")
+        for slots, what in ((1, "contract"), (2, "contract"), (2, "groups"), (2, "large")):
+            done = self.mpirun(slots, CONTRACT, "shared", what)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            self.assertIn(f"passed: shared contract on {2 * slots}", done.stdout)
+            self.assertIn(f"passed: shared {what} on {2 * slots}", done.stdout)
 
     def test_same_bits_on_one_host_and_on_two(self):
         job = self.job()
