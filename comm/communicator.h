@@ -171,6 +171,7 @@ class MpiSession {
 };
 
 // Collective over MPI_COMM_WORLD, for a program that leaves MPI to Peal; mpi_comm.h is for others.
+// Error(numeric), on every rank, names one whose Peal or MPI library is of another version.
 // Its flight directory is the environment variable PEAL_FLIGHT_DIRECTORY, if set.
 std::unique_ptr<Communicator> make_host_communicator(const HostOptions& options);
 // A world of one without MPI.

@@ -8,6 +8,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/config/job.h"
+#include "core/kernels/kernels.h"
 #include "launcher/metrics.h"
 #include "launcher/progress.h"
 #include "launcher/run_directory.h"
@@ -88,7 +89,7 @@ class Run {
 // Everything that can fail before step 1 fails here, on every rank alike.
 void Run::prepare() {
   comm_.set_deadline(job_.parallel().start_deadline_seconds());
-  agree(comm_, {{"peal version", version()}, {"job", effective_job(job_)}});
+  agree(comm_, {{"peal", build()}, {"oneDNN", onednn_version()}, {"job", effective_job(job_)}});
   together(comm_, [&] { open_directory(); });
   comm_.set_flight_directory(job_.run().directory() + "/flight");
   share_start();
@@ -164,7 +165,7 @@ void Run::announce() {
   for (const ArenaEntry& entry : trainer_->table().parameters) values += entry.shape.numel();
   log::info(cat("effective job:\n", effective_job(job_)));
   const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
-  progress_.say(cat("peal ", version(), ": ", comm_.world_size(), " rank",
+  progress_.say(cat("peal ", build(), ": ", comm_.world_size(), " rank",
                     comm_.world_size() == 1 ? "" : "s", " (", comm_.backend(), "), ",
                     job_.parallel().virtual_ranks(), " virtual ranks, ", trainer_->lanes(),
                     " at a time on each; run directory ", job_.run().directory()));
