@@ -173,4 +173,18 @@ MemoryTable Trainer::memory() const {
   return table;
 }
 
+TimelineRoom Trainer::timeline_room() const {
+  constexpr std::size_t kPhases = 4, kOthers = 2;  // data, forward, backward, merge
+  TimelineRoom room;
+  for (int lane = 0; lane < tree_->lanes(); ++lane) {
+    const TreeNode leaves = tree_->leaves(lane);
+    const auto passes =
+        static_cast<std::size_t>((leaves.end - leaves.begin) * job_.train().accumulate_steps());
+    room.spans.push_back(kPhases * passes + kOthers);
+  }
+  room.spans[0] += 2 * buckets_->bucket_count();  // wait, optimizer
+  room.calls = buckets_->bucket_count();
+  return room;
+}
+
 }  // namespace peal
