@@ -52,6 +52,7 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   tree_ = std::make_unique<GradientTree>(
       invariant ? virtual_ranks : leaves.end, leaves, static_cast<int>(plans_.size()),
       job_.train().accumulate_steps(), table_.gradient_bytes, *buckets_);
+  tree_->set_overlap(job_.parallel().overlap());
   lanes_ = std::make_unique<Lanes>(tree_->lanes());
   for (Plan& plan : plans_) plan.bind(parameters_.data(), states_.data());
   if (evaluation_) evaluation_->plan().bind(parameters_.data(), states_.data());

@@ -83,6 +83,8 @@ class Trainer {
   // Steps are recorded in `timeline` while that is recording; nullptr: in none.
   void set_timeline(Timeline* timeline) { timeline_ = timeline; }
   TimelineRoom timeline_room() const;
+  // Whether buckets start during backward, as parallel.overlap says at first. On all ranks alike.
+  void set_overlap(bool overlap) { tree_->set_overlap(overlap); }
   int lanes() const { return tree_->lanes(); }
 
  private:

@@ -226,6 +226,13 @@ class Timeline(PealTest):
         processes = self.check(path, 2, range(1, 21), accumulate=2)
         self.assertEqual([len(p.lanes()) for p in processes], [2, 2])
 
+    def test_buckets_held_until_backward_has_ended(self):
+        path = self.record(2, overrides=["parallel.overlap=false", "parallel.threads=1"])
+        self.check(path, 2, range(1, 21), overlap=False)
+        held = self.hash(self.folder / "run")
+        self.train(self.job(), 1, [], ["--fresh"])
+        self.assertEqual(held, self.hash(self.folder / "run"))
+
     # ---- Which steps, and when it is written ----
 
     def test_some_steps_are_written_at_once(self):
