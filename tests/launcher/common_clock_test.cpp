@@ -59,6 +59,8 @@ TEST(CommonClock, RanksAgreeOnAMomentWithinTheBound) {
   std::atomic<std::uint64_t> moment{0};
   std::array<double, kRanks> at{}, error{};
   run_local_ranks(kRanks, [&](Communicator& comm) {
+    // Each clock counts from when it was made.
+    std::this_thread::sleep_for(std::chrono::milliseconds(5 * comm.rank()));
     CommonClock clock(comm);
     // A rank that comes late to the first barriers makes them wide, and spoils nothing.
     if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(30));
