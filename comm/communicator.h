@@ -49,6 +49,8 @@ class Request {
   std::uint64_t ticket_ = 0;  // 0: nothing to wait for
 };
 
+struct FlightCall;
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -145,6 +147,10 @@ class Communicator {
   // by more than wrong input and on SIGUSR2; what an earlier run left there is removed. Empty, as
   // at the start: nowhere. Each communicator needs a directory of its own.
   virtual void set_flight_directory(const std::string& directory) = 0;
+  // Copies what the flight record has of calls numbered above `after` up to the first that has not
+  // ended, oldest first, as many as fit `into`; returns how many. Numbers are missing where more
+  // than the record holds were made since. Waits for no call.
+  virtual std::size_t copy_flight(std::uint64_t after, std::span<FlightCall> into) = 0;
 };
 
 // Ranks as threads of this process: run(rank's communicator) on `ranks` threads; rethrows the
@@ -172,6 +178,7 @@ class MpiSession {
 };
 
 // Collective over MPI_COMM_WORLD, for a program that leaves MPI to Peal; mpi_comm.h is for others.
+// Error(numeric), on every rank, names one whose Peal or MPI library is of another version.
 // Its flight directory is the environment variable PEAL_FLIGHT_DIRECTORY, if set.
 std::unique_ptr<Communicator> make_host_communicator(const HostOptions& options);
 // A world of one without MPI.

@@ -131,6 +131,18 @@ std::size_t FlightRing::copy_to(std::vector<FlightCall>& calls) const {
   return count;
 }
 
+std::size_t FlightRing::copy_ended(std::uint64_t after, std::span<FlightCall> into) const {
+  const std::uint64_t oldest = made_ - std::min<std::uint64_t>(made_, kCalls);
+  std::size_t count = 0;
+  for (std::uint64_t number = std::max(after, oldest) + 1; number <= made_ && count < into.size();
+       ++number) {
+    const FlightCall& call = calls_[number % kCalls];
+    if (call.state == FlightState::queued || call.state == FlightState::running) break;
+    into[count++] = call;
+  }
+  return count;
+}
+
 FlightRecorder::FlightRecorder(const Watch& watch, std::mutex& queue_mutex)
     : watch_(watch), queue_mutex_(queue_mutex) {}
 

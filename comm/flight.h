@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,8 @@ class FlightRing {
   std::uint64_t finished() const { return finished_; }
   // Copies the newest calls, oldest first, into `calls`, which has kCalls entries; how many.
   std::size_t copy_to(std::vector<FlightCall>& calls) const;
+  // The same of calls numbered above `after`, up to the first that has not ended; as many as fit.
+  std::size_t copy_ended(std::uint64_t after, std::span<FlightCall> into) const;
   const TickClock& clock() const { return clock_; }
 
  private:

@@ -11,10 +11,12 @@
 #include <cstring>
 #include <thread>
 
+#include "comm/facts.h"
 #include "comm/mpi_comm.h"
 #include "comm/mpi_transport.h"
 #include "comm/process_space.h"
 #include "comm/queue.h"
+#include "comm/versions.h"
 
 namespace peal {
 namespace {
@@ -47,6 +49,26 @@ std::vector<std::string> names_in(MPI_Comm comm) {
   for (std::size_t r = 0; r < n; ++r)
     names.push_back(cat("rank ", r, " (", &all[r * kLength], ")"));
   return names;
+}
+
+// Before ranks share anything whose form could have changed from one version to another. The form
+// of this exchange, and of that of the names, therefore never changes.
+void require_same_versions(MPI_Comm comm, const std::vector<std::string>& names) {
+  const std::string mine = pack_facts(library_versions());
+  const int size = static_cast<int>(mine.size());
+  std::vector<int> sizes(names.size()), begins(names.size(), 0);
+  check(MPI_Allgather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, comm), "exchange of versions");
+  for (std::size_t r = 1; r < sizes.size(); ++r) begins[r] = begins[r - 1] + sizes[r - 1];
+  std::string all(static_cast<std::size_t>(begins.back() + sizes.back()), 0);
+  check(MPI_Allgatherv(mine.data(), size, MPI_CHAR, all.data(), sizes.data(), begins.data(),
+                       MPI_CHAR, comm),
+        "exchange of versions");
+  std::vector<std::string> packed;
+  for (std::size_t r = 0; r < sizes.size(); ++r) {
+    packed.push_back(
+        all.substr(static_cast<std::size_t>(begins[r]), static_cast<std::size_t>(sizes[r])));
+  }
+  compare_facts(names, packed);
 }
 
 Cores cores_in(MPI_Comm host) {
@@ -250,6 +272,8 @@ std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& optio
   OwnComm all, host;
   check(MPI_Comm_dup(ranks, &all.comm), "MPI_Comm_dup");
   MPI_Comm_set_errhandler(all.comm, MPI_ERRORS_RETURN);
+  const std::vector<std::string> names = names_in(all.comm);
+  require_same_versions(all.comm, names);
   check(MPI_Comm_split_type(all.comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host.comm),
         "MPI_Comm_split_type");
   const int n = size_of(all.comm);
@@ -262,7 +286,7 @@ std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& optio
   place.local_rank = rank_in(host.comm);
   place.local_size = size_of(host.comm);
   place.backend = "host";
-  place.names = names_in(all.comm);
+  place.names = names;
   place.cores = cores_in(host.comm);
   place.deadline = options.deadline_seconds;
   if (options.warn) place.warn = options.warn;

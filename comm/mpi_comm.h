@@ -26,7 +26,8 @@ namespace peal {
 // calls must come from the thread that called MPI_Init.
 //
 // Throws Error(input) when MPI is not initialised or is finalised, or `ranks` is MPI_COMM_NULL or
-// an inter-communicator; Error(peer) when MPI fails.
+// an inter-communicator; Error(peer) when MPI fails; Error(numeric), on every rank, that names the
+// rank whose Peal or MPI library is of another version.
 std::unique_ptr<Communicator> make_communicator(MPI_Comm ranks, const HostOptions& options = {});
 
 }  // namespace peal

@@ -472,4 +472,9 @@ void QueuedCommunicator::set_flight_directory(const std::string& directory) {
   flight_.set_directory(directory);
 }
 
+std::size_t QueuedCommunicator::copy_flight(std::uint64_t after, std::span<FlightCall> into) {
+  const std::lock_guard lock(mutex_);
+  return flight_.ring().copy_ended(after, into);
+}
+
 }  // namespace peal

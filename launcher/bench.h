@@ -1,7 +1,10 @@
 // What the `peal bench` commands share.
 #pragma once
 
+#include <cstdint>
 #include <vector>
+
+#include "comm/communicator.h"
 
 namespace CLI {
 class App;
@@ -9,7 +12,14 @@ class App;
 
 namespace peal {
 
+class JobSpec;
+
 void add_bench_collectives(CLI::App& bench);
+void add_bench_overlap(CLI::App& bench);
+
+// The job as it is measured: long enough for `steps`, without test records, checked. Nothing is
+// written. Collective; throws on every rank alike.
+JobSpec job_to_measure(JobSpec job, Communicator& comm, std::int64_t steps);
 
 double seconds_now();  // of a steady clock
 

@@ -52,12 +52,6 @@ std::size_t peak_resident_bytes() {
   return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
-// Makes the job long enough for the measurement; nothing is written.
-void stretch(JobSpec& job, std::int64_t steps) {
-  job.mutable_train()->set_max_steps(steps);
-  job.mutable_train()->set_epochs(1 << 20);
-}
-
 struct Measured {
   double seconds = 0;         // all measured steps
   double median = 0;          // of a step
@@ -97,17 +91,10 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
   }
 }
 
-void bench_train(const Arguments& arguments, JobSpec job, Communicator& comm) {
-  if (job.parallel().virtual_ranks() == 0) {
-    job.mutable_parallel()->set_virtual_ranks(comm.world_size());
-  }
-  stretch(job, arguments.warmup + arguments.steps);
-  together(comm, [&] { validate_job(job, comm.world_size(), "job"); });
+void bench_train(const Arguments& arguments, const JobSpec& given, Communicator& comm) {
+  const JobSpec job = job_to_measure(given, comm, arguments.warmup + arguments.steps);
   TrainingData data;
-  together(comm, [&] {
-    job.mutable_data()->clear_test();
-    data = open_data(job, model_info(job.model()));
-  });
+  together(comm, [&] { data = open_data(job, model_info(job.model())); });
   Trainer trainer(job, comm, std::move(data));
   if (comm.rank() == 0) trainer.initialize_weights();
   trainer.start(/*first_step=*/0);
@@ -131,6 +118,17 @@ void bench_train(const Arguments& arguments, JobSpec job, Communicator& comm) {
 }
 
 }  // namespace
+
+JobSpec job_to_measure(JobSpec job, Communicator& comm, std::int64_t steps) {
+  if (job.parallel().virtual_ranks() == 0) {
+    job.mutable_parallel()->set_virtual_ranks(comm.world_size());
+  }
+  job.mutable_train()->set_max_steps(steps);
+  job.mutable_train()->set_epochs(1 << 20);
+  together(comm, [&] { validate_job(job, comm.world_size(), "job"); });
+  job.mutable_data()->clear_test();
+  return job;
+}
 
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -165,6 +163,7 @@ void add_bench_command(CLI::App& app) {
                [&](Communicator& comm) { bench_train(*arguments, job, comm); });
   });
   add_bench_collectives(*bench);
+  add_bench_overlap(*bench);
 }
 
 }  // namespace peal

@@ -47,6 +47,17 @@ void add_job_arguments(CLI::App& app, JobArguments& arguments) {
       ->check(CLI::Range(1, 1024));
 }
 
+void add_timeline_arguments(CLI::App& app, TimelineArguments& arguments) {
+  CLI::Option* file = app.add_option("--timeline", arguments.file,
+                                     "write what all ranks do when, as a trace that Perfetto and "
+                                     "chrome://tracing open")
+                          ->type_name("FILE");
+  app.add_option("--timeline-steps", arguments.steps,
+                 "steps to record, counted from 1; else the first 100 of this start")
+      ->type_name("A:B")
+      ->needs(file);
+}
+
 JobSpec read_job(const JobArguments& arguments) {
   JobSpec job = load_job(arguments.file);
   for (const std::string& assignment : arguments.set) set_field(job, assignment);

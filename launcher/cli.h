@@ -38,6 +38,11 @@ struct JobArguments {
 void add_job_arguments(CLI::App& app, JobArguments& arguments);
 JobSpec read_job(const JobArguments& arguments);
 
+struct TimelineArguments {
+  std::string file, steps;
+};
+void add_timeline_arguments(CLI::App& app, TimelineArguments& arguments);
+
 // Runs `work` as one MPI rank under mpirun or srun, as `local` threads when asked, or alone. An
 // error travels to the other ranks before it is thrown here.
 void with_ranks(int local, const std::function<void(Communicator&)>& work);

@@ -130,13 +130,15 @@ void GradientTree::ready(Stream& s, int lane_index, int leaf, int part, std::siz
   lane.merged = bytes_final;
   const std::lock_guard lock(mutex_);
   lane.final = bytes_final;
-  publish(s);
+  if (overlap_) publish(s);
 }
 
 void GradientTree::end_part(Stream& s, int lane_index, int leaf, int part) {
   Lane& lane = lane_at(lane_index);
   if (last(lane, leaf, part)) {
     ready(s, lane_index, leaf, part, arena_bytes_);
+    const std::lock_guard lock(mutex_);
+    publish(s);
   } else {
     merge_slice(s, lane, part, 0, arena_bytes_);
   }
@@ -147,7 +149,7 @@ void GradientTree::end_part(Stream& s, int lane_index, int leaf, int part) {
 void GradientTree::publish(Stream& s) {
   std::size_t final = arena_bytes_;
   for (const Lane& lane : lanes_) final = std::min(final, lane.final);
-  if (final == published_) return;
+  if (final == published_ || (!overlap_ && final < arena_bytes_)) return;
   for (const Add& step : across_lanes_) add(s, step.from, step.into, published_, final);
   published_ = final;
   buckets_.ready(s, final);

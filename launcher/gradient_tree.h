@@ -28,6 +28,8 @@ class GradientTree {
   TreeNode leaves(int lane) const { return lanes_[static_cast<std::size_t>(lane)].leaves; }
   std::size_t bytes() const;  // of the arenas made here
 
+  // False: nothing goes to the buckets before every lane has finished all of it.
+  void set_overlap(bool overlap) { overlap_ = overlap; }
   void begin_step();
   // Where (leaf, part) writes its gradient. Leaves come in order, parts in order within a leaf.
   std::byte* target(int lane, int leaf, int part);
@@ -74,6 +76,7 @@ class GradientTree {
   std::vector<Add> across_lanes_;  // joins the lanes' nodes into the rank's partial sums
   std::mutex mutex_;
   std::size_t published_ = 0;
+  bool overlap_ = true;
 };
 
 }  // namespace peal

@@ -10,6 +10,7 @@
 
 #include "core/base/error.h"
 #include "launcher/cli.h"
+#include "launcher/timeline.h"
 
 namespace peal {
 namespace {
@@ -59,6 +60,7 @@ void add_launch_command(CLI::App& app) {
     bool dry_run = false;
     bool fresh = false;
     JobArguments job;
+    TimelineArguments timeline;
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand("launch", "start mpirun with `peal train` for you");
@@ -71,6 +73,7 @@ void add_launch_command(CLI::App& app) {
       ->take_all()
       ->allow_extra_args(false);
   command->add_flag("--fresh", arguments->fresh, "forget what the run directory holds");
+  add_timeline_arguments(*command, arguments->timeline);
   command->footer(
       "Examples:\n  peal launch -n 2 job.textproto\n"
       "  peal launch -n 8 job.textproto --set train.epochs=3 --dry-run");
@@ -81,6 +84,12 @@ void add_launch_command(CLI::App& app) {
       train.insert(train.end(), {"--set", assignment});
     }
     if (arguments->fresh) train.push_back("--fresh");
+    const TimelineArguments& timeline = arguments->timeline;
+    if (!timeline.file.empty()) train.insert(train.end(), {"--timeline", timeline.file});
+    if (!timeline.steps.empty()) {
+      parse_timeline_steps(timeline.steps);
+      train.insert(train.end(), {"--timeline-steps", timeline.steps});
+    }
     const std::vector<std::string> words = mpirun_command(arguments->ranks, train);
     if (!arguments->dry_run) become(words);
     std::string line;

@@ -1,6 +1,7 @@
 #include "launcher/train.h"
 
 #include <chrono>
+#include <cmath>
 #include <memory>
 
 #include "core/base/checksum.h"
@@ -8,6 +9,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/config/job.h"
+#include "core/kernels/kernels.h"
 #include "launcher/metrics.h"
 #include "launcher/progress.h"
 #include "launcher/run_directory.h"
@@ -63,6 +65,8 @@ class Run {
     return (step - 1) / trainer_->steps_per_epoch() + 1;
   }
   void histograms(std::int64_t step);
+  void make_timeline();
+  void write_timeline();
 
   JobSpec job_;
   Communicator& comm_;
@@ -70,6 +74,8 @@ class Run {
   Progress progress_;
   std::unique_ptr<RunDirectory> directory_;
   std::optional<Checkpoint> checkpoint_;
+  std::unique_ptr<Timeline> timeline_;
+  bool timeline_written_ = false;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<CheckpointWriter> writer_;
@@ -88,7 +94,7 @@ class Run {
 // Everything that can fail before step 1 fails here, on every rank alike.
 void Run::prepare() {
   comm_.set_deadline(job_.parallel().start_deadline_seconds());
-  agree(comm_, {{"peal version", version()}, {"job", effective_job(job_)}});
+  agree(comm_, {{"peal", build()}, {"oneDNN", onednn_version()}, {"job", effective_job(job_)}});
   together(comm_, [&] { open_directory(); });
   comm_.set_flight_directory(job_.run().directory() + "/flight");
   share_start();
@@ -119,13 +125,17 @@ void Run::prepare() {
   });
   trainer_->start(first_step_);
   checkpoint_.reset();
+  if (!options_.timeline.empty() && first_step_ < trainer_->total_steps()) make_timeline();
   together(comm_, [&] {
     if (!first_rank()) return;
     directory_->write_job(job_);
     metrics_ = std::make_unique<Metrics>(directory_->path(), first_step_, job_.run().tensorboard());
     writer_ = std::make_unique<CheckpointWriter>(
         CheckpointOptions{directory_->checkpoints(), job_.checkpoint().keep(),
-                          job_.checkpoint().best_metric()},
+                          job_.checkpoint().best_metric(),
+                          [this](bool begins, std::int64_t step) {
+                            if (timeline_) timeline_->checkpoint(begins, step);
+                          }},
         trainer_->weights(), trainer_->optimizer_state());
   });
   announce();
@@ -158,13 +168,40 @@ void Run::share_start() {
   together(comm_, [&] { make_folders(logs); });
 }
 
+// A file that cannot be written is told before step 1.
+void Run::make_timeline() {
+  together(comm_, [&] {
+    const TimelineSteps steps =
+        steps_to_record(options_.timeline_steps, first_step_ + 1, trainer_->total_steps());
+    timeline_ = std::make_unique<Timeline>(steps, trainer_->timeline_room(), comm_);
+    if (!first_rank()) return;
+    if (std::filesystem::is_directory(options_.timeline)) {
+      fail_input("--timeline", options_.timeline, " is a folder; name a file");
+    }
+    const FileWriter attempt(options_.timeline);
+  });
+  trainer_->set_timeline(timeline_.get());
+  timeline_->start();
+}
+
+// Once: as soon as its last step is over, or when the run ends before.
+void Run::write_timeline() {
+  if (timeline_written_) return;
+  timeline_written_ = true;
+  const double error = timeline_->write(options_.timeline);
+  const std::string lost =
+      timeline_->dropped() == 0 ? "" : cat("; ", timeline_->dropped(), " events found no room");
+  progress_.say(cat("timeline written to ", options_.timeline,
+                    "; the clocks of its ranks agree to ", std::ceil(1e6 * error), " us", lost));
+}
+
 void Run::announce() {
   const MemoryTable memory = trainer_->memory();
   std::int64_t values = 0;
   for (const ArenaEntry& entry : trainer_->table().parameters) values += entry.shape.numel();
   log::info(cat("effective job:\n", effective_job(job_)));
   const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
-  progress_.say(cat("peal ", version(), ": ", comm_.world_size(), " rank",
+  progress_.say(cat("peal ", build(), ": ", comm_.world_size(), " rank",
                     comm_.world_size() == 1 ? "" : "s", " (", comm_.backend(), "), ",
                     job_.parallel().virtual_ranks(), " virtual ranks, ", trainer_->lanes(),
                     " at a time on each; run directory ", job_.run().directory()));
@@ -191,7 +228,9 @@ void Run::loop() {
     comm_.set_step(step + 1);
     step_start_ = Clock::now();
     const bool want_norm = (step + 1) % job_.run().log_every_steps() == 0;
+    if (timeline_) timeline_->begin_step(step + 1);
     const StepResult result = trainer_->step(step, StopSignal::asked(), want_norm);
+    if (timeline_) timeline_->end_step();
     ++step;
     if (step == first_step_ + 1) {
       comm_.set_deadline(job_.parallel().deadline_seconds());
@@ -199,6 +238,7 @@ void Run::loop() {
     }
     stop = result.stop;
     after_step(step, result);
+    if (timeline_ && timeline_->complete(step) && !stop && step < steps) write_timeline();
   }
   if (step > first_step_) {
     if (!stop && evaluated_step_ != step) evaluate(step);
@@ -209,6 +249,7 @@ void Run::loop() {
   } else if (!stop) {
     evaluate(step);
   }
+  if (timeline_) write_timeline();
   if (stop) {
     progress_.say(cat("stopped after step ", step,
                       "; a checkpoint is written and the same command "
@@ -282,6 +323,7 @@ bool Run::evaluation_due(std::int64_t step) const {
 
 void Run::evaluate(std::int64_t step) {
   const auto start = Clock::now();
+  const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "evaluate");
   const std::map<std::string, double> values = trainer_->evaluate();
   evaluated_step_ = step;
   if (!first_rank() || values.empty()) return;
@@ -296,6 +338,7 @@ void Run::evaluate(std::int64_t step) {
 
 void Run::save(std::int64_t step) {
   if (!writer_ || saved_step_ == step) return;
+  const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "save");
   writer_->save({.step = step,
                  .epoch = epoch_of(step),
                  .job = effective_job(job_),

@@ -5,12 +5,15 @@
 
 #include "comm/communicator.h"
 #include "core/config/job.pb.h"
+#include "launcher/timeline.h"
 
 namespace peal {
 
 struct TrainOptions {
   bool fresh = false;     // forget what the run directory holds
   bool terminal = false;  // standard output is one
+  std::string timeline;   // file to write; empty: none
+  TimelineSteps timeline_steps = {};
 };
 
 // Runs `work` on every rank; when it threw Error on any of them, every rank throws. What only some

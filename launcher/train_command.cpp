@@ -9,24 +9,31 @@ void add_train_command(CLI::App& app) {
   struct Arguments {
     JobArguments job;
     bool fresh = false;
+    TimelineArguments timeline;
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command =
       app.add_subcommand("train", "train a job: as one MPI rank under mpirun or srun, or alone");
   add_job_arguments(*command, arguments->job);
   command->add_flag("--fresh", arguments->fresh, "forget what the run directory holds");
+  add_timeline_arguments(*command, arguments->timeline);
   command->footer(
       "A run that was stopped or killed goes on from its newest checkpoint when the same command\n"
       "is given again, on any number of ranks.\n"
       "Examples:\n"
       "  peal train examples/fashion_mnist_cnn.textproto\n"
       "  mpirun -np 2 peal train job.textproto --set train.global_batch=128 --fresh\n"
-      "  peal train job.textproto --local 4");
+      "  peal train job.textproto --local 4\n"
+      "  mpirun -np 2 peal train job.textproto --timeline trace.json --timeline-steps 101:110");
   command->callback([arguments] {
     const JobSpec job = read_job(arguments->job);
-    with_ranks(arguments->job.local, [&](Communicator& comm) {
-      train(job, comm, {.fresh = arguments->fresh, .terminal = on_a_terminal()});
-    });
+    TrainOptions options{.fresh = arguments->fresh,
+                         .terminal = on_a_terminal(),
+                         .timeline = arguments->timeline.file};
+    if (!arguments->timeline.steps.empty()) {
+      options.timeline_steps = parse_timeline_steps(arguments->timeline.steps);
+    }
+    with_ranks(arguments->job.local, [&](Communicator& comm) { train(job, comm, options); });
   });
 }
 

@@ -30,25 +30,34 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
   tree_->begin_step();
   lanes_->run([&](int lane) { run_lane(lane, step); });
 
+  Timeline* const timeline = Timeline::active(timeline_);
   // The first bucket brings the loss of all ranks, so that a bad one is seen before any update.
   const bool need_norm = job_.train().clip_norm() > 0 || want_norm;
   bool checked = false;
   double update_seconds = 0;
   {
     const Timer timer(times_.comm);
+    int bucket = 0;
+    std::uint64_t waits_since = timeline ? timeline->now() : 0;
     buckets_->finish(stream_, [&](std::size_t begin, std::size_t end) {
+      if (timeline) timeline->add(/*lane=*/0, "wait", waits_since, bucket);
       if (!checked && end >= table_.slots_end) {
         check_loss(step);
         checked = true;
       }
-      if (need_norm) return;
-      const Timer updating(update_seconds);
-      update(step, begin, end, /*gradient_scale=*/1);
+      if (!need_norm) {
+        const Timer updating(update_seconds);
+        const TimelineScope scope(timeline, /*lane=*/0, "optimizer", bucket);
+        update(step, begin, end, /*gradient_scale=*/1);
+      }
+      ++bucket;
+      if (timeline) waits_since = timeline->now();
     });
   }
   times_.comm -= update_seconds;
   times_.optimizer += update_seconds;
   const Timer timer(times_.optimizer);
+  const TimelineScope scope(timeline, /*lane=*/0, "optimizer");
   StepResult result = read_slots(step);
   if (need_norm) {
     result.gradient_norm = gradient_norm();
@@ -64,6 +73,7 @@ void Trainer::run_lane(int lane, std::int64_t step) {
   Plan& plan = plans_[static_cast<std::size_t>(lane)];
   StepTimes unused;
   StepTimes& times = lane == 0 ? times_ : unused;
+  Timeline* const timeline = Timeline::active(timeline_);
   const float scale = 1.0f / static_cast<float>(Loader::records_in_step(
                                  data_.train->size(), job_.train().global_batch(), step));
   const TreeNode leaves = tree_->leaves(lane);
@@ -73,6 +83,7 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       const Batch* batch = nullptr;
       {
         const Timer timer(times.data);
+        const TimelineScope scope(timeline, lane, "data", virtual_rank);
         batch = &loader_->acquire(step, virtual_rank, part);
       }
       plan.set_input("x", {.data = batch->x.data, .shape = x_shape_});
@@ -81,6 +92,7 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       std::byte* gradients = tree_->target(lane, leaf, part);
       {
         const Timer timer(times.forward);
+        const TimelineScope scope(timeline, lane, "forward", virtual_rank);
         const auto pass = static_cast<std::uint64_t>(virtual_rank) *
                               static_cast<std::uint64_t>(job_.train().accumulate_steps()) +
                           static_cast<std::uint64_t>(part);
@@ -88,9 +100,13 @@ void Trainer::run_lane(int lane, std::int64_t step) {
                      gradients);
       }
       const Timer timer(times.backward);
-      plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
-        tree_->ready(stream_, lane, leaf, part, bytes_final);
-      });
+      {
+        const TimelineScope scope(timeline, lane, "backward", virtual_rank);
+        plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
+          tree_->ready(stream_, lane, leaf, part, bytes_final);
+        });
+      }
+      const TimelineScope scope(timeline, lane, "merge", virtual_rank);
       tree_->end_part(stream_, lane, leaf, part);
       loader_->release(*batch);
     }

@@ -52,6 +52,7 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   tree_ = std::make_unique<GradientTree>(
       invariant ? virtual_ranks : leaves.end, leaves, static_cast<int>(plans_.size()),
       job_.train().accumulate_steps(), table_.gradient_bytes, *buckets_);
+  tree_->set_overlap(job_.parallel().overlap());
   lanes_ = std::make_unique<Lanes>(tree_->lanes());
   for (Plan& plan : plans_) plan.bind(parameters_.data(), states_.data());
   if (evaluation_) evaluation_->plan().bind(parameters_.data(), states_.data());
@@ -171,6 +172,20 @@ MemoryTable Trainer::memory() const {
   for (const Plan& plan : plans_) count(plan);
   if (evaluation_) count(evaluation_->plan());
   return table;
+}
+
+TimelineRoom Trainer::timeline_room() const {
+  constexpr std::size_t kPhases = 4, kOthers = 2;  // data, forward, backward, merge
+  TimelineRoom room;
+  for (int lane = 0; lane < tree_->lanes(); ++lane) {
+    const TreeNode leaves = tree_->leaves(lane);
+    const auto passes =
+        static_cast<std::size_t>((leaves.end - leaves.begin) * job_.train().accumulate_steps());
+    room.spans.push_back(kPhases * passes + kOthers);
+  }
+  room.spans[0] += 2 * buckets_->bucket_count();  // wait, optimizer
+  room.calls = buckets_->bucket_count();
+  return room;
 }
 
 }  // namespace peal

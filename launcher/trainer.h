@@ -17,6 +17,7 @@
 #include "launcher/evaluation.h"
 #include "launcher/gradient_tree.h"
 #include "launcher/lanes.h"
+#include "launcher/timeline.h"
 #include "models/model.h"
 
 namespace peal {
@@ -79,6 +80,11 @@ class Trainer {
   std::vector<NamedTensor> optimizer_state() const;
   MemoryTable memory() const;
   StepTimes& times() { return times_; }
+  // Steps are recorded in `timeline` while that is recording; nullptr: in none.
+  void set_timeline(Timeline* timeline) { timeline_ = timeline; }
+  TimelineRoom timeline_room() const;
+  // Whether buckets start during backward, as parallel.overlap says at first. On all ranks alike.
+  void set_overlap(bool overlap) { tree_->set_overlap(overlap); }
   int lanes() const { return tree_->lanes(); }
 
  private:
@@ -118,6 +124,7 @@ class Trainer {
   std::unique_ptr<Evaluation> evaluation_;
   alignas(kAlignment) std::array<float, 16> stop_flag_{};
   StepTimes times_;
+  Timeline* timeline_ = nullptr;
 };
 
 }  // namespace peal

@@ -3,6 +3,7 @@
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <cstdint>
 #include <cstdio>
 
 #include "core/base/error.h"
@@ -30,37 +31,45 @@ std::string human_bytes(double bytes) {
   return text;
 }
 
+namespace {
+
+// How many bytes a unit stands for; 0: it is none. A lone letter is binary, as in dd and
+// nccl-tests.
+long long unit_bytes(std::string_view unit) {
+  std::string lower;
+  for (const char c : unit) {
+    lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  if (lower.empty() || lower == "b") return 1;
+  const std::size_t power = std::string_view("kmgt").find(lower[0]);
+  if (power == std::string_view::npos) return 0;
+  const std::string_view rest = std::string_view(lower).substr(1);
+  if (rest != "" && rest != "b" && rest != "ib") return 0;
+  long long bytes = 1;
+  for (std::size_t i = 0; i <= power; ++i) bytes *= rest == "b" ? 1000 : 1024;
+  return bytes;
+}
+
+}  // namespace
+
 long long parse_bytes(std::string_view text, std::string_view where) {
-  const auto fail = [&]() -> long long {
+  const auto fail = [&](std::string_view why) {
     throw Error(ErrorKind::input, std::string(where),
-                cat("\"", text,
-                    "\" is no size; write a whole number with an optional unit B, KB, "
-                    "MB, GB, TB, KiB, MiB, GiB or TiB, such as 128MB"));
+                cat("\"", text, "\" ", why,
+                    "; write a whole number with an optional unit B, KB, MB, GB, TB (1000), KiB, "
+                    "MiB, GiB, TiB, K, M, G, T (1024), such as 128MB"));
   };
+  constexpr std::string_view kTooLarge = "is more than 2^63 - 1 bytes";
   long long value = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (code != std::errc() || value < 0) return fail();
-  std::string unit;
-  for (const char* c = end; c != text.data() + text.size(); ++c) {
-    if (*c != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*c)));
-  }
-  static constexpr std::array<std::pair<const char*, long long>, 10> kUnits = {
-      {{"", 1},
-       {"b", 1},
-       {"kb", 1000},
-       {"mb", 1000000},
-       {"gb", 1000000000},
-       {"tb", 1000000000000},
-       {"kib", 1LL << 10},
-       {"mib", 1LL << 20},
-       {"gib", 1LL << 30},
-       {"tib", 1LL << 40}}};
-  for (const auto& [name, factor] : kUnits) {
-    if (unit != name) continue;
-    if (value > INT64_MAX / factor) return fail();
-    return value * factor;
-  }
-  return fail();
+  if (code == std::errc::result_out_of_range && text[0] != '-') fail(kTooLarge);
+  if (code != std::errc() || text[0] == '-') fail("is no size");
+  std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  if (unit.size() > 1 && unit[0] == ' ') unit.remove_prefix(1);
+  const long long factor = unit_bytes(unit);
+  if (factor == 0) fail("is no size");
+  if (value > INT64_MAX / factor) fail(kTooLarge);
+  return value * factor;
 }
 
 }  // namespace peal

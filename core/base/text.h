@@ -22,8 +22,10 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 // 1536 -> "1.5 KiB"
 std::string human_bytes(double bytes);
 
-// "128MB", "64 KiB", "4096" -> bytes; decimal and binary units. Throws Error(input) that names
-// `where` on anything else.
+// "128MB", "64 KiB", "64K", "4096" -> bytes. A whole number, at most one space, a unit in any case:
+// KB, MB, GB, TB are powers of 1000; KiB, MiB, GiB, TiB and K, M, G, T powers of 1024. Throws
+// Error(input) that names `where` and says what is allowed on anything else, and on more than
+// 2^63 - 1 bytes.
 long long parse_bytes(std::string_view text, std::string_view where);
 
 }  // namespace peal

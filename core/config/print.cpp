@@ -140,6 +140,7 @@ std::uint64_t job_hash(const JobSpec& job) {
   full.mutable_data()->clear_loader_threads();
   ParallelSpec& parallel = *full.mutable_parallel();
   parallel.clear_threads();
+  parallel.clear_overlap();
   parallel.clear_start_deadline_seconds();
   parallel.clear_deadline_seconds();
   if (parallel.reduction() == ParallelSpec::RANK_INVARIANT) parallel.clear_bucket_size();

@@ -15,12 +15,16 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "core/base/random.h"
 #include "core/device/stream.h"
 #include "core/device/tensor.h"
 
 namespace peal {
+
+// "3.0.0 (commit)" of the library behind the CPU's kernels, oneDNN, as it is loaded.
+std::string onednn_version();
 
 enum class Activation : std::uint8_t { none, relu, leaky_relu, gelu, sigmoid, tanh };
 enum class PoolKind : std::uint8_t { max, average };

@@ -39,6 +39,8 @@ struct CheckpointOptions {
   std::filesystem::path directory;  // <run>/checkpoints
   int keep = 3;
   std::string best_metric;  // empty: none. Larger is better unless the name ends in "loss".
+  // Told by the writer thread as it begins to write the checkpoint of `step` and when it has ended.
+  std::function<void(bool begins, std::int64_t step)> on_write = {};
 };
 
 // One per job, on rank 0. save() copies the tensors (into buffers made at construction, so that a

@@ -143,11 +143,13 @@ struct CheckpointWriter::Impl {
       if (!busy) return;
       lock.unlock();
       std::exception_ptr thrown;
+      if (options.on_write) options.on_write(/*begins=*/true, info.step);
       try {
         write();
       } catch (...) {
         thrown = std::current_exception();
       }
+      if (options.on_write) options.on_write(/*begins=*/false, info.step);
       lock.lock();
       error = thrown;
       busy = false;

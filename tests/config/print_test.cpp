@@ -46,6 +46,7 @@ parallel {
   threads: 0
   start_deadline_seconds: 300
   deadline_seconds: 60
+  overlap: true
 }
 checkpoint {
   every_steps: 0
@@ -140,6 +141,7 @@ TEST(JobHash, IgnoresWhatDoesNotDefineTheResult) {
                                  "parallel.deadline_seconds=1",
                                  "parallel.start_deadline_seconds=1",
                                  "parallel.bucket_size=1KiB",
+                                 "parallel.overlap=false",
                                  "checkpoint.keep=1",
                                  "checkpoint.every_steps=5",
                                  "checkpoint.best_metric=test_loss",

@@ -7,6 +7,12 @@
 #include <mutex>
 
 #include "core/device/buffer.h"
+#include "core/kernels/kernels.h"
+
+std::string peal::onednn_version() {
+  const dnnl::version_t* v = dnnl::version();
+  return cat(v->major, ".", v->minor, ".", v->patch, " (", v->hash, ")");
+}
 
 namespace peal::cpu {
 namespace {

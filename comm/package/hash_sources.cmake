@@ -1,0 +1,23 @@
+# cmake -D ROOT=... -D NAME=... -D OUTPUT=... -P hash_sources.cmake FOLDER...: writes a header with
+# a hash over the sources below those folders of ROOT, names included.
+set(all)
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  set(folder ${CMAKE_ARGV${i}})
+  if(NOT seen_script)
+    if(folder MATCHES "hash_sources.cmake$")
+      set(seen_script TRUE)
+    endif()
+    continue()
+  endif()
+  file(GLOB_RECURSE sources RELATIVE ${ROOT} ${ROOT}/${folder}/*.h ${ROOT}/${folder}/*.cpp
+       ${ROOT}/${folder}/*.cu ${ROOT}/${folder}/*.proto)
+  list(SORT sources)
+  foreach(source ${sources})
+    file(SHA256 ${ROOT}/${source} hash)
+    string(APPEND all "${source} ${hash}\n")
+  endforeach()
+endforeach()
+string(SHA256 hash "${all}")
+string(SUBSTRING ${hash} 0 12 hash)
+file(CONFIGURE OUTPUT ${OUTPUT} CONTENT "#pragma once\nnamespace peal {\ninline constexpr char @NAME@[] = \"@hash@\";\n}  // namespace peal\n" @ONLY)

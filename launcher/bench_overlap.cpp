@@ -1,0 +1,181 @@
+// `peal bench overlap`: which part of the time that sums of gradients take backward hides.
+#include <CLI/CLI.hpp>
+#include <array>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+#include "launcher/bench.h"
+#include "launcher/cli.h"
+#include "launcher/progress.h"
+#include "launcher/train.h"
+#include "launcher/trainer.h"
+
+namespace peal {
+namespace {
+
+struct Arguments {
+  JobArguments job;
+  std::int64_t rounds = 15, steps = 5;
+  bool json = false;
+};
+
+enum Mode { compute, overlapped, held };
+constexpr std::array<const char*, 3> kModes = {"compute only", "overlapped", "not overlapped"};
+
+// What this rank computes in a step, as a job of one rank: nothing is summed over ranks.
+JobSpec own_share(JobSpec job, const Communicator& comm, int lanes) {
+  const int all = job.parallel().virtual_ranks();
+  const TreeNode block = block_of(all, comm.world_size(), comm.rank());
+  const int mine = block.end - block.begin;
+  job.mutable_parallel()->set_virtual_ranks(mine);
+  job.mutable_parallel()->set_threads(lanes);
+  job.mutable_train()->set_global_batch(job.train().global_batch() / all * mine);
+  return job;
+}
+
+class OverlapBench {
+ public:
+  OverlapBench(const JobSpec& job, Communicator& comm, const TrainingData& data)
+      : comm_(comm),
+        trainer_(job, comm, data),
+        alone_(own_share(job, comm, trainer_.lanes()), *single_, data) {
+    if (comm.rank() == 0) trainer_.initialize_weights();
+    trainer_.start(/*first_step=*/0);
+    alone_.initialize_weights();
+    alone_.start(/*first_step=*/0);
+  }
+
+  // Seconds a step, as long as the slowest rank takes.
+  double measure(Mode mode, std::int64_t steps) {
+    if (mode != compute) trainer_.set_overlap(mode == overlapped);
+    Trainer& trainer = mode == compute ? alone_ : trainer_;
+    std::int64_t& next = mode == compute ? next_alone_ : next_;
+    meet();
+    const double start = seconds_now();
+    for (std::int64_t i = 0; i < steps; ++i) {
+      trainer.step(next++, /*stop_asked=*/false, /*want_norm=*/false);
+    }
+    meet();
+    return (seconds_now() - start) / static_cast<double>(steps);
+  }
+
+  std::size_t gradient_bytes() const { return trainer_.table().gradient_bytes; }
+  int lanes() const { return trainer_.lanes(); }
+
+ private:
+  void meet() {
+    Stream s;
+    comm_.wait(s, comm_.barrier(s, "round"));
+  }
+
+  Communicator& comm_;
+  Trainer trainer_;
+  std::unique_ptr<Communicator> single_ = make_single_communicator();
+  Trainer alone_;
+  std::int64_t next_ = 0, next_alone_ = 0;
+};
+
+using Times = std::array<std::vector<double>, 3>;  // by mode: seconds a step, of each round
+
+void report(const Arguments& arguments, const JobSpec& job, const Communicator& comm,
+            const OverlapBench& bench, Times& times) {
+  std::array<double, 3> ms{};
+  for (const Mode mode : {compute, overlapped, held}) ms[mode] = 1e3 * quantile(times[mode], 0.5);
+  const double exposed = ms[held] - ms[compute], hidden = ms[held] - ms[overlapped];
+  const double share = hidden / exposed;
+  const bool known = exposed > 0;
+  if (arguments.json) {
+    const nlohmann::ordered_json line = {
+        {"ranks", comm.world_size()},
+        {"backend", comm.backend()},
+        {"virtual_ranks", job.parallel().virtual_ranks()},
+        {"lanes", bench.lanes()},
+        {"global_batch", job.train().global_batch()},
+        {"reduction", ParallelSpec::Reduction_Name(job.parallel().reduction())},
+        {"gradient_bytes", bench.gradient_bytes()},
+        {"bucket_size", job.parallel().bucket_size()},
+        {"rounds", arguments.rounds},
+        {"steps_per_round", arguments.steps},
+        {"compute_ms", ms[compute]},
+        {"overlapped_ms", ms[overlapped]},
+        {"not_overlapped_ms", ms[held]},
+        {"hidden_share", known ? nlohmann::ordered_json(share) : nullptr},
+        {"speedup", ms[held] / ms[overlapped]}};
+    std::puts(line.dump().c_str());
+    return;
+  }
+  std::printf("# %d ranks, backend %s, global batch %d, gradients %s in buckets of %s\n",
+              comm.world_size(), std::string(comm.backend()).c_str(), job.train().global_batch(),
+              human_bytes(static_cast<double>(bench.gradient_bytes())).c_str(),
+              job.parallel().bucket_size().c_str());
+  std::printf("# medians of %lld rounds of %lld steps, modes in turns\n",
+              static_cast<long long>(arguments.rounds), static_cast<long long>(arguments.steps));
+  std::printf("%-16s %10s %10s %10s\n", "", "ms a step", "quarter", "3 quarters");
+  for (const Mode mode : {compute, overlapped, held}) {
+    std::printf("%-16s %10.2f %10.2f %10.2f\n", kModes[mode], ms[mode],
+                1e3 * quantile(times[mode], 0.25), 1e3 * quantile(times[mode], 0.75));
+  }
+  std::printf("sums of gradients: %.2f ms after backward, %.2f ms beside it\n", exposed,
+              ms[overlapped] - ms[compute]);
+  if (known) {
+    std::printf("hidden: %.0f%%; overlapped training is %.2f times as fast\n", 100 * share,
+                ms[held] / ms[overlapped]);
+  } else {
+    std::puts("hidden: unknown; there is no time to hide, that is less than rounds differ by");
+  }
+}
+
+void bench_overlap(const Arguments& arguments, const JobSpec& given, Communicator& comm) {
+  if (comm.world_size() == 1) {
+    fail_input("bench overlap",
+               "1 rank sums nothing; start at least 2, such as mpirun -np 2 peal "
+               "bench overlap job.textproto");
+  }
+  constexpr std::int64_t kWarmup = 3;  // steps of each mode
+  const std::int64_t most = 2 * (kWarmup + arguments.rounds * arguments.steps);
+  const JobSpec job = job_to_measure(given, comm, most);
+  TrainingData data;
+  together(comm, [&] { data = open_data(job, model_info(job.model())); });
+  OverlapBench bench(job, comm, data);
+  Times times;
+  for (const Mode mode : {compute, overlapped, held}) bench.measure(mode, kWarmup);
+  for (std::int64_t round = 0; round < arguments.rounds; ++round) {
+    for (const Mode mode : {compute, overlapped, held}) {
+      times[mode].push_back(bench.measure(mode, arguments.steps));
+    }
+  }
+  if (comm.rank() == 0) report(arguments, job, comm, bench, times);
+}
+
+}  // namespace
+
+void add_bench_overlap(CLI::App& bench) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = bench.add_subcommand(
+      "overlap", "which part of the time that sums of gradients take backward hides");
+  add_job_arguments(*command, arguments->job);
+  const auto count = [&](const char* name, std::int64_t& value, const char* meaning) {
+    command->add_option(name, value, meaning)
+        ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+        ->capture_default_str();
+  };
+  count("--rounds", arguments->rounds, "rounds, in each of which every mode has its turn");
+  count("--steps", arguments->steps, "steps of a mode in a round");
+  command->add_flag("--json", arguments->json, "print one JSON object");
+  command->footer(
+      "Three modes: each rank alone with its share of the batch (compute only); as `peal train`\n"
+      "runs (overlapped); buckets held until backward has ended (not overlapped, which is\n"
+      "parallel.overlap=false). Hidden is (not overlapped - overlapped) / (not overlapped - "
+      "compute\n"
+      "only). A rank holds the model twice.\n"
+      "Example:\n  mpirun -np 2 peal bench overlap job.textproto --set parallel.bucket_size=4MiB");
+  command->callback([arguments] {
+    const JobSpec job = read_job(arguments->job);
+    with_ranks(arguments->job.local,
+               [&](Communicator& comm) { bench_overlap(*arguments, job, comm); });
+  });
+}
+
+}  // namespace peal
