@@ -64,6 +64,12 @@ struct Measured {
   double to_first_step = -1;  // from the launch to the end of the first step
 };
 
+std::string compression_name(const ParallelSpec& spec) {
+  const CompressionSpec& chosen = spec.compression();
+  if (chosen.kind_case() == CompressionSpec::KIND_NOT_SET) return "none";
+  return CompressionSpec::descriptor()->FindFieldByNumber(chosen.kind_case())->name();
+}
+
 void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, Trainer& trainer,
             const Measured& measured) {
   const double seconds = measured.seconds;
@@ -76,6 +82,7 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
       {"lanes", trainer.lanes()},
       {"global_batch", job.train().global_batch()},
       {"reduction", ParallelSpec::Reduction_Name(job.parallel().reduction())},
+      {"compression", compression_name(job.parallel())},
       {"steps", arguments.steps},
       {"samples_per_second", rate},
       {"ms_per_step", 1e3 * seconds / static_cast<double>(arguments.steps)},
@@ -107,6 +114,7 @@ void bench_train(const Arguments& arguments, JobSpec job, Communicator& comm) {
   together(comm, [&] {
     job.mutable_data()->clear_test();
     data = open_data(job, model_info(job.model()));
+    check_model(job);
   });
   Trainer trainer(job, comm, std::move(data));
   if (comm.rank() == 0) trainer.initialize_weights();
