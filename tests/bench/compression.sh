@@ -9,13 +9,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 usage() {
   cat <<'EOT'
 usage: tests/bench/compression.sh [--rate RATE] [--rounds N] [--steps N] [--epochs N] [--job FILE]
-                                  [--peal FILE] [--set PATH=VALUE]...
+                                  [--peal FILE] [--methods LIST] [--set PATH=VALUE]...
   --rate RATE       of every link (default 1gbit)
   --rounds N        measurements of each method (default 3); 0: no speed
   --steps N         steps of one measurement (default 30)
   --epochs N        length of the runs that are tested (default 4); 0: no accuracy
   --job FILE        what is trained (default tests/bench/wide_mlp.textproto)
   --peal FILE       the program (default build/peal)
+  --methods LIST    beside "none" (default "bf16 f16 int8 power_sgd")
   --set PATH=VALUE  changes the job, for all methods alike
 EOT
 }
@@ -26,10 +27,11 @@ steps=30
 epochs=4
 job=tests/bench/wide_mlp.textproto
 peal=build/peal
+methods="bf16 f16 int8 power_sgd"
 settings=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
-    --rate | --rounds | --steps | --epochs | --job | --peal)
+    --rate | --rounds | --steps | --epochs | --job | --peal | --methods)
       [[ $# -ge 2 ]] || { usage >&2; exit 2; }
       declare "${1#--}=$2"
       shift 2
@@ -44,7 +46,8 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 
-methods=(none bf16 f16 int8 power_sgd)
+read -ra others <<< "$methods"
+all=(none "${others[@]}")
 # What --set makes of a method.
 of_method() {
   case "$1" in
@@ -69,7 +72,7 @@ if [[ $rounds -gt 0 ]]; then
   bed=up
 fi
 for ((round = 1; round <= rounds; ++round)); do
-  for method in "${methods[@]}"; do
+  for method in "${all[@]}"; do
     echo "round $round of $rounds: $method" >&2
     mapfile -t choice < <(of_method "$method")
     cluster/testbed.sh mpirun 1 "$peal" bench train "$job" --json --steps "$steps" --warmup 3 \
@@ -77,7 +80,7 @@ for ((round = 1; round <= rounds; ++round)); do
   done
 done
 if [[ $epochs -gt 0 ]]; then
-  for method in "${methods[@]}"; do
+  for method in "${all[@]}"; do
     echo "$epochs epochs: $method" >&2
     mapfile -t choice < <(of_method "$method")
     "$peal" train "$job" --local 2 --set "train.epochs=$epochs" --set "run.directory=$work/$method" \
@@ -85,7 +88,7 @@ if [[ $epochs -gt 0 ]]; then
   done
 fi
 
-python3 - "$work" "$rate" "${methods[@]}" << 'EOT'
+python3 - "$work" "$rate" "${all[@]}" << 'EOT'
 import json, statistics, sys
 from pathlib import Path
 
