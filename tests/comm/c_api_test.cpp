@@ -377,7 +377,7 @@ TEST(CApiErrors, OptionsAreReadBySize) {
   peal_bucket_options options = PEAL_BUCKET_OPTIONS;
   options.size = sizeof options + 8;
   expect_refused(peal_buckets_create(comm.get(), 4, &options, &raw),
-                 "size is 32; this library knows up to 24 bytes");
+                 "size is 64; this library knows up to 56 bytes");
   options.size = 0;
   expect_refused(peal_buckets_create(comm.get(), 4, &options, &raw), "size is 0");
   options = PEAL_BUCKET_OPTIONS;
