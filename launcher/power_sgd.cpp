@@ -355,7 +355,7 @@ void PowerSgd::Impl::back(Stream& s, Group& group) {
                         .site = xxh64(piece.name.data(), piece.name.size())};
     device.orthonormalize(s, key, p(0, piece));
   }
-  options.on_lanes([&](int lane) {
+  const auto work = [&](int lane) {
     const TreeNode leaves = lanes[static_cast<std::size_t>(lane)].leaves;
     for (int leaf = leaves.begin - block.begin; leaf < leaves.end - block.begin; ++leaf) {
       for (std::size_t k = group.begin; k < group.end; ++k) {
@@ -365,7 +365,8 @@ void PowerSgd::Impl::back(Stream& s, Group& group) {
         device.low_rank_project_back(s, m, p(0, piece), q(leaf, piece));
       }
     }
-  });
+  };
+  options.on_lanes(std::ref(work));  // a std::function of the lambda would take memory
   group.request = reduce(s, group.second_name, second, group.second_begin, group.second_end);
 }
 
