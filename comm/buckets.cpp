@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
+#include "comm/bucket_travel.h"
+#include "comm/int8_blocks.h"
 #include "core/base/error.h"
 #include "core/device/buffer.h"
 
@@ -12,12 +15,39 @@ namespace {
 // The last gradients to become final have nothing left to hide behind: they get a small bucket.
 constexpr std::size_t kTailFraction = 8;
 
-// Ends of the buckets in bytes, all but the last a multiple of kAlignment.
-std::vector<std::size_t> bucket_ends(std::size_t arena_bytes, std::size_t bucket_bytes) {
+using Kind = Compression::Kind;
+
+void check(const Compression& c, std::size_t arena_bytes, Reduction reduction) {
+  const auto require = [](bool condition, const auto&... parts) {
+    if (!condition) fail_input("gradient compression", parts...);
+  };
+  require(c.exact_bytes % kAlignment == 0 && c.exact_bytes <= arena_bytes, c.exact_bytes,
+          " exact bytes; a multiple of ", kAlignment, ", at most ", arena_bytes, ", is needed");
+  if (c.kind == Kind::half) {
+    const Wire& w = c.wire;
+    require(w.dtype == DType::f16 || w.dtype == DType::bf16, name_of(w.dtype),
+            "; allowed: f16, bf16");
+    int exponent = 0;
+    require(w.scale > 0 && std::frexp(w.scale, &exponent) == 0.5f, "scale ", w.scale,
+            " is no power of two");
+  }
+  if (c.kind == Kind::int8) {
+    require(c.block >= 4 && c.block % 4 == 0 && c.block <= kInt8MostBlock, "blocks of ", c.block,
+            "; allowed: multiples of 4 up to ", kInt8MostBlock);
+    require(reduction != Reduction::rank_invariant,
+            "int8 depends on the number of ranks; allowed with repeatable and fast");
+  }
+}
+
+// Ends of the buckets in bytes, all but the last a multiple of kAlignment. What travels exactly has
+// the first to itself.
+std::vector<std::size_t> bucket_ends(std::size_t arena_bytes, std::size_t bucket_bytes,
+                                     std::size_t exact_bytes) {
   const std::size_t full = std::max(align_up(bucket_bytes), kAlignment);
   const std::size_t tail = align_up(full / kTailFraction);
   std::vector<std::size_t> ends;
-  std::size_t at = 0;
+  std::size_t at = exact_bytes;
+  if (exact_bytes > 0) ends.push_back(exact_bytes);
   while (arena_bytes - at > full) ends.push_back(at += full);
   if (arena_bytes - at > tail) ends.push_back((arena_bytes - tail) / kAlignment * kAlignment);
   if (ends.empty() || ends.back() < arena_bytes) ends.push_back(arena_bytes);
@@ -33,77 +63,90 @@ int partials_of(const Communicator& comm, const BucketOptions& options, int rank
 }  // namespace
 
 struct GradientBuckets::Impl {
-  struct Bucket {
-    std::string name;
-    std::size_t begin = 0, end = 0;
-    std::size_t missing = 0;  // bytes that are not final yet
-    Request request;
-  };
-
   Communicator& comm;
   BucketOptions options;
-  std::size_t arena_bytes;
-  int partials = 1;
-  std::size_t stride = 0;
+  PartialSums sums;
   Buffer memory;
   std::vector<Bucket> buckets;
-  std::vector<Tensor> views;  // of one bucket in every partial sum
+  std::unique_ptr<BucketTravel> plain, compressed;  // compressed may be null
   std::size_t started = 0, bytes_final = 0;
   double seconds_waited = 0;
 
-  std::byte* partial(int index) const {
-    return memory.data() + static_cast<std::size_t>(index) * stride;
+  std::size_t exact_bytes() const { return compressed ? options.compression.exact_bytes : 0; }
+  BucketTravel& travel(const Bucket& bucket) {
+    return compressed && bucket.begin >= exact_bytes() ? *compressed : *plain;
   }
-
-  Request start(Stream& s, const Bucket& bucket) {
-    for (int i = 0; i < partials; ++i) {
-      Tensor& view = views[static_cast<std::size_t>(i)];
-      view.data = partial(i) + bucket.begin;
-      view.shape = {static_cast<std::int64_t>((bucket.end - bucket.begin) / sizeof(float))};
-    }
-    if (options.reduction == Reduction::rank_invariant) {
-      return comm.all_reduce_tree(s, bucket.name, options.virtual_ranks, views, views[0]);
-    }
-    const bool repeatable = options.reduction == Reduction::repeatable;
-    return comm.all_reduce(s, bucket.name, views[0], views[0], ReduceOp::sum,
-                           repeatable ? Algorithm::ring : Algorithm::automatic);
+  void wait(Stream& s, const Bucket& bucket) {
+    const auto before = std::chrono::steady_clock::now();
+    comm.wait(s, bucket.request);
+    seconds_waited +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
   }
 };
 
 GradientBuckets::GradientBuckets(Communicator& comm, std::size_t arena_bytes,
                                  const BucketOptions& options)
-    : impl_(new Impl{comm, options, arena_bytes, 1, 0, {}, {}, {}, 0, 0, 0}) {
+    : impl_(new Impl{comm, options, {}, {}, {}, {}, {}, 0, 0, 0}) {
   if (arena_bytes % sizeof(float) != 0) {
     fail_input("gradient arena", arena_bytes, " bytes; a multiple of 4 (f32) is needed");
   }
-  impl_->partials = partials_of(comm, options, comm.rank());
+  const Compression& compression = options.compression;
+  const bool compresses = compression.kind != Kind::none;
+  if (compresses) check(compression, arena_bytes, options.reduction);
+  PartialSums& sums = impl_->sums;
+  sums.count = partials_of(comm, options, comm.rank());
   // Every rank allocates as much as the one with the most partial sums.
-  int most = 1;
   for (int r = 0; r < comm.world_size(); ++r) {
-    most = std::max(most, partials_of(comm, options, r));
+    sums.most = std::max(sums.most, partials_of(comm, options, r));
   }
-  impl_->stride = align_up(arena_bytes);
+  sums.arena_bytes = arena_bytes;
+  sums.stride = align_up(arena_bytes);
   impl_->memory =
-      comm.allocate(std::max(impl_->stride, kAlignment) * static_cast<std::size_t>(most));
-  impl_->views.resize(static_cast<std::size_t>(impl_->partials));
+      comm.allocate(std::max(sums.stride, kAlignment) * static_cast<std::size_t>(sums.most));
+  sums.data = impl_->memory.data();
   std::size_t begin = 0;
-  for (const std::size_t end : bucket_ends(arena_bytes, options.bucket_bytes)) {
-    impl_->buckets.push_back({cat("bucket ", impl_->buckets.size()), begin, end, end - begin, {}});
+  for (const std::size_t end :
+       bucket_ends(arena_bytes, options.bucket_bytes, compresses ? compression.exact_bytes : 0)) {
+    const std::size_t index = impl_->buckets.size();
+    impl_->buckets.push_back({cat("bucket ", index), index, begin, end, end - begin, {}});
     begin = end;
+  }
+  impl_->plain = make_plain_travel(comm, options, sums);
+  if (compression.kind == Kind::half) impl_->compressed = make_half_travel(comm, options, sums);
+  if (compression.kind == Kind::int8) {
+    impl_->compressed = make_int8_travel(comm, options, sums, impl_->buckets);
   }
 }
 
 GradientBuckets::~GradientBuckets() = default;
 
 int GradientBuckets::partials() const {
-  return impl_->partials;
+  return impl_->sums.count;
 }
 
 std::byte* GradientBuckets::partial(int index) {
-  if (index < 0 || index >= impl_->partials) {
-    fail_internal("gradient buckets", "partial ", index, " of ", impl_->partials);
+  if (index < 0 || index >= impl_->sums.count) {
+    fail_internal("gradient buckets", "partial ", index, " of ", impl_->sums.count);
   }
-  return impl_->partial(index);
+  return impl_->sums.at(index);
+}
+
+std::size_t GradientBuckets::bytes() const {
+  return impl_->memory.size() + (impl_->compressed ? impl_->compressed->bytes() : 0);
+}
+
+void GradientBuckets::add_nodes(const std::byte* from, std::byte* into, std::size_t begin,
+                                std::size_t end) const {
+  const Compression& c = impl_->options.compression;
+  const bool rounds = c.kind == Kind::half && impl_->options.reduction == Reduction::rank_invariant;
+  const std::size_t middle = rounds ? std::clamp(c.exact_bytes, begin, end) : end;
+  const auto floats = [](const std::byte* arena, std::size_t at) {
+    return reinterpret_cast<const float*>(arena + at);
+  };
+  const auto count = [](std::size_t bytes) { return bytes / sizeof(float); };
+  add_f32(floats(from, begin), reinterpret_cast<float*>(into + begin), count(middle - begin));
+  add_rounded(c.wire, floats(from, middle), reinterpret_cast<float*>(into + middle),
+              count(end - middle));
 }
 
 void GradientBuckets::ready(Stream& s, std::size_t bytes_final) {
@@ -114,11 +157,11 @@ void GradientBuckets::ready(Stream& s, std::size_t bytes_final) {
 }
 
 void GradientBuckets::ready(Stream& s, std::size_t begin, std::size_t end) {
-  if (begin > end || end > impl_->arena_bytes) {
-    fail_input("gradient buckets", "bytes [", begin, ", ", end, ") of ", impl_->arena_bytes);
+  if (begin > end || end > impl_->sums.arena_bytes) {
+    fail_input("gradient buckets", "bytes [", begin, ", ", end, ") of ", impl_->sums.arena_bytes);
   }
   auto& buckets = impl_->buckets;
-  const auto starts_after = [](std::size_t at, const Impl::Bucket& b) { return at < b.begin; };
+  const auto starts_after = [](std::size_t at, const Bucket& b) { return at < b.begin; };
   auto bucket = std::upper_bound(buckets.begin(), buckets.end(), begin, starts_after) - 1;
   for (; bucket != buckets.end() && bucket->begin < end; ++bucket) {
     const std::size_t bytes = std::min(end, bucket->end) - std::max(begin, bucket->begin);
@@ -129,7 +172,8 @@ void GradientBuckets::ready(Stream& s, std::size_t begin, std::size_t end) {
   }
   for (; impl_->started < buckets.size() && buckets[impl_->started].missing == 0;
        ++impl_->started) {
-    buckets[impl_->started].request = impl_->start(s, buckets[impl_->started]);
+    Bucket& next = buckets[impl_->started];
+    impl_->travel(next).start(s, next);
   }
 }
 
@@ -139,15 +183,23 @@ void GradientBuckets::finish(Stream& s,
     fail_internal("gradient buckets", "finish after ", impl_->started, " of ",
                   impl_->buckets.size(), " buckets were ready");
   }
-  for (Impl::Bucket& bucket : impl_->buckets) {
-    const auto before = std::chrono::steady_clock::now();
-    impl_->comm.wait(s, bucket.request);
-    impl_->seconds_waited +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+  if (impl_->compressed && impl_->compressed->has_second()) {
+    for (Bucket& bucket : impl_->buckets) {
+      impl_->wait(s, bucket);
+      impl_->travel(bucket).second(s, bucket);
+    }
+  }
+  for (Bucket& bucket : impl_->buckets) {
+    impl_->wait(s, bucket);
+    impl_->travel(bucket).arrive(bucket);
     bucket.missing = bucket.end - bucket.begin;
     if (on_bucket) on_bucket(bucket.begin, bucket.end);
   }
   impl_->started = impl_->bytes_final = 0;
+}
+
+std::byte* GradientBuckets::error() {
+  return impl_->compressed ? impl_->compressed->error() : nullptr;
 }
 
 double GradientBuckets::seconds_waited() const {

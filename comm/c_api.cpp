@@ -317,9 +317,14 @@ peal_status peal_buckets_create(peal_comm* comm, size_t arena_bytes,
     require(out, "out");
     const peal_bucket_options read =
         read_options<peal_bucket_options>(options, PEAL_BUCKET_OPTIONS, "peal_bucket_options");
-    const BucketOptions wanted{read.bucket_bytes,
-                               checked(read.reduction, Reduction::fast, "reduction"),
-                               read.virtual_ranks};
+    const BucketOptions wanted{
+        read.bucket_bytes,
+        checked(read.reduction, Reduction::fast, "reduction"),
+        read.virtual_ranks,
+        {.kind = checked(read.compression, Compression::Kind::int8, "compression"),
+         .wire = {checked(read.wire, DType::boolean, "wire"), read.wire_scale},
+         .block = read.int8_block,
+         .exact_bytes = read.exact_bytes}};
     auto buckets = std::make_unique<GradientBuckets>(c, arena_bytes, wanted);
     *out = new peal_buckets{std::move(buckets)};
   });
@@ -344,6 +349,23 @@ peal_status peal_buckets_partial(peal_buckets* buckets, int index, void** data) 
       fail_input("index", index, " is not in 0..", b.partials() - 1);
     }
     *data = b.partial(index);
+  });
+}
+
+peal_status peal_buckets_add_nodes(peal_buckets* buckets, const void* from, void* into,
+                                   size_t begin, size_t end) {
+  return guarded([&] {
+    require(from, "from");
+    require(into, "into");
+    buckets_of(buckets).add_nodes(static_cast<const std::byte*>(from),
+                                  static_cast<std::byte*>(into), begin, end);
+  });
+}
+
+peal_status peal_buckets_error(peal_buckets* buckets, void** data) {
+  return guarded([&] {
+    require(data, "data");
+    *data = buckets_of(buckets).error();
   });
 }
 

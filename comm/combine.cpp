@@ -1,10 +1,10 @@
 #include "comm/combine.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <type_traits>
 
+#include "comm/bf16.h"
 #include "comm/f16.h"
 #include "core/base/clones.h"
 #include "core/base/error.h"
@@ -24,20 +24,15 @@ PEAL_INLINE T load(T x) {
   return x;
 }
 PEAL_INLINE float load(Bf16 x) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
+  return widen_bf16(x.bits);
 }
 
 template <typename T>
 PEAL_INLINE void store(T& to, T value) {
   to = value;
 }
-// Half of the last bit that stays, less one where that bit is even: what is cut off rounds to
-// nearest even. A NaN keeps a bit that the cut cannot lose.
 PEAL_INLINE void store(Bf16& to, float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  to.bits = static_cast<std::uint16_t>((nan ? bits | 0x400000u : rounded) >> 16);
+  to.bits = narrow_bf16(value);
 }
 // Integers wrap around, as unsigned ones do.
 template <typename T, typename F>

@@ -82,7 +82,8 @@ class Communicator {
   // Sums the leaves of the fixed tree over `virtual_ranks` (tree.h). This rank holds
   // partials[i], the sum of node maximal_nodes(virtual_ranks, block)[i] of its block (block_of);
   // y receives the total on every rank and may be partials[0]. Same bits for every number of
-  // ranks. f32.
+  // ranks. f32, f16, bf16; of the half types every node's sum is made in f32 and rounded, so that
+  // what travels is what any rank would have.
   virtual Request all_reduce_tree(Stream& s, std::string_view name, int virtual_ranks,
                                   std::span<const Tensor> partials, Tensor y) = 0;
   // y is used on the root only; it may be x.

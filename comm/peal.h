@@ -67,6 +67,13 @@ typedef enum peal_reduction PEAL_ENUM {
   PEAL_FAST = 2
 } peal_reduction;
 
+/* What gradients become to travel; comm/buckets.h says more. */
+typedef enum peal_compression PEAL_ENUM {
+  PEAL_COMPRESSION_NONE = 0,
+  PEAL_COMPRESSION_HALF = 1, /* 16 bits: `wire` */
+  PEAL_COMPRESSION_INT8 = 2  /* 8 bits with error feedback; not with PEAL_RANK_INVARIANT */
+} peal_compression;
+
 typedef struct peal_comm peal_comm;       /* a communicator */
 typedef struct peal_buffer peal_buffer;   /* memory that peers on this host read directly */
 typedef struct peal_buckets peal_buckets; /* gradient buckets */
@@ -87,9 +94,17 @@ typedef struct peal_bucket_options {
   size_t bucket_bytes;
   peal_reduction reduction;
   int virtual_ranks; /* for PEAL_RANK_INVARIANT: at least as many as ranks */
+  peal_compression compression;
+  peal_dtype wire;    /* PEAL_F16 or PEAL_BF16 */
+  float wire_scale;   /* PEAL_F16: a power of two */
+  size_t int8_block;  /* values that share a scale, a multiple of 4 up to 4096 */
+  size_t exact_bytes; /* at the start of the arena, travel as f32; a multiple of 64 */
 } peal_bucket_options;
-#define PEAL_BUCKET_OPTIONS \
-  { sizeof(peal_bucket_options), (size_t)1 << 20, PEAL_FAST, 1 }
+#define PEAL_BUCKET_OPTIONS                                                                       \
+  {                                                                                               \
+    sizeof(peal_bucket_options), (size_t)1 << 20, PEAL_FAST, 1, PEAL_COMPRESSION_NONE, PEAL_BF16, \
+        1.0f, 256, 0                                                                              \
+  }
 
 const char* peal_version(void);
 /* Why the last function of this thread that failed did; "" before any has. Valid until the next. */
@@ -205,6 +220,12 @@ void peal_buckets_free(peal_buckets* buckets); /* NULL is allowed */
  * number 0. */
 peal_status peal_buckets_partials(const peal_buckets* buckets, int* count);
 peal_status peal_buckets_partial(peal_buckets* buckets, int index, void** data);
+/* into += from over bytes [begin, end) of two arenas: two nodes of the tree become one, rounded as
+ * they would be if two ranks held them. */
+peal_status peal_buckets_add_nodes(peal_buckets* buckets, const void* from, void* into,
+                                   size_t begin, size_t end);
+/* PEAL_COMPRESSION_INT8: arena_bytes of what is added to this rank's next gradients; else NULL. */
+peal_status peal_buckets_error(peal_buckets* buckets, void** data);
 /* Every partial is final in [0, bytes_final): starts the buckets that this completes. */
 peal_status peal_buckets_ready(peal_buckets* buckets, size_t bytes_final);
 /* The same for slices [begin, end) in any order. */

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "comm/combine.h"
+
 namespace peal {
 namespace {
 
@@ -130,22 +132,22 @@ Request QueuedCommunicator::all_reduce_group(Stream&, std::string_view name,
 Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int virtual_ranks,
                                             std::span<const Tensor> partials, Tensor y) {
   const CallPlace place{"all_reduce_tree", name};
+  if (y.dtype != DType::f32 && !partial_is_f32(y.dtype)) {
+    fail_input(place.text(), "y is ", name_of(y.dtype), "; allowed: f32, f16, bf16");
+  }
   const TreePlan& tree = tree_for(virtual_ranks);
   const int expected = tree.count(rank());
   if (static_cast<int>(partials.size()) != expected) {
     fail_input(place.text(), partials.size(), " partial sums; rank ", rank(), " of ", world_size(),
                " with ", virtual_ranks, " virtual ranks has ", expected);
   }
-  Call call = make_call(CallKind::all_reduce_tree, DType::f32, y.numel());
+  Call call = make_call(CallKind::all_reduce_tree, y.dtype, y.numel());
   call.record.parameter = virtual_ranks;
   call.tree = &tree;
   add_output(call, y);
   for (const Tensor& partial : partials) {
     require_pair(place, partial, 1, y, 1);
     add_input(call, partial);
-  }
-  if (y.dtype != DType::f32) {
-    fail_input(place.text(), "y is ", name_of(y.dtype), "; allowed: f32");
   }
   return enqueue(call, name);
 }
@@ -284,7 +286,9 @@ Request QueuedCommunicator::barrier(Stream&, std::string_view name) {
 const TreePlan& QueuedCommunicator::tree_for(int virtual_ranks) {
   const auto found = trees_.find(virtual_ranks);
   if (found != trees_.end()) return found->second;
-  return trees_.emplace(virtual_ranks, tree_plan(virtual_ranks, world_size())).first->second;
+  TreePlan plan = tree_plan(virtual_ranks, world_size());
+  plan.reduce.rounds_each_step = true;
+  return trees_.emplace(virtual_ranks, std::move(plan)).first->second;
 }
 
 std::size_t QueuedCommunicator::bounds_per_slot() const {

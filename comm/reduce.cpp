@@ -71,8 +71,9 @@ void Reducer::run(const ReducePlan& plan, DType dtype, ReduceOp op, int divisor,
                   std::size_t elements) {
   const std::size_t size = size_of(dtype), block = kBlockBytes / partial_size(dtype);
   const bool divides = op == ReduceOp::mean && divisor > 1;
-  const bool finishes = !plan.steps.empty() && (divides || partial_is_f32(dtype));
-  const FinishBlock finish = finishes ? finish_of(dtype) : nullptr;
+  const bool rounds = plan.rounds_each_step && partial_is_f32(dtype);
+  const bool finishes = !plan.steps.empty() && (divides || partial_is_f32(dtype)) && !rounds;
+  const FinishBlock finish = finishes || rounds ? finish_of(dtype) : nullptr;
   std::byte* slot0 = scratch(plan.slots);
   const auto slot = [&](int s) { return slot0 + static_cast<std::size_t>(s) * kBlockBytes; };
 
@@ -82,8 +83,10 @@ void Reducer::run(const ReducePlan& plan, DType dtype, ReduceOp op, int divisor,
     const std::byte* result = sources[0] + at * size;
     for (const ReducePlan::Step& step : plan.steps) {
       std::byte* into = slot(step.slot);
-      combine_of(dtype, step.left < 0, step.right < 0)(op, into, operand(step.left),
-                                                       operand(step.right), n);
+      std::byte* sum = rounds ? slot(plan.slots) : into;
+      combine_of(dtype, step.left < 0 && !rounds, step.right < 0 && !rounds)(
+          op, sum, operand(step.left), operand(step.right), n);
+      if (rounds) finish(into, sum, 1, n);
       result = into;
     }
     if (finishes) {

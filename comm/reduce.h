@@ -19,6 +19,8 @@ struct ReducePlan {
   std::vector<Step> steps;  // empty: the result is source 0
   int sources = 1;
   int slots = 0;  // scratch blocks that are in use at the same time
+  // Half types: what a step makes is rounded, as if it travelled; else the last step's alone is.
+  bool rounds_each_step = false;
 };
 
 // ((s0 + s1) + s2) + ... ; a caller that rotates the sources gets the order of a ring.
@@ -41,7 +43,7 @@ TreePlan tree_plan(int virtual_ranks, const std::vector<std::vector<TreeNode>>& 
 // Reduces arrays by `plan` and writes the result to every output. Works through all steps for one
 // block of a few KiB after the other, so that each source is read once and each output written
 // once. An output may be a source (the same pointer). Half types stay f32 from the first step to
-// the last and are rounded once (combine.h).
+// the last and are rounded once (combine.h), but for plans that round each step.
 class Reducer {
  public:
   // `divisor`: the number of ranks, for ReduceOp::mean; with one source nothing is divided.

@@ -58,6 +58,12 @@ struct Measured {
   double to_first_step = -1;  // from the launch to the end of the first step
 };
 
+std::string compression_name(const ParallelSpec& spec) {
+  const CompressionSpec& chosen = spec.compression();
+  if (chosen.kind_case() == CompressionSpec::KIND_NOT_SET) return "none";
+  return CompressionSpec::descriptor()->FindFieldByNumber(chosen.kind_case())->name();
+}
+
 void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, Trainer& trainer,
             const Measured& measured) {
   const double seconds = measured.seconds;
@@ -70,6 +76,7 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
       {"lanes", trainer.lanes()},
       {"global_batch", job.train().global_batch()},
       {"reduction", ParallelSpec::Reduction_Name(job.parallel().reduction())},
+      {"compression", compression_name(job.parallel())},
       {"steps", arguments.steps},
       {"samples_per_second", rate},
       {"ms_per_step", 1e3 * seconds / static_cast<double>(arguments.steps)},
@@ -94,7 +101,10 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
 void bench_train(const Arguments& arguments, const JobSpec& given, Communicator& comm) {
   const JobSpec job = job_to_measure(given, comm, arguments.warmup + arguments.steps);
   TrainingData data;
-  together(comm, [&] { data = open_data(job, model_info(job.model())); });
+  together(comm, [&] {
+    data = open_data(job, model_info(job.model()));
+    check_model(job);
+  });
   Trainer trainer(job, comm, std::move(data));
   if (comm.rank() == 0) trainer.initialize_weights();
   trainer.start(/*first_step=*/0);

@@ -69,10 +69,10 @@ std::byte* GradientTree::make_arena() {
 }
 
 std::size_t GradientTree::bytes() const {
-  return arenas_.size() * arena_bytes_;
+  return arenas_.size() * arena_bytes_ + buckets_.bytes();
 }
 
-void GradientTree::begin_step() {
+void GradientTree::begin_step(std::int64_t) {
   for (Lane& lane : lanes_) {
     lane.stack.clear();
     lane.node = lane.merged = lane.final = 0;
@@ -104,7 +104,7 @@ void GradientTree::merge_slice(Stream& s, Lane& lane, int part, std::size_t begi
   for (; top > 0; --top) {
     const TreeNode joined{lane.stack[top - 1].node.begin, node.end};
     if (!is_node(tree_leaves_, joined)) break;
-    add(s, lane.stack[top].arena, lane.stack[top - 1].arena, begin, end);
+    buckets_.add_nodes(lane.stack[top].arena, lane.stack[top - 1].arena, begin, end);
     node = joined;
   }
 }
@@ -150,7 +150,9 @@ void GradientTree::publish(Stream& s) {
   std::size_t final = arena_bytes_;
   for (const Lane& lane : lanes_) final = std::min(final, lane.final);
   if (final == published_ || (!overlap_ && final < arena_bytes_)) return;
-  for (const Add& step : across_lanes_) add(s, step.from, step.into, published_, final);
+  for (const Add& step : across_lanes_) {
+    buckets_.add_nodes(step.from, step.into, published_, final);
+  }
   published_ = final;
   buckets_.ready(s, final);
 }

@@ -10,34 +10,37 @@
 #include "comm/buckets.h"
 #include "core/device/buffer.h"
 #include "core/device/stream.h"
+#include "launcher/gradient_sum.h"
 
 namespace peal {
 
-// The lanes split the rank's block into contiguous parts. A lane runs its leaves in order and keeps
-// a stack of sums like a binary counter: a leaf's gradient is written on top of the stack, and two
-// sums that are siblings in the tree become one. Memory: one arena for each entry of the deepest
-// stack of each lane, less what the buckets' own arenas serve.
-class GradientTree {
+// A lane keeps a stack of sums like a binary counter: a leaf's gradient is written on top of the
+// stack, and two sums that are siblings in the tree become one. Memory: one arena for each entry of
+// the deepest stack of each lane, less what the buckets' own arenas serve.
+class GradientTree final : public GradientSum {
  public:
   // `tree_leaves`: leaves of the whole tree, of which `block` is this rank's part. The buckets hold
   // one arena for each of maximal_nodes(tree_leaves, block).
   GradientTree(int tree_leaves, TreeNode block, int lanes, int parts, std::size_t arena_bytes,
                GradientBuckets& buckets);
 
-  int lanes() const { return static_cast<int>(lanes_.size()); }
-  TreeNode leaves(int lane) const { return lanes_[static_cast<std::size_t>(lane)].leaves; }
-  std::size_t bytes() const;  // of the arenas made here
+  int lanes() const override { return static_cast<int>(lanes_.size()); }
+  TreeNode leaves(int lane) const override { return lanes_[static_cast<std::size_t>(lane)].leaves; }
 
-  // False: nothing goes to the buckets before every lane has finished all of it.
-  void set_overlap(bool overlap) { overlap_ = overlap; }
-  void begin_step();
-  // Where (leaf, part) writes its gradient. Leaves come in order, parts in order within a leaf.
-  std::byte* target(int lane, int leaf, int part);
-  // Everything below `bytes_final` of the gradient at hand is written. Starts communication when
-  // this is the last leaf and part of every lane.
-  void ready(Stream& s, int lane, int leaf, int part, std::size_t bytes_final);
-  // The gradient at hand is complete.
-  void end_part(Stream& s, int lane, int leaf, int part);
+  void set_overlap(bool overlap) override { overlap_ = overlap; }
+  void begin_step(std::int64_t step) override;
+  std::byte* target(int lane, int leaf, int part) override;
+  void ready(Stream& s, int lane, int leaf, int part, std::size_t bytes_final) override;
+  void end_part(Stream& s, int lane, int leaf, int part) override;
+  void finish(Stream& s, const OnSlice& on_slice) override { buckets_.finish(s, on_slice); }
+  std::size_t slices() const override { return buckets_.bucket_count(); }
+  std::byte* total() override { return buckets_.partial(0); }
+
+  std::size_t bytes() const override;  // with the buckets'
+  Errors errors() const override {
+    return buckets_.error() != nullptr ? Errors::by_rank : Errors::none;
+  }
+  std::byte* error(int) override { return buckets_.error(); }
 
  private:
   struct Entry {

@@ -126,11 +126,38 @@ Schedule make_schedule(const ScheduleSpec& spec) {
   return schedule;
 }
 
+namespace {
+
+Compression compression(const CompressionSpec& spec) {
+  Compression c;
+  switch (spec.kind_case()) {
+    case CompressionSpec::kF16:
+      c.kind = Compression::Kind::half;
+      c.wire = {DType::f16, static_cast<float>(spec.f16().scale())};
+      break;
+    case CompressionSpec::kBf16:
+      c.kind = Compression::Kind::half;
+      c.wire = {DType::bf16, 1};
+      break;
+    case CompressionSpec::kInt8:
+      c.kind = Compression::Kind::int8;
+      c.block = static_cast<std::size_t>(spec.int8().block());
+      break;
+    case CompressionSpec::kPowerSgd:  // is no matter of buckets
+    case CompressionSpec::KIND_NOT_SET:
+      break;
+  }
+  return c;
+}
+
+}  // namespace
+
 BucketOptions bucket_options(const ParallelSpec& spec) {
   BucketOptions options;
   options.bucket_bytes =
       static_cast<std::size_t>(parse_bytes(spec.bucket_size(), "parallel.bucket_size"));
   options.virtual_ranks = spec.virtual_ranks();
+  options.compression = compression(spec.compression());
   switch (spec.reduction()) {
     case ParallelSpec::RANK_INVARIANT:
       options.reduction = Reduction::rank_invariant;

@@ -101,7 +101,10 @@ void Run::prepare() {
   together(comm_, [&] { validate_job(job_, comm_.world_size(), "job"); });
 
   TrainingData data;
-  together(comm_, [&] { data = open_data(job_, model_info(job_.model())); });
+  together(comm_, [&] {
+    data = open_data(job_, model_info(job_.model()));
+    check_model(job_);
+  });
   trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data));
   agree(comm_, {{"parameter table", std::to_string(trainer_->table().hash())},
                 {"training steps", std::to_string(trainer_->total_steps())}});
@@ -136,7 +139,7 @@ void Run::prepare() {
                           [this](bool begins, std::int64_t step) {
                             if (timeline_) timeline_->checkpoint(begins, step);
                           }},
-        trainer_->weights(), trainer_->optimizer_state());
+        trainer_->weights(), trainer_->optimizer_state(), trainer_->compression_state());
   });
   announce();
 }
@@ -265,8 +268,8 @@ void Run::after_step(std::int64_t step, const StepResult& result) {
   if (first_rank()) {
     log_window(step, result);
     histograms(step);
-    if (checkpoint_due(step)) save(step);
   }
+  if (checkpoint_due(step)) save(step);
   if (evaluation_due(step)) evaluate(step);
 }
 
@@ -326,10 +329,11 @@ void Run::evaluate(std::int64_t step) {
   const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "evaluate");
   const std::map<std::string, double> values = trainer_->evaluate();
   evaluated_step_ = step;
-  if (!first_rank() || values.empty()) return;
-  metrics_->write(step, epoch_of(step), values);
+  if (values.empty()) return;
+  if (first_rank()) metrics_->write(step, epoch_of(step), values);
   // The best by a metric can only be told of a step that is on disk.
   if (!job_.checkpoint().best_metric().empty() && step > first_step_) save(step);
+  if (!first_rank()) return;
   if (saved_step_ == step) writer_->report_metrics(step, values);
   std::string text = cat("epoch ", epoch_of(step), " done:");
   for (const auto& [name, value] : values) text += cat(" ", name, " ", value);
@@ -337,14 +341,16 @@ void Run::evaluate(std::int64_t step) {
 }
 
 void Run::save(std::int64_t step) {
-  if (!writer_ || saved_step_ == step) return;
+  if (saved_step_ == step) return;
   const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "save");
+  trainer_->collect_compression();
+  saved_step_ = step;
+  if (!writer_) return;
   writer_->save({.step = step,
                  .epoch = epoch_of(step),
                  .job = effective_job(job_),
                  .job_hash = job_hash(job_),
                  .metrics = {}});
-  saved_step_ = step;
 }
 
 }  // namespace

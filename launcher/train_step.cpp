@@ -27,7 +27,7 @@ class Timer {
 
 StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
   stop_flag_[0] = stop_asked ? 1.0f : 0.0f;
-  tree_->begin_step();
+  sum_->begin_step(step);
   lanes_->run([&](int lane) { run_lane(lane, step); });
 
   Timeline* const timeline = Timeline::active(timeline_);
@@ -39,7 +39,7 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
     const Timer timer(times_.comm);
     int bucket = 0;
     std::uint64_t waits_since = timeline ? timeline->now() : 0;
-    buckets_->finish(stream_, [&](std::size_t begin, std::size_t end) {
+    sum_->finish(stream_, [&](std::size_t begin, std::size_t end) {
       if (timeline) timeline->add(/*lane=*/0, "wait", waits_since, bucket);
       if (!checked && end >= table_.slots_end) {
         check_loss(step);
@@ -64,7 +64,7 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
     update(step, 0, table_.gradient_bytes,
            clip_factor(result.gradient_norm, job_.train().clip_norm()));
   }
-  plans_[0].apply_slots(stream_, buckets_->partial(0));
+  plans_[0].apply_slots(stream_, sum_->total());
   return result;
 }
 
@@ -76,7 +76,7 @@ void Trainer::run_lane(int lane, std::int64_t step) {
   Timeline* const timeline = Timeline::active(timeline_);
   const float scale = 1.0f / static_cast<float>(Loader::records_in_step(
                                  data_.train->size(), job_.train().global_batch(), step));
-  const TreeNode leaves = tree_->leaves(lane);
+  const TreeNode leaves = sum_->leaves(lane);
   for (int leaf = leaves.begin; leaf < leaves.end; ++leaf) {
     const int virtual_rank = first_leaf_ + leaf;
     for (int part = 0; part < job_.train().accumulate_steps(); ++part) {
@@ -89,7 +89,7 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       plan.set_input("x", {.data = batch->x.data, .shape = x_shape_});
       plan.set_input("labels", batch->labels);
       plan.set_input("weight", batch->weight);
-      std::byte* gradients = tree_->target(lane, leaf, part);
+      std::byte* gradients = sum_->target(lane, leaf, part);
       {
         const Timer timer(times.forward);
         const TimelineScope scope(timeline, lane, "forward", virtual_rank);
@@ -103,11 +103,11 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       {
         const TimelineScope scope(timeline, lane, "backward", virtual_rank);
         plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
-          tree_->ready(stream_, lane, leaf, part, bytes_final);
+          sum_->ready(stream_, lane, leaf, part, bytes_final);
         });
       }
       const TimelineScope scope(timeline, lane, "merge", virtual_rank);
-      tree_->end_part(stream_, lane, leaf, part);
+      sum_->end_part(stream_, lane, leaf, part);
       loader_->release(*batch);
     }
   }
@@ -143,7 +143,7 @@ double Trainer::gradient_norm() {
 }
 
 float Trainer::slot(const std::string& name) const {
-  return *reinterpret_cast<const float*>(buckets_->partial(0) + table_.slot(name).offset);
+  return *reinterpret_cast<const float*>(sum_->total() + table_.slot(name).offset);
 }
 
 StepResult Trainer::read_slots(std::int64_t step) const {
@@ -163,7 +163,7 @@ Tensor Trainer::slice(const Buffer& arena, std::size_t begin, std::size_t end) c
 }
 
 Tensor Trainer::gradient_slice(std::size_t begin, std::size_t end) const {
-  return {.data = buckets_->partial(0) + begin,
+  return {.data = sum_->total() + begin,
           .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))}};
 }
 

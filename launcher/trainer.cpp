@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/kernels/kernels.h"
 #include "launcher/job_setup.h"
+#include "launcher/power_sgd.h"
 
 namespace peal {
 
@@ -22,6 +23,13 @@ TrainingData open_data(const JobSpec& job, const ModelInfo& model) {
     }
   }
   return data;
+}
+
+void check_model(const JobSpec& job) {
+  if (!job.parallel().compression().has_power_sgd()) return;
+  Graph graph;
+  build_model(job.model(), /*batch=*/1, graph);
+  check_power_sgd(make_parameter_table(graph), job.parallel().compression().power_sgd().rank());
 }
 
 Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
@@ -44,16 +52,12 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
   norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double));
 
-  const BucketOptions options = bucket_options(job_.parallel());
-  buckets_ = std::make_unique<GradientBuckets>(comm_, table_.gradient_bytes, options);
-  const bool invariant = options.reduction == Reduction::rank_invariant;
-  first_leaf_ = invariant ? 0 : block_.begin;
-  const TreeNode leaves = invariant ? block_ : TreeNode{0, block_.end - block_.begin};
-  tree_ = std::make_unique<GradientTree>(
-      invariant ? virtual_ranks : leaves.end, leaves, static_cast<int>(plans_.size()),
-      job_.train().accumulate_steps(), table_.gradient_bytes, *buckets_);
-  tree_->set_overlap(job_.parallel().overlap());
-  lanes_ = std::make_unique<Lanes>(tree_->lanes());
+  make_sum();
+  sum_->set_overlap(job_.parallel().overlap());
+  if (sum_->errors() != Errors::none) {
+    compression_ = std::make_unique<CompressionState>(comm_, table_, virtual_ranks, *sum_);
+  }
+  lanes_ = std::make_unique<Lanes>(sum_->lanes());
   for (Plan& plan : plans_) plan.bind(parameters_.data(), states_.data());
   if (evaluation_) evaluation_->plan().bind(parameters_.data(), states_.data());
 }
@@ -81,6 +85,30 @@ void Trainer::make_plans() {
   }
 }
 
+void Trainer::make_sum() {
+  BucketOptions options = bucket_options(job_.parallel());
+  const int lanes = static_cast<int>(plans_.size()), parts = job_.train().accumulate_steps();
+  if (job_.parallel().compression().has_power_sgd()) {
+    sum_ = std::make_unique<PowerSgd>(
+        comm_, table_,
+        PowerSgdOptions{.rank = job_.parallel().compression().power_sgd().rank(),
+                        .virtual_ranks = options.virtual_ranks,
+                        .seed = job_.train().seed(),
+                        .bucket_bytes = options.bucket_bytes,
+                        .lanes = lanes,
+                        .parts = parts,
+                        .on_lanes = [this](const auto& work) { lanes_->run(work); }});
+    return;
+  }
+  options.compression.exact_bytes = table_.slots_end;
+  buckets_ = std::make_unique<GradientBuckets>(comm_, table_.gradient_bytes, options);
+  const bool invariant = options.reduction == Reduction::rank_invariant;
+  first_leaf_ = invariant ? 0 : block_.begin;
+  const TreeNode leaves = invariant ? block_ : TreeNode{0, block_.end - block_.begin};
+  sum_ = std::make_unique<GradientTree>(invariant ? options.virtual_ranks : leaves.end, leaves,
+                                        lanes, parts, table_.gradient_bytes, *buckets_);
+}
+
 void Trainer::make_loader(std::int64_t first_step) {
   LoaderOptions options;
   options.global_batch = job_.train().global_batch();
@@ -105,6 +133,8 @@ void Trainer::initialize_weights() {
 void Trainer::load(const Checkpoint& checkpoint) {
   checkpoint.load_weights(weights());
   checkpoint.load_optimizer(optimizer_state());
+  saved_compression_ = checkpoint.compression();
+  if (compression_) compression_->check(saved_compression_, checkpoint.path().string());
 }
 
 void Trainer::start(std::int64_t first_step) {
@@ -119,6 +149,8 @@ void Trainer::start(std::int64_t first_step) {
   send("parameters", parameters_);
   send("states", states_);
   for (const Buffer& state : optimizer_states_) send("optimizer state", state);
+  if (compression_ && first_step > 0) compression_->restore(stream_, saved_compression_);
+  saved_compression_.clear();
 }
 
 std::map<std::string, double> Trainer::evaluate() {
@@ -137,7 +169,7 @@ std::vector<NamedTensor> Trainer::parameters() const {
   return views(parameters_.data(), "");
 }
 std::vector<NamedTensor> Trainer::gradients() const {
-  return views(buckets_->partial(0), "");
+  return views(sum_->total(), "");
 }
 
 std::vector<NamedTensor> Trainer::weights() const {
@@ -159,11 +191,18 @@ std::vector<NamedTensor> Trainer::optimizer_state() const {
   return list;
 }
 
+std::vector<NamedTensor> Trainer::compression_state() {
+  return compression_ ? compression_->tensors() : std::vector<NamedTensor>{};
+}
+
+void Trainer::collect_compression() {
+  if (compression_) compression_->collect(stream_);
+}
+
 MemoryTable Trainer::memory() const {
   MemoryTable table;
   table.parameters = parameters_.size() + states_.size();
-  table.gradients =
-      static_cast<std::size_t>(buckets_->partials()) * table_.gradient_bytes + tree_->bytes();
+  table.gradients = sum_->bytes();
   for (const Buffer& state : optimizer_states_) table.optimizer += state.size();
   const auto count = [&](const Plan& plan) {
     table.activations += plan.memory().activations;
@@ -177,14 +216,14 @@ MemoryTable Trainer::memory() const {
 TimelineRoom Trainer::timeline_room() const {
   constexpr std::size_t kPhases = 4, kOthers = 2;  // data, forward, backward, merge
   TimelineRoom room;
-  for (int lane = 0; lane < tree_->lanes(); ++lane) {
-    const TreeNode leaves = tree_->leaves(lane);
+  for (int lane = 0; lane < sum_->lanes(); ++lane) {
+    const TreeNode leaves = sum_->leaves(lane);
     const auto passes =
         static_cast<std::size_t>((leaves.end - leaves.begin) * job_.train().accumulate_steps());
     room.spans.push_back(kPhases * passes + kOthers);
   }
-  room.spans[0] += 2 * buckets_->bucket_count();  // wait, optimizer
-  room.calls = buckets_->bucket_count();
+  room.spans[0] += 2 * sum_->slices();  // wait, optimizer
+  room.calls = 2 * sum_->slices();
   return room;
 }
 

@@ -14,6 +14,7 @@
 #include "core/graph/plan.h"
 #include "core/optim/optimizer.h"
 #include "core/state/checkpoint.h"
+#include "launcher/compression_state.h"
 #include "launcher/evaluation.h"
 #include "launcher/gradient_tree.h"
 #include "launcher/lanes.h"
@@ -29,6 +30,8 @@ struct TrainingData {
 
 // Opens and checks the job's records.
 TrainingData open_data(const JobSpec& job, const ModelInfo& model);
+// The model can be trained as the job wants; throws Error(input).
+void check_model(const JobSpec& job);
 
 // Bytes a rank holds; printed before step 1.
 struct MemoryTable {
@@ -78,17 +81,21 @@ class Trainer {
   std::vector<NamedTensor> parameters() const;
   std::vector<NamedTensor> gradients() const;  // of the last step, after the reduction
   std::vector<NamedTensor> optimizer_state() const;
+  // On rank 0: what compression has to keep, as it was at the last collect_compression().
+  std::vector<NamedTensor> compression_state();
+  void collect_compression();  // collective
   MemoryTable memory() const;
   StepTimes& times() { return times_; }
   // Steps are recorded in `timeline` while that is recording; nullptr: in none.
   void set_timeline(Timeline* timeline) { timeline_ = timeline; }
   TimelineRoom timeline_room() const;
   // Whether buckets start during backward, as parallel.overlap says at first. On all ranks alike.
-  void set_overlap(bool overlap) { tree_->set_overlap(overlap); }
-  int lanes() const { return tree_->lanes(); }
+  void set_overlap(bool overlap) { sum_->set_overlap(overlap); }
+  int lanes() const { return sum_->lanes(); }
 
  private:
   void make_plans();
+  void make_sum();
   void make_loader(std::int64_t first_step);
   void run_lane(int lane, std::int64_t step);
   void check_loss(std::int64_t step);
@@ -115,10 +122,12 @@ class Trainer {
   std::vector<Tensor> optimizer_slices_;  // reused by update()
   std::unique_ptr<Optimizer> optimizer_;
   Schedule schedule_;
-  std::unique_ptr<GradientBuckets> buckets_;
-  std::unique_ptr<GradientTree> tree_;
-  int first_leaf_ = 0;       // virtual rank of the tree's leaf 0
-  std::vector<Plan> plans_;  // one a lane
+  std::unique_ptr<GradientBuckets> buckets_;  // none where the sum needs none
+  std::unique_ptr<GradientSum> sum_;
+  std::unique_ptr<CompressionState> compression_;  // none where there is no state
+  std::vector<NamedTensor> saved_compression_;     // rank 0, from load() to start()
+  int first_leaf_ = 0;                             // virtual rank of the tree's leaf 0
+  std::vector<Plan> plans_;                        // one a lane
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<Evaluation> evaluation_;

@@ -3,6 +3,7 @@
 #include <google/protobuf/message.h>
 
 #include <charconv>
+#include <cmath>
 #include <cstdint>
 
 #include "core/base/error.h"
@@ -158,6 +159,24 @@ std::string nearest(std::int64_t batch, std::int64_t unit) {
   return cat("nearest are ", below, " and ", above);
 }
 
+void check_compression(const Checker& check, const ParallelSpec& parallel) {
+  if (!parallel.has_compression()) return;
+  const std::string path = "parallel.compression";
+  const CompressionSpec& spec = parallel.compression();
+  check.require(spec.kind_case() != CompressionSpec::KIND_NOT_SET, path, "says nothing; ",
+                choices(CompressionSpec::descriptor()), ", or leave it out");
+  int exponent = 0;
+  check.require(std::frexp(spec.f16().scale(), &exponent) == 0.5, path + ".f16.scale",
+                spec.f16().scale(), " is no power of two");
+  check.require(spec.int8().block() % 4 == 0, path + ".int8.block", spec.int8().block(),
+                " is no multiple of 4");
+  check.require(!spec.has_int8() || parallel.reduction() != ParallelSpec::RANK_INVARIANT,
+                path + ".int8",
+                "rounds by rank, so that bits depend on the number of ranks, and "
+                "parallel.reduction is RANK_INVARIANT; write parallel.reduction: REPEATABLE or "
+                "FAST, or another of f16, bf16, power_sgd");
+}
+
 void check_parallel(const Checker& check, const JobSpec& job, int ranks) {
   const std::int64_t virtual_ranks = job.parallel().virtual_ranks();
   if (virtual_ranks == 0) fail_internal(check.at("parallel.virtual_ranks"), "is not resolved yet");
@@ -176,6 +195,7 @@ void check_parallel(const Checker& check, const JobSpec& job, int ranks) {
   if (parse_bytes(job.parallel().bucket_size(), path) == 0) {
     fail_input(path, "0 bytes hold no gradient; write at least 1KiB");
   }
+  check_compression(check, job.parallel());
 }
 
 }  // namespace

@@ -262,6 +262,21 @@ class Kernels {
   virtual void count_correct_binary(Stream& s, const Tensor& logits, const Tensor& targets,
                                     const Tensor& weight, Tensor count) = 0;  // (x > 0) == (t > .5)
 
+  // ---- Gradients as matrices of low rank (Vogels et al. 2019); K is small, 1 to 64 ----------
+  // m (R, C) += g (R, C); p (R, K) = m q^T with q (K, C). One pass over m.
+  virtual void low_rank_project(Stream& s, const Tensor& g, const Tensor& q, Tensor m,
+                                Tensor p) = 0;
+  // q (K, C) = p^T m. One pass over m.
+  virtual void low_rank_project_back(Stream& s, const Tensor& m, const Tensor& p, Tensor q) = 0;
+  // y (R, C) = p q. Any rows of p and y give those rows.
+  virtual void low_rank_expand(Stream& s, const Tensor& p, const Tensor& q, Tensor y) = 0;
+  // m -= factor * y, elementwise.
+  virtual void subtract_scaled(Stream& s, float factor, const Tensor& y, Tensor m) = 0;
+  // Makes the columns of p (R, K), K <= R, orthonormal by modified Gram-Schmidt, in place. A column
+  // that the ones before it make up (zeros are) is replaced by normal draws: column k's of row i is
+  // draw i of the stream k of `key`.
+  virtual void orthonormalize(Stream& s, const RandomKey& key, Tensor p) = 0;
+
   // ---- Flat arenas: gradients and optimizers; x, g, m, v are (N), may be any slice ----------
   // Per block of kNormBlock elements counted from the start of the tensor: sums[i] (f64) = sum of
   // squares. The caller adds the blocks up in order.

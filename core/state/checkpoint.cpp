@@ -109,7 +109,7 @@ struct Checkpoint::Impl {
   CheckpointInfo info;
   std::uint64_t weights_hash = 0;
   std::vector<MappedFile> files;
-  std::vector<NamedTensor> weights, optimizer;
+  std::vector<NamedTensor> weights, optimizer, compression;
   std::string weights_file, optimizer_file;
 
   static std::unique_ptr<Impl> from_file(const fs::path& path) {
@@ -134,6 +134,11 @@ struct Checkpoint::Impl {
     impl->files.push_back(map_checked(impl->optimizer_file, manifest.files[1]));
     impl->weights = read_safetensors(impl->files[0], impl->weights_file);
     impl->optimizer = read_safetensors(impl->files[1], impl->optimizer_file);
+    if (manifest.files.size() > 2) {
+      const fs::path file = folder / state::kCompressionFile;
+      impl->files.push_back(map_checked(file, manifest.files[2]));
+      impl->compression = read_safetensors(impl->files[2], file);
+    }
     if (hash_tensors(impl->weights) != impl->weights_hash) {
       fail_input(impl->weights_file, "its weights are not those of the manifest");
     }
@@ -196,6 +201,10 @@ const std::vector<NamedTensor>& Checkpoint::optimizer() const {
 }
 std::uint64_t Checkpoint::weights_hash() const {
   return impl_->weights_hash;
+}
+
+const std::vector<NamedTensor>& Checkpoint::compression() const {
+  return impl_->compression;
 }
 
 void Checkpoint::load_weights(const std::vector<NamedTensor>& into) const {

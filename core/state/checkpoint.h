@@ -1,7 +1,7 @@
 // Checkpoints: <run>/checkpoints/step-000001200/{weights.safetensors, optimizer.safetensors,
-// manifest.pb}. The folder is written as .tmp-..., every file synced, the manifest last, then
-// renamed: without a manifest there is no checkpoint. Every file carries a checksum, the manifest
-// its own at its end.
+// compression.safetensors where gradient compression has state, manifest.pb}. The folder is written
+// as .tmp-..., every file synced, the manifest last, then renamed: without a manifest there is no
+// checkpoint. Every file carries a checksum, the manifest its own at its end.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,8 @@ class CheckpointWriter {
   // Makes the folder, removes what a killed run left (.tmp-*) and takes over its best; throws
   // Error(input) that names a folder that cannot be written.
   CheckpointWriter(CheckpointOptions options, const std::vector<NamedTensor>& weights,
-                   const std::vector<NamedTensor>& optimizer);
+                   const std::vector<NamedTensor>& optimizer,
+                   const std::vector<NamedTensor>& compression = {});
   ~CheckpointWriter();  // waits; errors are logged
 
   // Waits first when the one before is still being written. Throws what the writer thread threw
@@ -92,6 +93,7 @@ class Checkpoint {
   const CheckpointInfo& info() const;
   const std::vector<NamedTensor>& weights() const;  // views into mapped files
   const std::vector<NamedTensor>& optimizer() const;
+  const std::vector<NamedTensor>& compression() const;  // often empty
   std::uint64_t weights_hash() const;
 
   // Copies into `into` by name; throws Error(input) that names the first tensor that is missing,

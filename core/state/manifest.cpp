@@ -89,9 +89,13 @@ Manifest decode_manifest(std::string_view bytes, const std::string& where) {
   for (const auto& file : message.file()) {
     manifest.files.push_back({file.name(), file.bytes(), file.xxh64()});
   }
-  if (manifest.files.size() != 2 || manifest.files[0].name != kWeightsFile ||
-      manifest.files[1].name != kOptimizerFile) {
-    fail_input(where, "does not list ", kWeightsFile, " and ", kOptimizerFile);
+  const char* const names[] = {kWeightsFile, kOptimizerFile, kCompressionFile};
+  const auto listed = [](const FileEntry& entry, const char* name) { return entry.name == name; };
+  const std::size_t count = manifest.files.size();
+  if (count < 2 || count > 3 ||
+      !std::equal(manifest.files.begin(), manifest.files.end(), names, listed)) {
+    fail_input(where, "does not list ", kWeightsFile, ", ", kOptimizerFile, " and, if anything, ",
+               kCompressionFile);
   }
   return manifest;
 }

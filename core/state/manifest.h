@@ -14,6 +14,7 @@ namespace peal::state {
 inline constexpr const char* kManifestFile = "manifest.pb";
 inline constexpr const char* kWeightsFile = "weights.safetensors";
 inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
+inline constexpr const char* kCompressionFile = "compression.safetensors";  // where there is state
 
 struct FileEntry {
   std::string name;
@@ -24,7 +25,7 @@ struct FileEntry {
 struct Manifest {
   CheckpointInfo info;
   std::uint64_t weights_hash = 0;
-  std::vector<FileEntry> files;  // weights, optimizer
+  std::vector<FileEntry> files;  // weights, optimizer, compression if there is any
 };
 
 // The message, then xxh64 of its bytes (8 bytes, little endian). Equal manifests give equal bytes.

@@ -119,8 +119,12 @@ void remove_leftovers(const fs::path& directory) {
 
 struct CheckpointWriter::Impl {
   Impl(CheckpointOptions given, const std::vector<NamedTensor>& weight_tensors,
-       const std::vector<NamedTensor>& optimizer_tensors)
-      : options(std::move(given)), weights(weight_tensors), optimizer(optimizer_tensors) {
+       const std::vector<NamedTensor>& optimizer_tensors,
+       const std::vector<NamedTensor>& compression_tensors)
+      : options(std::move(given)),
+        weights(weight_tensors),
+        optimizer(optimizer_tensors),
+        compression(compression_tensors) {
     make_folders(options.directory);
     remove_leftovers(options.directory);
     read_best();
@@ -187,6 +191,9 @@ struct CheckpointWriter::Impl {
     manifest.weights_hash = hash_tensors(weights.tensors());
     manifest.files.push_back(write_tensors(folder, state::kWeightsFile, weights));
     manifest.files.push_back(write_tensors(folder, state::kOptimizerFile, optimizer));
+    if (!compression.tensors().empty()) {
+      manifest.files.push_back(write_tensors(folder, state::kCompressionFile, compression));
+    }
     write_file_atomically(folder / state::kManifestFile, state::encode_manifest(manifest));
   }
 
@@ -260,7 +267,7 @@ struct CheckpointWriter::Impl {
   }
 
   CheckpointOptions options;
-  Snapshot weights, optimizer;
+  Snapshot weights, optimizer, compression;
   CheckpointInfo info;  // of the snapshot
   std::int64_t best_step = -1;
   double best_value = std::numeric_limits<double>::quiet_NaN();
@@ -274,8 +281,9 @@ struct CheckpointWriter::Impl {
 
 CheckpointWriter::CheckpointWriter(CheckpointOptions options,
                                    const std::vector<NamedTensor>& weights,
-                                   const std::vector<NamedTensor>& optimizer)
-    : impl_(std::make_unique<Impl>(std::move(options), weights, optimizer)) {}
+                                   const std::vector<NamedTensor>& optimizer,
+                                   const std::vector<NamedTensor>& compression)
+    : impl_(std::make_unique<Impl>(std::move(options), weights, optimizer, compression)) {}
 
 CheckpointWriter::~CheckpointWriter() {
   try {
@@ -290,6 +298,7 @@ void CheckpointWriter::save(const CheckpointInfo& info) {
   impl_->info = info;
   impl_->weights.take();
   impl_->optimizer.take();
+  impl_->compression.take();
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->busy = true;

@@ -82,6 +82,22 @@ class WrongInput(PealTest):
     def test_more_ranks_than_virtual_ranks(self):
         self.refuse_job(["parallel.virtual_ranks=2"], INPUT, "virtual_ranks", "3", "2", ranks=(3,))
 
+    def test_compression_that_cannot_be(self):
+        compression = "parallel.compression"
+        for overrides, expected in (
+                (["int8={}"], ("compression.int8", "RANK_INVARIANT", "REPEATABLE", "FAST")),
+                (["power_sgd.rank=0"], ("power_sgd.rank", "0", "[1, 64]")),
+                # Nothing in this model is large enough.
+                (["power_sgd.rank=60"], ("power_sgd.rank", "60", "smaller rank")),
+                (["f16.scale=3"], ("f16.scale", "3", "power of two")),
+                (["int8.block=6"], ("int8.block", "6", "multiple of 4"))):
+            self.refuse_job([f"{compression}.{o}" for o in overrides], INPUT, *expected)
+        self.refuse_job([f"{compression}={{}}"], INPUT, compression, "f16, bf16, int8, power_sgd")
+
+    def test_gradients_beyond_f16(self):
+        self.refuse_job(["parallel.compression.f16={}", "data.preprocess[0].scale.factor=1e4"],
+                        NUMERIC, "f16", "65504", "1024", "bf16")
+
     def test_missing_job(self):
         self.refuse(["train", self.folder / "none.textproto"], INPUT, "none.textproto")
 

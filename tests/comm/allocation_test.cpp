@@ -15,6 +15,10 @@ TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
   run_local_ranks(3, [&](Communicator& comm) {
     Stream s;
     GradientBuckets buckets(comm, 1 << 16, {4096, Reduction::rank_invariant, 5});
+    BucketOptions in_half{4096, Reduction::rank_invariant, 5, {.kind = Compression::Kind::half}};
+    GradientBuckets half_buckets(comm, 1 << 16, in_half);
+    BucketOptions in_int8{4096, Reduction::fast, 1, {.kind = Compression::Kind::int8}};
+    GradientBuckets int8_buckets(comm, 1 << 16, in_int8);
     std::vector<float> x(1000), y(3000), z(3000);
     const Tensor view = contract::view(x), all = contract::view(y), other = contract::view(z);
     const Tensor group[] = {{x.data(), {100}}, {x.data() + 100, {7}}, {x.data() + 200, {800}}};
@@ -24,6 +28,10 @@ TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
     const auto step = [&] {
       buckets.ready(s, 1 << 16);
       buckets.finish(s);
+      half_buckets.ready(s, 1 << 16);
+      half_buckets.finish(s);
+      int8_buckets.ready(s, 1 << 16);
+      int8_buckets.finish(s);
       comm.wait(s, comm.all_reduce(s, "loss", view, view, ReduceOp::mean));
       comm.wait(s, comm.all_reduce(s, "half", half, half, ReduceOp::mean));
       comm.wait(s, comm.all_reduce_group(s, "group", group, group, ReduceOp::sum));

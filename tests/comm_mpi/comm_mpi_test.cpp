@@ -14,6 +14,7 @@
 
 #include "core/base/error.h"
 #include "tests/comm/contract_blocks.h"
+#include "tests/comm/contract_compression.h"
 #include "tests/comm/group_contract.h"
 
 namespace peal {
@@ -43,6 +44,7 @@ void run_contract(Communicator& comm) {
   contract::buckets_match(comm, Reduction::fast, 1);
   contract::buckets_match(comm, Reduction::rank_invariant, 8);
   contract::buckets_match(comm, Reduction::rank_invariant, 11);
+  contract::compressed_buckets(comm);
   agree(comm, {{"job", "same"}});
   agree_on_error(comm, nullptr);
 }

@@ -145,6 +145,19 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"parallel { bucket_size: '99999999999GiB' }",
               "parallel.bucket_size: \"99999999999GiB\" is more than 2^63 - 1 bytes"},
         Wrong{"parallel { bucket_size: '0' }", "parallel.bucket_size: 0 bytes"},
+        Wrong{"parallel { compression {} }",
+              "parallel.compression: says nothing; write one of f16, bf16, int8, power_sgd, or "
+              "leave it out"},
+        Wrong{"parallel { compression { f16 { scale: 1000 } } }",
+              "parallel.compression.f16.scale: 1000 is no power of two"},
+        Wrong{"parallel { compression { int8 {} } }",
+              "parallel.compression.int8: rounds by rank, so that bits depend on the number of "
+              "ranks, and parallel.reduction is RANK_INVARIANT; write parallel.reduction: "
+              "REPEATABLE or FAST, or another of f16, bf16, power_sgd"},
+        Wrong{"parallel { reduction: FAST compression { int8 { block: 10 } } }",
+              "parallel.compression.int8.block: 10 is no multiple of 4"},
+        Wrong{"parallel { compression { power_sgd { rank: 0 } } }",
+              "parallel.compression.power_sgd.rank: 0 is not allowed; wants"},
         Wrong{"parallel { deadline_seconds: 0 }",
               "parallel.deadline_seconds: 0 is not allowed; wants a finite number in (0, inf)"},
         Wrong{"run { directory: '' }", "run.directory: is empty"},

@@ -64,6 +64,35 @@ TEST_F(CheckpointTest, ComesBackAsItWas) {
   EXPECT_TRUE(file.optimizer().empty());
 }
 
+TEST_F(CheckpointTest, KeepsTheStateOfCompressionInAFileOfItsOwn) {
+  std::vector<float> error{1, 2, 3};
+  const std::vector<NamedTensor> state{{"error.0/w", {.data = error.data(), .shape = {3}}}};
+  {
+    CheckpointWriter writer(options(), model_.weights, model_.optimizer, state);
+    writer.save(info_at(1));
+  }
+  EXPECT_THAT(entries(folder(1)), ElementsAre("compression.safetensors", "manifest.pb",
+                                              "optimizer.safetensors", "weights.safetensors"));
+  {
+    const Checkpoint checkpoint = Checkpoint::open(run_.path());
+    ASSERT_EQ(checkpoint.compression().size(), 1u);
+    EXPECT_EQ(checkpoint.compression()[0].name, "error.0/w");
+    EXPECT_EQ(std::memcmp(checkpoint.compression()[0].tensor.data, error.data(), 12), 0);
+    EXPECT_EQ(checkpoint.weights_hash(), hash_tensors(model_.weights));
+  }
+  save_steps({2});
+  EXPECT_TRUE(Checkpoint::open(folder(2)).compression().empty());
+  // It is checked as the others are.
+  const fs::path file = folder(1) / "compression.safetensors";
+  fs::resize_file(file, fs::file_size(file) - 1);
+  try {
+    Checkpoint::open(folder(1));
+    FAIL();
+  } catch (const Error& damaged) {
+    EXPECT_THAT(damaged.what(), AllOf(HasSubstr(file.string()), HasSubstr("is damaged")));
+  }
+}
+
 TEST_F(CheckpointTest, HoldsWhatSaveSawAlthoughTrainingGoesOn) {
   SmallModel big(20000);  // 15 MB
   CheckpointWriter writer(options(), big.weights, big.optimizer);

@@ -62,6 +62,11 @@ class CpuKernels final : public Kernels {
                      Tensor count) override;
   void count_correct_binary(Stream& s, const Tensor& logits, const Tensor& targets,
                             const Tensor& weight, Tensor count) override;
+  void low_rank_project(Stream& s, const Tensor& g, const Tensor& q, Tensor m, Tensor p) override;
+  void low_rank_project_back(Stream& s, const Tensor& m, const Tensor& p, Tensor q) override;
+  void low_rank_expand(Stream& s, const Tensor& p, const Tensor& q, Tensor y) override;
+  void subtract_scaled(Stream& s, float factor, const Tensor& y, Tensor m) override;
+  void orthonormalize(Stream& s, const RandomKey& key, Tensor p) override;
   void sum_squares(Stream& s, const Tensor& x, Tensor sums) override;
   void sgd(Stream& s, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override;
   void adam(Stream& s, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
