@@ -41,7 +41,7 @@ class GradientSum {
   using OnSlice = std::function<void(std::size_t begin, std::size_t end)>;
   virtual void finish(Stream& s, const OnSlice& on_slice) = 0;
   virtual std::size_t slices() const = 0;  // of a step, at most; each takes two calls at most
-  virtual std::byte* total() = 0;  // the sum, the same on every rank
+  virtual std::byte* total() = 0;          // the sum, the same on every rank
 
   virtual std::size_t bytes() const = 0;  // of memory
 
