@@ -77,7 +77,7 @@ inline std::vector<float> node_sum(GradientBuckets& buckets, TreeNode node, std:
 template <typename T>
 void half_buckets_are_invariant(Communicator& comm, int virtual_ranks, float scale) {
   constexpr std::int64_t kCount = 5003;
-  BucketOptions options{4096, Reduction::rank_invariant, virtual_ranks, {}};
+  BucketOptions options{8192, Reduction::rank_invariant, virtual_ranks, {}};
   options.compression = {.kind = Compression::Kind::half,
                          .wire = {dtype_of<T>(), scale},
                          .exact_bytes = kExact * sizeof(float)};
@@ -104,7 +104,7 @@ void half_buckets_are_invariant(Communicator& comm, int virtual_ranks, float sca
 template <typename T>
 void half_buckets_round_once(Communicator& comm, Reduction reduction) {
   constexpr std::int64_t kCount = 5003;
-  BucketOptions options{4096, reduction, 1, {}};
+  BucketOptions options{8192, reduction, 1, {}};
   options.compression = {.kind = Compression::Kind::half,
                          .wire = {dtype_of<T>(), 1},
                          .exact_bytes = kExact * sizeof(float)};
@@ -128,9 +128,9 @@ void half_buckets_round_once(Communicator& comm, Reduction reduction) {
 // steps have summed and what ranks still hold are together all gradients there were.
 inline void int8_buckets_lose_nothing(Communicator& comm, std::size_t block) {
   constexpr std::int64_t kCount = 5003;
-  constexpr int kSteps = 20;
+  constexpr int kSteps = 6;
   const int n = comm.world_size();
-  BucketOptions options{4096, Reduction::repeatable, 1, {}};
+  BucketOptions options{8192, Reduction::repeatable, 1, {}};
   options.compression = {
       .kind = Compression::Kind::int8, .block = block, .exact_bytes = kExact * sizeof(float)};
   GradientBuckets buckets(comm, kCount * sizeof(float), options);
