@@ -1,6 +1,7 @@
 // The contract over MPI ranks: run under mpirun by tests/CMakeLists.txt.
 //   comm_mpi_test shared|mpi contract        every collective
 //   comm_mpi_test shared|mpi groups          split, make_group
+//   comm_mpi_test shared|mpi failing_groups  what reaches whom when a group fails
 //   comm_mpi_test shared|mpi large|mismatch|counts|pair|late|abort|kill
 // Ends with 0 when this rank saw what it should.
 #include <unistd.h>
@@ -167,16 +168,29 @@ void kill_one(Communicator& comm) {
   comm.wait(s, comm.barrier(s, "never"));
 }
 
+// In a world of its own for each.
+template <bool shared_memory>
+void failing_groups(Communicator& comm) {
+  for (const contract::FailingGroup& group : contract::kFailingGroups) {
+    const auto world = make_host_communicator({shared_memory, 60});
+    group.run(*world);
+  }
+  Stream s;
+  comm.wait(s, comm.barrier(s, "this world is well"));
+}
+
 int run(const std::string& memory, const std::string& what) {
-  const std::map<std::string, void (*)(Communicator&)> tests{{"contract", run_contract},
-                                                             {"groups", contract::groups},
-                                                             {"large", run_large},
-                                                             {"mismatch", mismatch},
-                                                             {"counts", counts},
-                                                             {"pair", pair},
-                                                             {"late", late},
-                                                             {"abort", abort_is_heard},
-                                                             {"kill", kill_one}};
+  const std::map<std::string, void (*)(Communicator&)> tests{
+      {"contract", run_contract},
+      {"groups", contract::groups},
+      {"failing_groups", memory == "shared" ? failing_groups<true> : failing_groups<false>},
+      {"large", run_large},
+      {"mismatch", mismatch},
+      {"counts", counts},
+      {"pair", pair},
+      {"late", late},
+      {"abort", abort_is_heard},
+      {"kill", kill_one}};
   MpiSession session;
   const auto comm = make_host_communicator({memory == "shared", 60});
   try {
