@@ -2,6 +2,7 @@
 //   comm_mpi_test shared|mpi contract        every collective
 //   comm_mpi_test shared|mpi groups          split, make_group
 //   comm_mpi_test shared|mpi failing_groups  what reaches whom when a group fails
+//   comm_mpi_test shared|mpi sizes           every collective and dtype at > 16 Mi elements
 //   comm_mpi_test shared|mpi large|mismatch|counts|pair|late|abort|kill
 // Ends with 0 when this rank saw what it should.
 #include <unistd.h>
@@ -13,7 +14,7 @@
 #include <thread>
 
 #include "core/base/error.h"
-#include "tests/comm/contract_blocks.h"
+#include "tests/comm/contract_large.h"
 #include "tests/comm/group_contract.h"
 
 namespace peal {
@@ -72,6 +73,14 @@ void run_large(Communicator& comm) {
                                           {(std::int64_t{4} << 20) + 1001});
   contract::all_reduce_group<contract::Bf16>(comm, contract::Memory::mixed,
                                              {5'000'000, 3, 2'500'001}, ReduceOp::sum);
+}
+
+// Every call and dtype at more than 16 Mi elements; memory of all kinds in turn.
+void run_sizes(Communicator& comm) {
+  int kind = 0;
+  contract::for_every_dtype([&]<typename T>() {
+    contract::Large<T>(comm, static_cast<contract::Memory>(kind++ % 3)).all();
+  });
 }
 
 // Runs `call` and requires that it fails with this kind and text.
@@ -185,6 +194,7 @@ int run(const std::string& memory, const std::string& what) {
       {"groups", contract::groups},
       {"failing_groups", memory == "shared" ? failing_groups<true> : failing_groups<false>},
       {"large", run_large},
+      {"sizes", run_sizes},
       {"mismatch", mismatch},
       {"counts", counts},
       {"pair", pair},
