@@ -185,8 +185,12 @@ Cause make_cause(int rank, int code, std::string_view where, std::string_view me
   return cause;
 }
 
+Error error_of(const Cause& cause) {
+  return Error(kind_of(cause.exit_code), cause.where.data(), cause.message.data());
+}
+
 void throw_cause(const Cause& cause) {
-  throw Error(kind_of(cause.exit_code), cause.where.data(), cause.message.data());
+  throw error_of(cause);
 }
 
 bool matches(const CallRecord& a, const CallRecord& b) {

@@ -136,6 +136,7 @@ struct Cause {
   std::array<char, 1024> message{};
 };
 Cause make_cause(int rank, int exit_code, std::string_view where, std::string_view message);
+class Error error_of(const Cause& cause);
 [[noreturn]] void throw_cause(const Cause& cause);
 
 // Fills blocks, blocks_digest and first_blocks of a record, and its count.

@@ -9,7 +9,10 @@
 // Every wait has a deadline (set_deadline). When it passes, or a peer fails, or ranks disagree, the
 // call throws Error(peer) (Error(numeric) for disagreement) that names what was waited for and the
 // late rank: `rank 3 step 1203: waited 60 s in all_reduce "bucket 7"; rank 5 last finished
-// "bucket 6"`. The Communicator is broken from then on and every later call throws the same.
+// "bucket 6"`. The Communicator is broken from then on and every later call throws the same. So are
+// all that were split from one another with it: a failure of any reaches every rank that waits in
+// any, and is what each throws, so that nobody waits for a deadline with a worse message. Time in
+// which a rank was itself stopped is not counted as waiting.
 //
 // One thread makes the calls of a Communicator. Integer sums wrap around; the mean of integers
 // rounds towards zero; a NaN wins min and max.
@@ -128,15 +131,17 @@ class Communicator {
   // (key, rank). Null where `colour` is kNoGroup. make_group: the ranks listed, in that order; the
   // same list on every rank; null on the ranks that it leaves out.
   // Collective over this communicator, in order with its calls; blocks until all have come. A group
-  // has its own names, sequence of calls, deadline and failures, works at the same time as others,
-  // and may outlive this. Its messages and rank_name() speak of the ranks of the communicator that
-  // was split first. Two threads must not split at once.
+  // has its own names, sequence of calls and deadline, works at the same time as others, and may
+  // outlive this; its failures are those of all (above). Its messages and rank_name() speak of the
+  // ranks of the communicator that was split first. Two threads must not split at once.
   static constexpr int kNoGroup = -1;
   virtual std::unique_ptr<Communicator> split(int colour, int key) = 0;
   virtual std::unique_ptr<Communicator> make_group(std::span<const int> ranks) = 0;
 
-  // Tells the peers why this rank leaves, so that each prints the first cause and none waits for
-  // a deadline. Safe from any thread; the first call wins. What the peers throw is Error(input) for
+  // Tells the peers why this rank leaves, here and in all communicators that were split from one
+  // another with this, so that each prints the first cause and none waits for a deadline. Groups
+  // may be destroyed before, as an exception does: peers give a rank that leaves a moment to say
+  // why. Safe from any thread; the first call wins. What the peers throw is Error(input) for
   // exit code 2, Error(numeric) for 4 and Error(peer) for all others, so that every rank can end
   // with the code of the first.
   virtual void abort(const std::string& cause, int exit_code) = 0;

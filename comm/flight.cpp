@@ -113,7 +113,9 @@ void append_call(std::string& out, const FlightCall& call, const WallClock& cloc
   const std::int64_t started = std::max(queued, clock.microseconds(call.started));
   const std::int64_t ended = std::max(started, clock.microseconds(call.ended));
   const auto bytes = r.count * static_cast<std::int64_t>(size_of(r.dtype));
-  out += cat("{\"call\":", r.sequence, ",\"state\":\"", name_of(call.state), "\",\"kind\":\"",
+  const bool pair = r.kind == CallKind::send || r.kind == CallKind::recv;
+  const std::string peer = pair ? cat(",\"peer\":", r.parameter) : "";
+  out += cat("{\"call\":", r.sequence, peer, ",\"state\":\"", name_of(call.state), "\",\"kind\":\"",
              name_of(r.kind), "\",\"name\":", json_text(r.name.data()), ",\"dtype\":\"",
              name_of(r.dtype), "\",\"elements\":", r.count, ",\"bytes\":", bytes,
              ",\"what\":", json_text(long_name(r)), ",\"digest\":\"", hex(r.digest),
@@ -126,8 +128,8 @@ void append_call(std::string& out, const FlightCall& call, const WallClock& cloc
 }  // namespace
 
 std::size_t FlightRing::copy_to(std::vector<FlightCall>& calls) const {
-  const std::size_t count = std::min<std::uint64_t>(made_, kCalls);
-  for (std::size_t i = 0; i < count; ++i) calls[i] = calls_[(made_ - count + 1 + i) % kCalls];
+  const std::size_t count = std::min<std::uint64_t>(entries_, kCalls);
+  for (std::size_t i = 0; i < count; ++i) calls[i] = calls_[(entries_ - count + 1 + i) % kCalls];
   return count;
 }
 
@@ -159,10 +161,11 @@ void FlightRecorder::set_directory(const std::filesystem::path& directory) {
   write_on_signal(this, !directory.empty());
 }
 
-void FlightRecorder::failed(const std::string& cause) {
+void FlightRecorder::failed(const std::string& cause, bool elsewhere) {
   const std::lock_guard lock(file_mutex_);
   if (!failure_.empty()) return;
   failure_ = cause;
+  elsewhere_ = elsewhere;
   write_file("failure");
 }
 
@@ -183,24 +186,25 @@ void FlightRecorder::write_file(std::string_view why) {
 
 std::string FlightRecorder::text(std::string_view why) {
   std::vector<FlightCall> calls(FlightRing::kCalls);
-  std::uint64_t made = 0, finished = 0;
+  std::uint64_t entries = 0, ended = 0;
   WallClock clock(ring_.clock());
   {
     const std::lock_guard lock(queue_mutex_);
     calls.resize(ring_.copy_to(calls));
-    made = ring_.made();
-    finished = ring_.finished();
+    entries = ring_.entries();
+    ended = ring_.ended();
     clock = WallClock(ring_.clock());
   }
   constexpr double kLongest = 1e9;  // JSON has no infinity
   const auto rank = static_cast<std::size_t>(watch_.rank);
   std::string out =
-      cat("{\"peal_flight\":1,\"rank\":", watch_.rank, ",\"ranks\":", watch_.ranks(),
+      cat("{\"peal_flight\":2,\"rank\":", watch_.rank, ",\"ranks\":", watch_.ranks(),
           ",\"name\":", json_text(watch_.names[rank]), ",\"process\":", ::getpid(),
           ",\"why\":", json_text(why), ",\"failure\":", json_text(failure_),
+          ",\"elsewhere\":", elsewhere_ ? 1 : 0,
           ",\"step\":", watch_.step.load(std::memory_order_relaxed),
-          ",\"deadline_seconds\":", std::min(watch_.deadline.load(), kLongest), ",\"made\":", made,
-          ",\"finished\":", finished, ",\"written_us\":", clock.now(), "}\n");
+          ",\"deadline_seconds\":", std::min(watch_.deadline.load(), kLongest),
+          ",\"made\":", entries, ",\"finished\":", ended, ",\"written_us\":", clock.now(), "}\n");
   for (const FlightCall& call : calls) append_call(out, call, clock);
   const std::string sum = hex(xxh64(out.data(), out.size()));
   return out += cat("{\"calls\":", calls.size(), ",\"xxh64\":\"", sum, "\"}\n");

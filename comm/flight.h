@@ -19,42 +19,42 @@ namespace peal {
 enum class FlightState : std::uint8_t { queued, running, finished, failed };
 
 struct alignas(64) FlightCall {
-  CallRecord record;  // its sequence number is set
+  CallRecord record;  // with its number: of the calls that all ranks make, or of its pair
   std::int64_t step = -1;
   std::uint64_t queued = 0, started = 0, ended = 0;  // ticks; those that `state` has come to
   FlightState state = FlightState::queued;
 };
 
-// The last kCalls calls; all memory is taken and touched on construction. Not thread-safe: the
-// queue's mutex guards it, which the queue holds at each of these moments anyway.
+// The last kCalls calls of both kinds in the order in which this rank made them: entry 1 is the
+// first. All memory is taken and touched on construction. Not thread-safe: the queue's mutex guards
+// it, which the queue holds at each of these moments anyway.
 class FlightRing {
  public:
   static constexpr std::size_t kCalls = 4096;
 
   // Returns the time.
   std::uint64_t queued(const CallRecord& record, std::int64_t step) {
-    made_ = record.sequence;
-    FlightCall& call = at(made_);
+    FlightCall& call = at(++entries_);
     call.record = record;
     call.step = step;
     call.state = FlightState::queued;
-    prefetch(at(made_ + 1));
+    prefetch(at(entries_ + 1));
     return call.queued = clock_.now();
   }
-  void started(std::uint64_t sequence) {
-    FlightCall& call = at(sequence);
+  void started(std::uint64_t entry) {
+    FlightCall& call = at(entry);
     call.started = clock_.now();
     call.state = FlightState::running;
   }
-  void ended(std::uint64_t sequence, bool well) {
-    FlightCall& call = at(sequence);
+  void ended(std::uint64_t entry, bool well) {
+    FlightCall& call = at(entry);
     call.ended = clock_.now();
     call.state = well ? FlightState::finished : FlightState::failed;
-    if (well) finished_ = sequence;
+    if (well) ended_ = entry;
   }
 
-  std::uint64_t made() const { return made_; }  // calls; their sequence numbers are 1..made
-  std::uint64_t finished() const { return finished_; }
+  std::uint64_t entries() const { return entries_; }
+  std::uint64_t ended() const { return ended_; }  // of them, well
   // Copies the newest calls, oldest first, into `calls`, which has kCalls entries; how many.
   std::size_t copy_to(std::vector<FlightCall>& calls) const;
   // The same of calls numbered above `after`, up to the first that has not ended; as many as fit.
@@ -62,7 +62,7 @@ class FlightRing {
   const TickClock& clock() const { return clock_; }
 
  private:
-  FlightCall& at(std::uint64_t sequence) { return calls_[sequence % kCalls]; }
+  FlightCall& at(std::uint64_t entry) { return calls_[entry % kCalls]; }
   // The next call finds its cache lines at hand: the ring as a whole leaves the cache.
   static void prefetch(const FlightCall& call) {
     const char* at = reinterpret_cast<const char*>(&call);
@@ -71,7 +71,7 @@ class FlightRing {
   }
 
   std::unique_ptr<FlightCall[]> calls_ = std::make_unique<FlightCall[]>(kCalls);
-  std::uint64_t made_ = 0, finished_ = 0;
+  std::uint64_t entries_ = 0, ended_ = 0;
   TickClock clock_;
 };
 
@@ -88,8 +88,9 @@ class FlightRecorder {
 
   // Removes the files of an earlier run there. Empty: no more files.
   void set_directory(const std::filesystem::path& directory);
-  // The first cause is kept and written; later ones follow from it.
-  void failed(const std::string& cause);
+  // The first cause is kept and written; later ones follow from it. `elsewhere`: this rank was in a
+  // call of another communicator then.
+  void failed(const std::string& cause, bool elsewhere);
   void write(std::string_view why);  // an error is told, not thrown
   void warn(const std::string& message) { watch_.warn(message); }
 
@@ -103,6 +104,7 @@ class FlightRecorder {
   std::mutex file_mutex_;  // of all below; taken before the queue's
   std::filesystem::path directory_;
   std::string failure_;
+  bool elsewhere_ = false;
 };
 
 }  // namespace peal

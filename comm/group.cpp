@@ -95,6 +95,7 @@ QueuedCommunicator::Place QueuedCommunicator::place_in(const Group& group,
   place.deadline = watch_.deadline.load(std::memory_order_relaxed);
   place.progress_thread = place_.progress_thread;
   place.groups = place_.groups;
+  place.family = place_.family;
   place.warn = place_.warn;
   return place;
 }

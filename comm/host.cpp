@@ -1,6 +1,7 @@
 // Ranks as MPI processes: shared memory inside a host, MPI between hosts.
 #include <mpi.h>
 #include <sched.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -323,6 +324,12 @@ std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& optio
 }  // namespace
 
 MpiSession::MpiSession() {
+  // MPI writes to sockets of peers that may have ended: that is an error to report, no reason to
+  // vanish without a word.
+  struct sigaction action {};
+  if (::sigaction(SIGPIPE, nullptr, &action) == 0 && action.sa_handler == SIG_DFL) {
+    ::signal(SIGPIPE, SIG_IGN);
+  }
   int initialised = 0;
   MPI_Initialized(&initialised);
   if (initialised != 0) {

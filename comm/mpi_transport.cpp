@@ -78,9 +78,10 @@ struct Hello {
   }
 };
 
-// What travels beside the data: a rank has failed, or is itself waiting in a call.
+// What travels beside the data: a rank has failed, or is itself waiting in a call of all, or in
+// another one, or no longer.
 struct Notice {
-  enum Kind : std::int32_t { aborted, waiting };
+  enum Kind : std::int32_t { aborted, waiting, elsewhere, back };
   std::int32_t kind = aborted, rank = 0;
   std::uint64_t sequence = 0;
   Cause cause;
@@ -128,6 +129,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
         small_(ranks_, rank_),
         hello_out_(sizeof(Hello) + SmallReduce::kMostBytes),
         hello_in_(hello_out_.size()),
+        elsewhere_(static_cast<std::size_t>(ranks_), false),
         pair_calls_(static_cast<std::size_t>(ranks_)),
         counts_out_(static_cast<std::size_t>(ranks_)),
         counts_in_(static_cast<std::size_t>(ranks_)),
@@ -142,6 +144,8 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
 
   void run(const Call& call) override;
   void abort(const Cause& cause) override;
+  const Cause* failure() override;
+  void wait_elsewhere(bool long_since) override;
 
  private:
   void send(const std::byte* from, std::size_t bytes, int to, Lane& lane) override {
@@ -152,7 +156,8 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   }
   void wait_for_any(const Call& call) override;
   const CallRecord& call() const override { return running_->record; }
-  void look(double seconds) override;
+  void look(bool late) override;
+  void wait_long(bool long_since) override { say_long(*running_, long_since); }
 
   // Messages of the call in progress.
   void send(const std::byte* from, std::size_t bytes, int to, int tag, Lane& lane);
@@ -165,10 +170,15 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   void listen();
   void poll_notices();
   void tell_all(const Notice& notice);
+  void drop_sent_notices();
   void tell_waiting();
+  void say_long(const Call& call, bool long_since);
   bool failed();
   [[noreturn]] void fail_late(const Call& call);
   std::string late_ranks() const;
+  bool waits_in_call_before(int rank) const {
+    return sequence_ > 1 && waiting_in_[at(rank)] == sequence_ - 1;
+  }
 
   void collective(const Call& call);
   void hello(const Call& call, bool small = false);
@@ -188,6 +198,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   bool failed_ = false;
   Cause cause_;
   std::vector<std::uint64_t> waiting_in_;  // by rank: the last call it said it waits in
+  std::vector<bool> elsewhere_;            // by rank: whether it said that it waits in another call
   bool told_waiting_ = false;
   double busy_seconds_ = kBusyShort;
   struct Sent {
@@ -225,6 +236,9 @@ MpiTransport::~MpiTransport() {
   if (finalized != 0) return;  // the host program was quicker
   MPI_Cancel(&listener_);
   MPI_Request_free(&listener_);
+  drop_sent_notices();
+  // To a peer that takes none: MPI reads them as long as the process runs.
+  if (!notices_.empty()) new std::list<Sent>(std::move(notices_));
 }
 
 void MpiTransport::run(const Call& call) {
@@ -247,7 +261,7 @@ void MpiTransport::run(const Call& call) {
     if (host_) {
       // The first cause goes from the hosts to this one, or from this one to the others.
       if (failed_) host_->shared.abort(cause_);
-      if (const Cause* cause = host_->shared.cause()) abort(*cause);
+      if (const Cause* cause = host_->shared.failure()) abort(*cause);
     }
     throw;
   }
@@ -298,12 +312,12 @@ void MpiTransport::wait_for_any(const Call& call) {
   while (!poll()) {
     if (!patience.exhausted()) continue;
     const bool late = patience.late();
+    if (patience.long_since()) say_long(call, true);
     if (failed()) {
       if (poll()) return;  // the peer that failed has seen this call through
       throw_cause(cause_);
     }
     if (late) fail_late(call);
-    if (patience.seconds() > watch_.deadline.load(std::memory_order_relaxed) / 2) tell_waiting();
     if (patience.seconds() < busy_seconds_) {
       ::sched_yield();
       continue;
@@ -311,15 +325,14 @@ void MpiTransport::wait_for_any(const Call& call) {
     std::this_thread::sleep_for(nap);
     nap = std::min(nap * 2, kLongest);
   }
+  if (patience.said_long()) say_long(call, false);
 }
 
 // In a wait for ranks of this host: messages with other hosts go on.
-void MpiTransport::look(double seconds) {
+void MpiTransport::look(bool late) {
   poll();
   if (failed()) throw_cause(cause_);
-  const double deadline = watch_.deadline.load(std::memory_order_relaxed);
-  if (seconds > deadline) fail_late(*running_);
-  if (seconds > deadline / 2) tell_waiting();
+  if (late) fail_late(*running_);
 }
 
 // Whether messages have ended since the last look.
@@ -363,19 +376,24 @@ void MpiTransport::listen() {
 }
 
 void MpiTransport::poll_notices() {
-  int done = 0;
-  check(MPI_Test(&listener_, &done, MPI_STATUS_IGNORE), "MPI control messages");
-  if (done == 0) return;
-  if (heard_.kind == Notice::waiting) {
-    waiting_in_[static_cast<std::size_t>(heard_.rank)] = heard_.sequence;
-  } else if (!failed_) {
-    failed_ = true;
-    cause_ = heard_.cause;
+  for (;;) {
+    int done = 0;
+    check(MPI_Test(&listener_, &done, MPI_STATUS_IGNORE), "MPI control messages");
+    if (done == 0) return;
+    if (heard_.kind == Notice::waiting) {
+      waiting_in_[at(heard_.rank)] = heard_.sequence;
+    } else if (heard_.kind != Notice::aborted) {
+      elsewhere_[at(heard_.rank)] = heard_.kind == Notice::elsewhere;
+    } else if (!failed_) {
+      failed_ = true;
+      cause_ = heard_.cause;
+    }
+    listen();
   }
-  listen();
 }
 
 void MpiTransport::tell_all(const Notice& notice) {
+  drop_sent_notices();
   for (int r = 0; r < ranks_; ++r) {
     if (r == rank_) continue;
     Sent& sent = notices_.emplace_back();
@@ -385,11 +403,40 @@ void MpiTransport::tell_all(const Notice& notice) {
   }
 }
 
+void MpiTransport::drop_sent_notices() {
+  std::erase_if(notices_, [](Sent& sent) {
+    int done = 0;
+    MPI_Test(&sent.request, &done, MPI_STATUS_IGNORE);
+    return done != 0;
+  });
+}
+
 void MpiTransport::tell_waiting() {
   if (told_waiting_) return;
   told_waiting_ = true;
   const std::lock_guard lock(mpi_);
   tell_all({Notice::waiting, rank_, sequence_, {}});
+}
+
+// Half of the deadline has passed in `call`, or that is over.
+void MpiTransport::say_long(const Call& call, bool long_since) {
+  if (call.is_pair()) {
+    wait_elsewhere(long_since);
+  } else if (long_since) {
+    tell_waiting();
+  }
+  watch_.say_waiting(*this, long_since);
+}
+
+void MpiTransport::wait_elsewhere(bool long_since) {
+  const std::lock_guard lock(mpi_);
+  tell_all({long_since ? Notice::elsewhere : Notice::back, rank_, 0, {}});
+}
+
+const Cause* MpiTransport::failure() {
+  const std::lock_guard lock(mpi_);
+  if (!failed_) poll_notices();
+  return failed_ ? &cause_ : nullptr;
 }
 
 void MpiTransport::abort(const Cause& cause) {
@@ -398,7 +445,7 @@ void MpiTransport::abort(const Cause& cause) {
     if (failed_) return;
     failed_ = true;
     cause_ = cause;
-    tell_all({Notice::aborted, rank_, sequence_, cause});
+    tell_all({Notice::aborted, rank_, 0, cause});
   }
   if (host_) host_->shared.abort(cause);
   // Small messages leave at once; a peer that is gone must not keep us.
@@ -425,6 +472,7 @@ bool MpiTransport::failed() {
   if (watch_.closing.load(std::memory_order_relaxed)) {
     throw Error(ErrorKind::peer, watch_.place(), "left in the middle of a call");
   }
+  if (watch_.family_failure(*this) != nullptr) return true;
   if (asked) tell_waiting();
   return false;
 }
@@ -442,18 +490,26 @@ void MpiTransport::fail_late(const Call& call) {
 // A rank that waits in this call said so. The others are not in it, but all have been in the call
 // before, or we were not here: that is the last they finished.
 std::string MpiTransport::late_ranks() const {
+  const std::lock_guard lock(mpi_);
   constexpr int kNamed = 4;
   std::string text;
-  int late = 0;
-  const auto add = [&](int r) {
-    if (++late > kNamed) return;
-    text += cat(late > 1 ? "; " : "", last_finished(watch_.label(r), previous_.name.data()));
+  int late = 0, elsewhere = 0;
+  const auto add = [&](bool waited_before) {
+    for (int r = 0; r < ranks_; ++r) {
+      if (r == rank_ || waiting_in_[at(r)] >= sequence_) continue;
+      if (elsewhere_[at(r)]) {
+        ++elsewhere;
+      } else if (waited_before == waits_in_call_before(r) && ++late <= kNamed) {
+        text += cat(late > 1 ? "; " : "", last_finished(watch_.label(r), previous_.name.data()));
+      }
+    }
   };
-  for (int r = 0; r < ranks_; ++r) {
-    if (r != rank_ && waiting_in_[static_cast<std::size_t>(r)] < sequence_) add(r);
-  }
+  // A rank that waited for others in the call before, which we have left, may do so still.
+  add(/*waited_before=*/false);
+  if (late == 0) add(/*waited_before=*/true);
   if (late > kNamed) text += cat("; and ", late - kNamed, " more");
   if (late > 0) return text;
+  if (elsewhere > 0) return std::string(kAllElsewhere);
   for (const UnderWay& message : under_way_) {
     if (message.awaited < 0) continue;
     return cat("data of ", watch_.label(message.awaited), " have not come");

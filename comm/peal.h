@@ -119,7 +119,8 @@ peal_status peal_run_local_ranks(int ranks, peal_status (*run)(peal_comm* comm, 
 /* NULL is allowed. Waits for nobody; peers that still wait for this rank fail and name it. */
 void peal_comm_free(peal_comm* comm);
 /* Groups, collective; *out is NULL on a rank that is in none. The new handle is freed by its own
- * peal_comm_free and may outlive `comm`. */
+ * peal_comm_free and may outlive `comm`. A failure or abort of one is a failure of all handles that
+ * were split from one another: every rank that waits in any of them hears the cause. */
 peal_status peal_split(peal_comm* comm, int colour, int key, peal_comm** out);
 peal_status peal_make_group(peal_comm* comm, const int* ranks, int count, peal_comm** out);
 

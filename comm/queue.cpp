@@ -44,6 +44,9 @@ QueuedCommunicator::QueuedCommunicator(Place place) : place_(std::move(place)) {
   watch_.numbers = place_.numbers;
   watch_.deadline = place_.deadline;
   watch_.warn = place_.warn;
+  pair_calls_.resize(place_.names.size());
+  if (!place_.family) place_.family = std::make_shared<Family>();
+  watch_.family = place_.family.get();
   if (!place_.groups) place_.groups = std::make_shared<std::atomic<std::int64_t>>(0);
   caller_spins_ = place_.cores.of_host >= place_.local_size;
   eager_ = place_.cores.of_host >= 2 * place_.local_size && place_.cores.of_rank >= 2;
@@ -57,10 +60,12 @@ QueuedCommunicator::~QueuedCommunicator() {
     work_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
+  if (transport_) place_.family->leave(*transport_);
 }
 
 void QueuedCommunicator::start(std::unique_ptr<Transport> transport) {
   transport_ = std::move(transport);
+  place_.family->join(*transport_, flight_);
   bounds_.reserve(bounds_per_slot());
   slot_bounds_.resize(kSlots * bounds_per_slot());
   if (place_.progress_thread) thread_ = std::thread([this] { progress(); });
@@ -349,6 +354,7 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
     }
   }
   throw_if_broken();
+  if (const Cause* cause = place_.family->failure()) throw_cause(*cause);
   const std::size_t index = posted_ % kSlots;
   Slot& slot = slots_[index];
   if (call.bounds != nullptr) {
@@ -356,12 +362,12 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
     std::copy_n(call.bounds, call.bound_count, bounds);
     call.bounds = bounds;
   }
-  // Ranks compare what they recorded by number: calls of a pair have none.
-  call.record.sequence = call.is_pair() ? 0 : ++collectives_;
+  // Ranks compare what they recorded by number.
+  call.record.sequence = call.is_pair()
+                             ? ++pair_calls_[static_cast<std::size_t>(call.record.parameter)]
+                             : ++collectives_;
   slot.call = call;
-  slot.since = call.is_pair() ? flight_.ring().clock().now()
-                              : flight_.ring().queued(call.record,
-                                                      watch_.step.load(std::memory_order_relaxed));
+  slot.since = flight_.ring().queued(call.record, watch_.step.load(std::memory_order_relaxed));
   ++posted_;
   if (!napping_) work_.notify_one();
   return Request(posted_);
@@ -401,9 +407,9 @@ bool QueuedCommunicator::done(Request request) {
 // Runs the oldest call without the lock; `lock` is held before and after.
 void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin) {
   running_ = true;
-  const Slot& slot = slots_[completed_.load(std::memory_order_relaxed) % kSlots];
-  const std::uint64_t number = slot.call.record.sequence;  // 0: not recorded
-  if (number > 0) flight_.ring().started(number);
+  const std::uint64_t entry = completed_.load(std::memory_order_relaxed) + 1;
+  const Slot& slot = slots_[(entry - 1) % kSlots];
+  flight_.ring().started(entry);
   watch_.spin.store(spin, std::memory_order_relaxed);
   lock.unlock();
   std::optional<Error> error;
@@ -415,10 +421,10 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
     error = Error(ErrorKind::internal, watch_.place(), e.what());
   }
   lock.lock();
-  if (number > 0) flight_.ring().ended(number, !error);
-  if (error && error->kind() != ErrorKind::input) {
+  flight_.ring().ended(entry, !error);
+  if (error && !watch_.closing) {
     lock.unlock();
-    flight_.failed(error->what());
+    error = tell(*error);
     lock.lock();
   }
   running_ = false;
@@ -428,6 +434,13 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
     completed_.fetch_add(1, std::memory_order_release);
   }
   finished_.notify_all();
+}
+
+// To the peers in all communicators; what this rank then says itself is the first cause.
+Error QueuedCommunicator::tell(const Error& error) {
+  const Cause mine = make_cause(rank(), exit_code(error.kind()), error.where(), error.message());
+  const Cause& first = place_.family->fail(mine, transport_.get());
+  return first.message == mine.message ? error : error_of(first);
 }
 
 void QueuedCommunicator::progress() {
@@ -460,8 +473,7 @@ void QueuedCommunicator::throw_if_broken() const {
 
 void QueuedCommunicator::abort(const std::string& cause, int code) {
   const std::string& me = watch_.names[static_cast<std::size_t>(rank())];
-  transport_->abort(make_cause(rank(), code, me, cause));
-  if (code != exit_code(ErrorKind::input)) flight_.failed(cat(me, ": ", cause));
+  place_.family->fail(make_cause(rank(), code, me, cause), /*here=*/nullptr);
 }
 
 void QueuedCommunicator::set_deadline(double seconds) {

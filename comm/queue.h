@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "comm/arguments.h"
+#include "comm/family.h"
 #include "comm/flight.h"
 #include "comm/group.h"
 #include "comm/transport.h"
@@ -40,6 +41,7 @@ class QueuedCommunicator : public Communicator {
     std::function<void(const std::string&)> warn = warn_on_stderr;
     bool progress_thread = true;                        // false: wait() and done() run the calls
     std::shared_ptr<std::atomic<std::int64_t>> groups;  // made so far by this rank; null: none yet
+    std::shared_ptr<Family> family;                     // null: this is the first of one
   };
   explicit QueuedCommunicator(Place place);
   ~QueuedCommunicator() override;
@@ -109,6 +111,7 @@ class QueuedCommunicator : public Communicator {
   std::unique_ptr<Communicator> split_as(std::string_view name, int colour, int key);
   const TreePlan& tree_for(int virtual_ranks);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
+  Error tell(const Error& error);
   void progress();
   void throw_if_broken() const;
 
@@ -127,6 +130,7 @@ class QueuedCommunicator : public Communicator {
   std::vector<std::int64_t> slot_bounds_;    // of the calls in the slots
   std::uint64_t posted_ = 0;                 // tickets given out
   std::uint64_t collectives_ = 0;            // of them, calls that every rank makes
+  std::vector<std::uint64_t> pair_calls_;    // of them, those with each rank
   std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
   bool running_ = false, napping_ = false;
   bool hurried_ = false;  // somebody polls: do not leave calls to wait()

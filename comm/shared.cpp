@@ -11,6 +11,8 @@
 namespace peal {
 namespace {
 
+constexpr std::chrono::milliseconds kLastWords{200};
+
 std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
@@ -120,8 +122,7 @@ SharedTransport::~SharedTransport() {
 // Two meetings: after the first every rank's memory is ready, after the second the results are.
 // Bytes over a rank's memory port: N (reads) + N (writes) for an all-reduce of N bytes.
 void SharedTransport::run(const Call& call) {
-  const Control& control = space_->control();
-  if (control.aborted.load(std::memory_order_acquire) == 2) throw_cause(control.cause);
+  if (const Cause* cause = failure()) throw_cause(*cause);
   if (call.is_pair()) return run_pair(call);
   ++sequence_;
   if (is_small(call)) return run_small(call);
@@ -151,11 +152,6 @@ void SharedTransport::run(const Call& call) {
   }
 }
 
-const Cause* SharedTransport::cause() const {
-  const Control& control = space_->control();
-  return control.aborted.load(std::memory_order_acquire) == 2 ? &control.cause : nullptr;
-}
-
 void SharedTransport::abort(const Cause& cause) {
   Control& control = space_->control();
   std::uint32_t none = 0;
@@ -163,6 +159,28 @@ void SharedTransport::abort(const Cause& cause) {
   control.cause = cause;
   control.aborted.store(2, std::memory_order_release);
   wake_sleepers(control);
+}
+
+const Cause* SharedTransport::failure() {
+  const Control& control = space_->control();
+  return control.aborted.load(std::memory_order_acquire) == 2 ? &control.cause : nullptr;
+}
+
+void SharedTransport::wait_elsewhere(bool long_since) {
+  space_->state(rank_).elsewhere.store(long_since, std::memory_order_release);
+}
+
+void SharedTransport::throw_if_failed() {
+  if (const Cause* cause = failure()) throw_cause(*cause);
+  if (const Cause* cause = watch_.family_failure(*this)) throw_cause(*cause);
+}
+
+// A rank that ends because of an error destroys its groups first and says why right after.
+bool SharedTransport::has_left(int rank) {
+  if (!space_->state(rank).left.load(std::memory_order_acquire)) return false;
+  const auto now = std::chrono::steady_clock::now();
+  if (left_since_ == std::chrono::steady_clock::time_point{}) left_since_ = now;
+  return now - left_since_ > kLastWords;
 }
 
 void SharedTransport::post_record(const Call& call) {
@@ -227,9 +245,11 @@ bool SharedTransport::wait_for_all(const Call& call) {
   bool slept = false;
   while (!all_here()) {
     if (!patience.exhausted()) continue;
+    if (patience.long_since()) say_long(true);
     try {
-      check_failures(call, patience.late());
-      if (beyond_ != nullptr) beyond_->look(patience.seconds());
+      const bool late = patience.late();
+      check_failures(call, late);
+      if (beyond_ != nullptr) beyond_->look(late);
     } catch (const Error&) {
       // A peer may have seen this meeting through and failed after it.
       if (all_here()) break;
@@ -241,12 +261,17 @@ bool SharedTransport::wait_for_all(const Call& call) {
     if (slept) futex_sleep(control.wakes, wakes, beyond_ != nullptr ? kShortNap : kNap);
     control.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   }
+  if (patience.said_long()) say_long(false);
   return !slept;
 }
 
+void SharedTransport::say_long(bool long_since) {
+  watch_.say_waiting(*this, long_since);
+  if (beyond_ != nullptr) beyond_->wait_long(long_since);
+}
+
 void SharedTransport::check_failures(const Call& call, bool late) {
-  const Control& control = space_->control();
-  if (control.aborted.load(std::memory_order_acquire) == 2) throw_cause(control.cause);
+  throw_if_failed();
   if (watch_.closing.load(std::memory_order_relaxed)) {
     throw Error(ErrorKind::peer, watch_.place(),
                 cat("left in the middle of ", short_name(call.record)));
@@ -254,12 +279,12 @@ void SharedTransport::check_failures(const Call& call, bool late) {
   const CallRecord& told = beyond_ != nullptr ? beyond_->call() : call.record;
   for (int r = 0; r < ranks_; ++r) {
     if (here(r)) continue;
-    const bool left = space_->state(r).left.load(std::memory_order_acquire);
-    if (!left && space_->alive(r)) continue;
+    const bool left = has_left(r);
+    if (!left && (space_->alive(r) || space_->state(r).left.load())) continue;
     // It may have arrived between the two looks.
     if (here(r)) continue;
     fail(peer_cause(cat(watch_.names[at(r)], left ? " has left" : " is gone", ", waited for in ",
-                        short_name(told), "; ", late_ranks())));
+                        short_name(told), "; ", last_of(r))));
   }
   if (!late || beyond_ != nullptr) return;
   const std::string who = late_ranks();
@@ -280,17 +305,25 @@ void SharedTransport::fail(const Cause& mine) {
 std::string SharedTransport::late_ranks() const {
   constexpr int kNamed = 4;
   std::string text;
-  int late = 0;
+  int late = 0, elsewhere = 0;
   for (int r = 0; r < ranks_; ++r) {
     if (here(r)) continue;
+    if (space_->state(r).elsewhere.load(std::memory_order_acquire)) {
+      ++elsewhere;
+      continue;
+    }
     if (++late > kNamed) continue;
-    // A late rank cannot write this record: that needs two more calls, and we are in the next.
-    const SharedRecord& before = space_->state(r).records[(sequence_ - 1) % 2];
-    text += cat(late > 1 ? "; " : "",
-                last_finished(watch_.label(r), sequence_ > 1 ? before.call.name.data() : ""));
+    text += cat(late > 1 ? "; " : "", last_of(r));
   }
   if (late > kNamed) text += cat("; and ", late - kNamed, " more");
-  return text;
+  return late > 0 || elsewhere == 0 ? text : std::string(kAllElsewhere);
+}
+
+// What a rank that is late last finished.
+std::string SharedTransport::last_of(int rank) const {
+  // It cannot write this record: that needs two more calls, and we are in the next.
+  const SharedRecord& before = space_->state(rank).records[(sequence_ - 1) % 2];
+  return last_finished(watch_.label(rank), sequence_ > 1 ? before.call.name.data() : "");
 }
 
 void SharedTransport::compare_records() {

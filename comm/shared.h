@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -55,6 +56,7 @@ struct alignas(64) RankState {
   // while slower ones still read this one, but never the one after, which takes a meeting between.
   Mail mail[2];
   std::atomic<bool> left{false};         // it has destroyed its communicator
+  std::atomic<bool> elsewhere{false};    // it has waited for long in another call
   std::atomic<std::int64_t> process{0};  // id; 0: not known
   std::atomic<std::uint32_t> bell{0};    // rung by the peer of a send or recv; a futex
   std::atomic<std::uint32_t> listening{0};
@@ -109,9 +111,9 @@ std::shared_ptr<SharedSpace> make_thread_space(int ranks);
 class Beyond {
  public:
   virtual const CallRecord& call() const = 0;  // the whole one, for messages
-  // Now and then in a wait that has lasted so long. Throws when that is too long, or when a rank of
-  // another host has failed.
-  virtual void look(double seconds) = 0;
+  // Now and then in a wait. Throws when a rank of another host has failed, or it is `late`.
+  virtual void look(bool late) = 0;
+  virtual void wait_long(bool long_since) = 0;  // half of the deadline has passed; or that is over
 
  protected:
   ~Beyond() = default;
@@ -125,21 +127,26 @@ class SharedTransport final : public Transport {
 
   void run(const Call& call) override;
   void abort(const Cause& cause) override;
-  const Cause* cause() const;  // why a rank has failed; null: none has
+  const Cause* failure() override;
+  void wait_elsewhere(bool long_since) override;
 
  private:
+  void throw_if_failed();
+  bool has_left(int rank);
   void post_record(const Call& call);
   void post(const Call& call);
   void meet(const Call& call);  // until every rank has come as far
   bool here(int rank) const;
   bool all_here() const;
   bool wait_for_all(const Call& call);  // false: it slept and was woken
+  void say_long(bool long_since);
   void check_failures(const Call& call, bool late);
   void compare_records();
   void compare_counts(const Call& call);
   [[noreturn]] void fail(const Cause& cause);  // tells the peers too
   Cause peer_cause(const std::string& message) const;
   std::string late_ranks() const;
+  std::string last_of(int rank) const;
 
   // A big private array goes through the bounce buffers chunk by chunk.
   std::size_t chunk_elements(const Call& call) const;
@@ -159,9 +166,10 @@ class SharedTransport final : public Transport {
   void send(const Call& call);
   void recv(const Call& call);
   void ring(int peer);
+  void say_long(bool long_since);
   void wait_pair(const Call& call, const std::atomic<std::uint64_t>& theirs, std::uint64_t goal);
   void check_pair(const Call& call, const std::atomic<std::uint64_t>& theirs, std::uint64_t goal,
-                  bool late);
+                  Patience& patience);
 
   // Small all-reduces (shared_small.cpp).
   bool is_small(const Call& call) const;
@@ -180,6 +188,7 @@ class SharedTransport final : public Transport {
   int ranks_, rank_;
   std::uint64_t sequence_ = 0;
   std::uint64_t meetings_ = 0;
+  std::chrono::steady_clock::time_point left_since_{};  // when a peer was first seen to have left
   std::size_t chunk_ = 0;  // elements of the call in progress that fit the bounce buffer
   ReducePlan chain_, pairs_;
   Reducer reducer_;

@@ -93,25 +93,34 @@ void SharedTransport::wait_pair(const Call& call, const std::atomic<std::uint64_
   Patience patience(watch_);
   while (theirs.load(std::memory_order_acquire) < goal) {
     if (!patience.exhausted()) continue;
-    check_pair(call, theirs, goal, patience.late());
+    if (patience.long_since()) say_long(true);
+    check_pair(call, theirs, goal, patience);
     const std::uint32_t rung = me.bell.load(std::memory_order_seq_cst);
     me.listening.store(1, std::memory_order_seq_cst);
     if (theirs.load(std::memory_order_seq_cst) < goal) futex_sleep(me.bell, rung);
     me.listening.store(0, std::memory_order_seq_cst);
   }
+  if (patience.said_long()) say_long(false);
+}
+
+void SharedTransport::say_long(bool long_since) {
+  wait_elsewhere(long_since);
+  watch_.say_waiting(*this, long_since);
 }
 
 // Nothing is wrong as long as the peer may still come; it may have come between two looks.
 void SharedTransport::check_pair(const Call& call, const std::atomic<std::uint64_t>& theirs,
-                                 std::uint64_t goal, bool late) {
+                                 std::uint64_t goal, Patience& patience) {
   const int peer = call.record.parameter;
-  const Control& control = space_->control();
-  const bool aborted = control.aborted.load(std::memory_order_acquire) == 2;
-  const bool left = space_->state(peer).left.load(std::memory_order_acquire);
-  const bool gone = !left && !space_->alive(peer);
+  const bool late = patience.late();
+  const bool alive = space_->alive(peer);
+  const bool left = has_left(peer);
+  const bool gone = !alive && !space_->state(peer).left.load(std::memory_order_acquire);
   const bool closing = watch_.closing.load(std::memory_order_relaxed);
+  const Cause* cause = failure();
+  if (cause == nullptr) cause = watch_.family_failure(*this);
   if (theirs.load(std::memory_order_acquire) >= goal) return;
-  if (aborted) throw_cause(control.cause);
+  if (cause != nullptr) throw_cause(*cause);
   const std::string who = watch_.names[at(peer)];
   if (closing) {
     throw Error(ErrorKind::peer, watch_.place(),

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "core/base/error.h"
@@ -12,6 +13,8 @@ namespace {
 constexpr double kSpinSeconds = 40e-6;
 constexpr int kBriskRounds = 64;
 constexpr int kYields = 2;  // each may cost a time slice where cores are scarce
+// Between two looks of a rank that runs: far more than any nap in a wait.
+constexpr std::chrono::milliseconds kLongestNap{200};
 
 void pause() {
 #if defined(__x86_64__)
@@ -48,7 +51,19 @@ bool Patience::exhausted() {
 }
 
 double Patience::seconds() const {
-  return std::chrono::duration<double>(Clock::now() - start_).count();
+  return std::chrono::duration<double>(Clock::now() - start_ - stopped_).count();
+}
+
+bool Patience::late() {
+  const Clock::time_point now = Clock::now();
+  stopped_ += std::max<Clock::duration>(now - looked_ - kLongestNap, Clock::duration::zero());
+  looked_ = now;
+  return seconds() > watch_.deadline.load(std::memory_order_relaxed);
+}
+
+bool Patience::long_since() {
+  if (said_long_ || seconds() < watch_.deadline.load(std::memory_order_relaxed) / 2) return false;
+  return said_long_ = true;
 }
 
 std::string late_message(const Watch& watch, const CallRecord& call, const std::string& late) {

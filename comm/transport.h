@@ -12,6 +12,8 @@
 
 namespace peal {
 
+class Family;
+class Transport;
 void warn_on_stderr(const std::string& message);
 
 // Who and where a rank is, and what its waits look at.
@@ -25,6 +27,11 @@ struct Watch {
   std::atomic<bool> spin{false};       // whether a core is free to spin on
 
   std::function<void(const std::string&)> warn = warn_on_stderr;
+  Family* family = nullptr;  // null in tests of a transport alone
+
+  // Of family.h, for the waits of `here`.
+  const Cause* family_failure(const Transport& here) const;
+  void say_waiting(const Transport& here, bool long_since) const;
 
   int ranks() const { return static_cast<int>(names.size()); }
   std::string label(int rank) const;  // "rank 3", where the job began
@@ -39,6 +46,11 @@ class Transport {
   virtual void run(const Call& call) = 0;
   // Any thread; the first cause of all ranks wins.
   virtual void abort(const Cause& cause) = 0;
+  // Any thread: the cause that this rank or a peer gave, as far as it is here; null: none.
+  virtual const Cause* failure() = 0;
+  // Any thread: whether this rank has waited for long, not in a call that all ranks make here but
+  // in one of another communicator or of a pair. Peers that wait for it here then blame others.
+  virtual void wait_elsewhere(bool long_since) = 0;
 };
 
 // A wait that spins briefly, then yields, then sleeps, and knows when it is late.
@@ -49,12 +61,19 @@ class Patience {
   // Called again and again while nothing has come. True when it is time to sleep.
   bool exhausted();
   double seconds() const;
-  bool late() const { return seconds() > watch_.deadline.load(std::memory_order_relaxed); }
+  // Whether the deadline has passed. Called at every look: a rank that was itself stopped in
+  // between does not count that time, lest it blames its peers before it has heard them.
+  bool late();
+  // Once: that half of the deadline has passed.
+  bool long_since();
+  bool said_long() const { return said_long_; }
 
  private:
   using Clock = std::chrono::steady_clock;
   const Watch& watch_;
-  Clock::time_point start_ = Clock::now();
+  Clock::time_point start_ = Clock::now(), looked_ = start_;
+  Clock::duration stopped_{0};
+  bool said_long_ = false;
   int rounds_ = 0;
   bool tired_ = false;
 };
@@ -71,6 +90,11 @@ Cause count_mismatch(const Watch& watch, const CallRecord& call, Pair ranks, std
 
 // The cause of a send and a recv that do not match.
 Cause pair_mismatch(const Watch& watch, const CallRecord& mine, const CallRecord& theirs);
+
+// Said of ranks that are late because they wait in other calls, if no other rank is late.
+inline constexpr std::string_view kAllElsewhere =
+    "the ranks that have not come wait in calls of a pair or of another communicator: ranks must "
+    "make those in one order, too";
 
 // `rank 5 last finished "bucket 6"`; an empty name: nothing yet.
 std::string last_finished(const std::string& rank_name, std::string_view call_name);

@@ -1,6 +1,7 @@
 #include "launcher/flight_files.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -94,7 +95,7 @@ void check_end(std::string_view text, const std::vector<std::string_view>& lines
 }
 
 FlightFile parse_head(const Line& line, const std::string& path) {
-  line.integer("peal_flight", 1, 1);
+  line.integer("peal_flight", 2, 2);
   FlightFile file;
   file.path = path;
   file.ranks = static_cast<int>(line.integer("ranks", 1, 1 << 24));
@@ -102,6 +103,7 @@ FlightFile parse_head(const Line& line, const std::string& path) {
   file.rank_name = line.text("name");
   file.why = line.text("why");
   file.failure = line.text("failure");
+  file.elsewhere = line.integer("elsewhere", 0, 1) == 1;
   file.step = line.integer("step", -1);
   file.deadline_seconds = line.seconds("deadline_seconds");
   file.made = static_cast<std::uint64_t>(line.integer("made", 0));
@@ -121,13 +123,35 @@ FlightFileCall::State parse_state(const Line& line) {
   line.fail("has the state \"", name, "\"; known: queued, running, finished, failed");
 }
 
-FlightFileCall parse_call(const Line& line, std::uint64_t sequence) {
+// What the next call of a kind must be numbered. `whole`: the file holds calls from the first on.
+class Numbers {
+ public:
+  explicit Numbers(bool whole) : whole_(whole) {}
+
+  // `place`: 0 of calls that all ranks make, otherwise the peer and 1.
+  std::uint64_t take(const Line& line, int place) {
+    std::uint64_t& last = last_[place];
+    const auto next = static_cast<std::int64_t>(last) + 1;
+    const std::int64_t number =
+        last == 0 && !whole_ ? line.integer("call", 1) : line.integer("call", next, next);
+    return last = static_cast<std::uint64_t>(number);
+  }
+
+ private:
+  bool whole_;
+  std::map<int, std::uint64_t> last_;
+};
+
+FlightFileCall parse_call(const Line& line, const FlightFile& file, Numbers& numbers) {
   using State = FlightFileCall::State;
-  const auto number = static_cast<std::int64_t>(sequence);
   FlightFileCall call;
-  call.sequence = static_cast<std::uint64_t>(line.integer("call", number, number));
-  call.state = parse_state(line);
   call.kind = line.text("kind");
+  if (call.kind == "send" || call.kind == "recv") {
+    call.peer = static_cast<int>(line.integer("peer", 0, file.ranks - 1));
+    if (call.peer == file.rank) line.fail("peer is ", call.peer, ", the rank itself");
+  }
+  call.sequence = numbers.take(line, call.peer + 1);
+  call.state = parse_state(line);
   call.name = line.text("name");
   call.dtype = line.text("dtype");
   call.what = line.text("what");
@@ -164,14 +188,36 @@ std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder)
 }  // namespace
 
 const FlightFileCall* FlightFile::call(std::uint64_t sequence) const {
-  const std::uint64_t before = made - calls.size();  // calls that the file no longer holds
-  if (sequence <= before || sequence > made) return nullptr;
-  return &calls[sequence - before - 1];
+  if (of_all.empty()) return nullptr;
+  const std::uint64_t first = calls[of_all[0]].sequence;
+  if (sequence < first || sequence - first >= of_all.size()) return nullptr;
+  return &calls[of_all[sequence - first]];
 }
 
-std::uint64_t FlightFile::entered() const {
-  const FlightFileCall* next = call(finished + 1);
-  return next != nullptr && next->open() ? finished + 1 : finished;
+const FlightFileCall* FlightFile::call_with(int other, std::uint64_t sequence) const {
+  const auto found = std::find_if(calls.begin(), calls.end(), [&](const FlightFileCall& call) {
+    return call.peer == other && call.sequence == sequence;
+  });
+  return found != calls.end() ? &*found : nullptr;
+}
+
+const FlightFileCall* FlightFile::open_call() const {
+  const std::uint64_t before = made - calls.size();  // calls that the file no longer holds
+  if (finished < before || finished == made) return nullptr;
+  const FlightFileCall& next = calls[finished - before];
+  return next.open() ? &next : nullptr;
+}
+
+const FlightFileCall* FlightFile::last_finished() const {
+  const std::uint64_t before = made - calls.size();
+  return finished > before ? &calls[finished - before - 1] : nullptr;
+}
+
+bool FlightFile::has_finished(std::uint64_t sequence) const {
+  if (const FlightFileCall* mine = call(sequence)) {
+    return mine->state == FlightFileCall::State::finished;
+  }
+  return !of_all.empty() && sequence < calls[of_all[0]].sequence;
 }
 
 FlightFile parse_flight_file(std::string_view text, const std::string& path) {
@@ -181,8 +227,10 @@ FlightFile parse_flight_file(std::string_view text, const std::string& path) {
   const std::size_t calls = lines.size() - 2;
   if (calls > file.made) fail_input(path, "holds ", calls, " calls of ", file.made);
   file.calls.reserve(calls);
+  Numbers numbers(/*whole=*/calls == file.made);
   for (std::size_t i = 0; i < calls; ++i) {
-    file.calls.push_back(parse_call(Line(lines[i + 1], path, i + 2), file.made - calls + i + 1));
+    file.calls.push_back(parse_call(Line(lines[i + 1], path, i + 2), file, numbers));
+    if (!file.calls.back().is_pair()) file.of_all.push_back(i);
   }
   return file;
 }

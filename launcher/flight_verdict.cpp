@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <ctime>
 #include <map>
+#include <tuple>
 
 #include "core/base/text.h"
 
@@ -34,13 +35,15 @@ std::string rank_list(const std::vector<int>& ranks) {
   return text;
 }
 
-std::string call_text(const FlightFileCall& call) {
-  return cat("call ", call.sequence, ", ", call.what);
+std::vector<int> in_order(int a, int b) {
+  return {std::min(a, b), std::max(a, b)};
 }
 
-// The newest call that a rank has in the file and has finished.
-const FlightFileCall* last_finished(const FlightFile& file) {
-  return file.call(file.finished);
+// call 7, all_reduce "loss" (...) | call 2 between ranks 0 and 1, send "x" (to rank 1, ...)
+std::string call_text(const FlightFileCall& call, int rank) {
+  if (!call.is_pair()) return cat("call ", call.sequence, ", ", call.what);
+  return cat("call ", call.sequence, " between ", rank_list(in_order(rank, call.peer)), ", ",
+             call.what);
 }
 
 // The first call that two ranks made differently; 0: none.
@@ -48,7 +51,8 @@ std::uint64_t find_mismatch(const std::vector<FlightFile>& files) {
   std::map<std::uint64_t, const FlightFileCall*> made;
   std::uint64_t first = 0;
   for (const FlightFile& file : files) {
-    for (const FlightFileCall& call : file.calls) {
+    for (const std::size_t index : file.of_all) {
+      const FlightFileCall& call = file.calls[index];
       const FlightFileCall& other = *made.emplace(call.sequence, &call).first->second;
       if (other.digest != call.digest && (first == 0 || call.sequence < first)) {
         first = call.sequence;
@@ -56,6 +60,42 @@ std::uint64_t find_mismatch(const std::vector<FlightFile>& files) {
     }
   }
   return first;
+}
+
+const FlightFile* file_of(const std::vector<FlightFile>& files, int rank) {
+  for (const FlightFile& file : files) {
+    if (file.rank == rank) return &file;
+  }
+  return nullptr;
+}
+
+// A send and its recv have one digest. The earliest pair of calls that do not match.
+bool judge_pair_mismatch(const std::vector<FlightFile>& files, FlightVerdict& verdict) {
+  std::map<std::tuple<int, int, std::uint64_t>, const FlightFileCall*> made;  // rank, peer, number
+  for (const FlightFile& file : files) {
+    for (const FlightFileCall& call : file.calls) {
+      if (call.is_pair()) made[{file.rank, call.peer, call.sequence}] = &call;
+    }
+  }
+  const FlightFileCall* first = nullptr;
+  for (const auto& [key, call] : made) {
+    const auto [rank, peer, number] = key;
+    const auto found = made.find({peer, rank, number});
+    if (peer < rank || found == made.end()) continue;
+    const FlightFileCall& other = *found->second;
+    if (other.digest == call->digest && other.kind != call->kind) continue;
+    if (first != nullptr && call->queued_us >= first->queued_us) continue;
+    first = call;
+    verdict.kind = Kind::mismatch;
+    verdict.call = number;
+    verdict.pair = verdict.late = {rank, peer};
+    verdict.what = call->what;
+    verdict.sentence =
+        cat("ranks disagree in call ", number, " between ", rank_list(verdict.pair), ": ",
+            call->what, " on rank ", rank, " but ", other.what, " on rank ", peer);
+  }
+  if (first != nullptr) verdict.details.push_back("one must receive what the other sends");
+  return first != nullptr;
 }
 
 void judge_mismatch(const std::vector<FlightFile>& files, FlightVerdict& verdict) {
@@ -101,35 +141,63 @@ class WaitJudge {
   void judge() {
     find_call();
     if (call_ != nullptr) {
-      for (const FlightFile& file : files_) place(file);
+      for (const FlightFile& file : files_) {
+        if (concerns(file.rank)) place(file);
+      }
     }
     add_missing();
     decide();
   }
 
  private:
-  // The oldest call that a rank is in, and when the first rank came to it.
+  // The oldest call of all that a rank is in, or else the pair's call that was begun first; and
+  // when the first rank came to it.
   void find_call() {
     for (const FlightFile& file : files_) {
-      const FlightFileCall* open = file.call(file.finished + 1);
-      if (open == nullptr || !open->open()) continue;
-      if (call_ == nullptr || open->sequence < call_->sequence) call_ = open;
+      const FlightFileCall* open = file.open_call();
+      if (open == nullptr || !is_older(*open)) continue;
+      call_ = open;
+      owner_ = file.rank;
     }
     if (call_ == nullptr) return;
     verdict_.call = call_->sequence;
     verdict_.what = call_->what;
+    if (call_->is_pair()) verdict_.pair = in_order(owner_, call_->peer);
     verdict_.since_us = call_->started_us;
     for (const FlightFile& file : files_) {
-      const FlightFileCall* same = file.call(call_->sequence);
+      const FlightFileCall* same = same_call(file);
       if (same == nullptr || same->state == FlightFileCall::State::queued) continue;
       verdict_.since_us = std::min(verdict_.since_us, same->started_us);
     }
   }
 
+  bool is_older(const FlightFileCall& open) const {
+    if (call_ == nullptr || open.is_pair() != call_->is_pair()) {
+      return call_ == nullptr || call_->is_pair();
+    }
+    return open.is_pair() ? open.started_us < call_->started_us : open.sequence < call_->sequence;
+  }
+
+  bool concerns(int rank) const {
+    return verdict_.pair.empty() || rank == owner_ || rank == call_->peer;
+  }
+
+  // The call in question as that rank made it; null: the file does not hold it.
+  const FlightFileCall* same_call(const FlightFile& file) const {
+    if (verdict_.pair.empty()) return file.call(call_->sequence);
+    if (!concerns(file.rank)) return nullptr;
+    return file.call_with(file.rank == owner_ ? call_->peer : owner_, call_->sequence);
+  }
+
+  bool has_finished(const FlightFile& file, const FlightFileCall* mine) const {
+    if (mine != nullptr) return mine->state == FlightFileCall::State::finished;
+    return verdict_.pair.empty() && file.has_finished(call_->sequence);
+  }
+
   // Where a rank stands to the call in question.
   void place(const FlightFile& file) {
-    if (file.finished >= call_->sequence) return verdict_.ahead.push_back(file.rank);
-    const FlightFileCall* mine = file.call(call_->sequence);
+    const FlightFileCall* mine = same_call(file);
+    if (has_finished(file, mine)) return verdict_.ahead.push_back(file.rank);
     if (mine != nullptr && mine->open()) {
       const double after = seconds_between(verdict_.since_us, mine->started_us);
       if (after >= patience_) {
@@ -142,6 +210,7 @@ class WaitJudge {
           std::max(verdict_.waited_seconds, seconds_between(mine->started_us, end));
       return;
     }
+    if (file.elsewhere || file.open_call() != nullptr) return kept(file);
     const double since = seconds_between(verdict_.since_us, file.written_us);
     if (since < 0) {
       verdict_.missing.push_back(file.rank);
@@ -152,10 +221,19 @@ class WaitJudge {
     }
   }
 
+  // A rank that has not come because it waits itself.
+  void kept(const FlightFile& file) {
+    const FlightFileCall* open = file.open_call();
+    const std::string where =
+        open != nullptr ? call_text(*open, file.rank) : "a call of another communicator";
+    kept_.push_back(cat("rank ", file.rank, " in ", where));
+    verdict_.details.push_back(cat(file.rank_name, ": waits itself, in ", where));
+  }
+
   void explain(const FlightFile& file, const std::string& what) {
     std::string line = cat(file.rank_name, ": ", what);
-    if (const FlightFileCall* last = last_finished(file)) {
-      line += cat("; it last finished ", call_text(*last), ", ",
+    if (const FlightFileCall* last = file.last_finished()) {
+      line += cat("; it last finished ", call_text(*last, file.rank), ", ",
                   seconds_text(seconds_between(last->ended_us, file.written_us)),
                   " before it wrote this");
     } else {
@@ -166,11 +244,9 @@ class WaitJudge {
 
   void add_missing() {
     std::vector<int> without;
-    for (std::size_t next = 0, rank = 0; rank < static_cast<std::size_t>(files_[0].ranks); ++rank) {
-      if (next < files_.size() && files_[next].rank == static_cast<int>(rank)) {
-        ++next;
-      } else {
-        without.push_back(static_cast<int>(rank));
+    for (int rank = 0; rank < files_[0].ranks; ++rank) {
+      if (file_of(files_, rank) == nullptr && (call_ == nullptr || concerns(rank))) {
+        without.push_back(rank);
       }
     }
     if (without.empty()) return;
@@ -188,17 +264,24 @@ class WaitJudge {
         call_ != nullptr && !verdict_.missing.empty() && (failure || long_wait);
     if (!verdict_.late.empty() || blame_missing) {
       say_late(blame_missing);
+    } else if (long_wait && !kept_.empty()) {
+      verdict_.kind = Kind::crossed;
+      verdict_.sentence = cat("ranks wait for each other: ", rank_list(verdict_.waiting), " in ",
+                              text(), ", but ", join(kept_));
+      verdict_.details.push_back(
+          "ranks must make all calls in one order, those of pairs and of "
+          "other communicators too");
     } else if (long_wait) {
       verdict_.kind = Kind::stuck;
-      verdict_.sentence =
-          cat("all ranks are in ", call_text(*call_), ", since ", since(), ", and it does not end");
+      verdict_.sentence = cat(verdict_.pair.empty() ? "all" : "both", " ranks are in ", text(),
+                              ", since ", since(), ", and it does not end");
     } else if (failure) {
       verdict_.kind = Kind::ended;
       verdict_.sentence = cat("the job was ended: ", verdict_.causes[0]);
     } else {
       verdict_.sentence = call_ == nullptr ? "no rank is stuck: none was in a call"
                                            : cat("no rank is stuck: the oldest open call is ",
-                                                 call_text(*call_), ", since ", since());
+                                                 text(), ", since ", since());
     }
   }
 
@@ -207,8 +290,7 @@ class WaitJudge {
     std::vector<int> who = verdict_.late;
     if (blame_missing) who.insert(who.end(), verdict_.missing.begin(), verdict_.missing.end());
     std::sort(who.begin(), who.end());
-    verdict_.sentence =
-        cat(rank_list(who), who.size() == 1 ? " is" : " are", " late for ", call_text(*call_));
+    verdict_.sentence = cat(rank_list(who), who.size() == 1 ? " is" : " are", " late for ", text());
     if (!verdict_.waiting.empty()) {
       verdict_.sentence +=
           cat(", in which ", rank_list(verdict_.waiting),
@@ -219,6 +301,7 @@ class WaitJudge {
     }
   }
 
+  std::string text() const { return call_text(*call_, owner_); }
   std::string since() const {
     return cat(wall_time(verdict_.since_us), " (", seconds_text(verdict_.waited_seconds), ")");
   }
@@ -227,6 +310,8 @@ class WaitJudge {
   FlightVerdict& verdict_;
   double patience_;
   const FlightFileCall* call_ = nullptr;
+  int owner_ = 0;                  // whose file that is in
+  std::vector<std::string> kept_;  // ranks that do not come because they wait themselves, and where
 };
 
 // Distinct failures, the earliest first.
@@ -253,14 +338,14 @@ FlightVerdict judge_flight(const std::vector<FlightFile>& files) {
   if (verdict.call != 0) {
     verdict.kind = Kind::mismatch;
     judge_mismatch(files, verdict);
-  } else {
+  } else if (!judge_pair_mismatch(files, verdict)) {
     WaitJudge(files, verdict).judge();
   }
   return verdict;
 }
 
 std::string_view name_of(Kind kind) {
-  constexpr std::string_view names[] = {"mismatch", "late", "stuck", "ended", "clear"};
+  constexpr std::string_view names[] = {"mismatch", "late", "stuck", "crossed", "ended", "clear"};
   return names[static_cast<int>(kind)];
 }
 

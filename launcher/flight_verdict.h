@@ -10,6 +10,7 @@ struct FlightVerdict {
     mismatch,  // ranks made different calls
     late,      // some ranks wait in a call that others have not come to
     stuck,     // all are in the same call and it does not end
+    crossed,   // ranks wait for each other in different calls
     ended,     // the job ended itself, and nobody had waited long
     clear      // nobody had waited long
   };
@@ -17,7 +18,8 @@ struct FlightVerdict {
   std::string sentence;
   std::vector<std::string> details;  // more lines for people
 
-  std::uint64_t call = 0;  // the call in question; 0: none was open
+  std::uint64_t call = 0;  // number of the call in question; 0: none was open
+  std::vector<int> pair;   // the two ranks that make it; empty: all do
   std::string what;        // it in words
   std::int64_t since_us = 0;
   double waited_seconds = 0;

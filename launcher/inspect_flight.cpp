@@ -45,7 +45,10 @@ void print_rank(const FlightFile& file, int calls) {
       std::snprintf(text, sizeof text, "%.3f ms", seconds_in(call, file) * 1e3);
       took = text;
     }
-    std::printf("  %8llu  %-8s  %s  %14s  %s\n", static_cast<unsigned long long>(call.sequence),
+    // 17, or 3:2 for the second call with rank 3
+    const std::string number =
+        call.is_pair() ? cat(call.peer, ":", call.sequence) : std::to_string(call.sequence);
+    std::printf("  %8s  %-8s  %s  %14s  %s\n", number.c_str(),
                 std::string(name_of_state(call.state)).c_str(),
                 wall_time(begun ? call.started_us : call.queued_us).substr(11, 12).c_str(),
                 took.c_str(), call.what.c_str());
@@ -66,6 +69,7 @@ Json json_of(const FlightFileCall& call, const FlightFile& file) {
            {"dtype", call.dtype},   {"elements", call.elements},
            {"bytes", call.bytes},   {"what", call.what},
            {"step", call.step},     {"queued_us", call.queued_us}};
+  if (call.is_pair()) out["peer"] = call.peer;
   if (call.state == FlightFileCall::State::queued) return out;
   out["started_us"] = call.started_us;
   if (call.ended_us != 0) out["ended_us"] = call.ended_us;
@@ -85,6 +89,7 @@ void print_json(const FlightVerdict& verdict, const std::vector<FlightFile>& fil
   if (verdict.call != 0) {
     out["call"] = verdict.call;
     out["what"] = verdict.what;
+    if (!verdict.pair.empty()) out["pair"] = verdict.pair;
   }
   if (verdict.since_us != 0) {
     out["since_us"] = verdict.since_us;
@@ -92,9 +97,10 @@ void print_json(const FlightVerdict& verdict, const std::vector<FlightFile>& fil
   }
   out["ranks"] = Json::array();
   for (const FlightFile& file : files) {
-    Json rank{{"rank", file.rank}, {"name", file.rank_name},    {"step", file.step},
-              {"made", file.made}, {"finished", file.finished}, {"written_us", file.written_us},
-              {"why", file.why},   {"failure", file.failure},   {"calls", Json::array()}};
+    Json rank{{"rank", file.rank},     {"name", file.rank_name},    {"step", file.step},
+              {"made", file.made},     {"finished", file.finished}, {"written_us", file.written_us},
+              {"why", file.why},       {"failure", file.failure},   {"elsewhere", file.elsewhere},
+              {"calls", Json::array()}};
     for (const FlightFileCall& call : newest(file, calls)) {
       rank["calls"].push_back(json_of(call, file));
     }

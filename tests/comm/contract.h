@@ -165,15 +165,18 @@ inline void require_tree_sum(const float* y, int virtual_ranks, std::int64_t cou
 inline void tree_is_invariant(Communicator& comm, int most_virtual_ranks) {
   Stream s;
   for (int v = comm.world_size(); v <= most_virtual_ranks; ++v) {
-    for (const std::int64_t count : {1, 33, 2053}) {
+    for (const std::int64_t count : {0, 1, 33, 2053, 4096}) {
       const TreeNode block = block_of(v, comm.world_size(), comm.rank());
       const std::size_t nodes = maximal_nodes(v, block).size();
-      std::vector<float> memory(nodes * static_cast<std::size_t>(count));
+      std::vector<float> memory(nodes * static_cast<std::size_t>(count) + 1);
       fill_partials(comm, v, memory.data(), count, count);
       std::vector<Tensor> partials;
       for (std::size_t k = 0; k < nodes; ++k) {
         partials.push_back({&memory[k * static_cast<std::size_t>(count)], {count}});
       }
+      std::vector<float> apart(static_cast<std::size_t>(count) + 1);
+      comm.wait(s, comm.all_reduce_tree(s, "tree", v, partials, {apart.data(), {count}}));
+      require_tree_sum(apart.data(), v, count);
       comm.wait(s, comm.all_reduce_tree(s, "tree", v, partials, partials[0]));
       require_tree_sum(memory.data(), v, count);
     }
@@ -213,6 +216,29 @@ inline void polling_makes_progress(Communicator& comm) {
   require(x[99] == static_cast<float>(comm.world_size()), "polled result");
 }
 
+// All of [0, bytes) in slices of up to 2000 bytes: in order, or shuffled in another way on every
+// rank.
+inline void become_final(GradientBuckets& buckets, std::size_t bytes, const Random& random,
+                         bool shuffled) {
+  Stream s;
+  std::vector<std::size_t> ends{0};
+  for (std::uint64_t k = 0; ends.back() < bytes; ++k) {
+    ends.push_back(std::min<std::size_t>(ends.back() + random.u64(k) % 500 * sizeof(float), bytes));
+  }
+  std::vector<std::size_t> order(ends.size() - 1);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    order[i] = i;
+    if (shuffled) std::swap(order[i], order[random.u64(1'000'000 + i) % (i + 1)]);
+  }
+  for (const std::size_t i : order) {
+    if (shuffled) {
+      buckets.ready(s, ends[i], ends[i + 1]);
+    } else {
+      buckets.ready(s, ends[i + 1]);
+    }
+  }
+}
+
 // Every rank finds its gradients final at other moments; 200 buckets, several steps.
 inline void buckets_match(Communicator& comm, Reduction reduction, int virtual_ranks) {
   constexpr std::int64_t kCount = 12'800;
@@ -232,11 +258,7 @@ inline void buckets_match(Communicator& comm, Reduction reduction, int virtual_r
     }
     const Random random(
         {.seed = 3, .step = step, .stream = static_cast<std::uint64_t>(comm.rank())});
-    std::size_t done = 0;
-    for (std::uint64_t k = 0; done < kCount * sizeof(float); ++k) {
-      done = std::min<std::size_t>(done + random.u64(k) % 2000, kCount * sizeof(float));
-      buckets.ready(s, done);
-    }
+    become_final(buckets, kCount * sizeof(float), random, /*shuffled=*/step > 0);
     std::size_t covered = 0;
     buckets.finish(s, [&](std::size_t begin, std::size_t end) {
       require(begin == covered && end > begin, "bucket [", begin, ", ", end, ") after ", covered);

@@ -132,22 +132,83 @@ inline void groups_leave_nothing_behind(Communicator& comm) {
   require(after == before, before, " files were open and now ", after);
 }
 
-// Messages of a group speak of the ranks that the job began with; the world is not harmed.
+// The world is waited in by those that are not in the group, and called by the others afterwards:
+// all hear what ended the group, long before a deadline.
+inline void world_says(Communicator& comm, ErrorKind kind, const std::string& text) {
+  Stream s;
+  const auto begin = std::chrono::steady_clock::now();
+  require_text(error_of(kind, [&] { comm.wait(s, comm.barrier(s, "world")); }), text);
+  require(std::chrono::steady_clock::now() - begin < std::chrono::seconds(10), "that took long");
+}
+
+// Messages of a group speak of the ranks that the job began with.
 inline void late_member_is_named(Communicator& comm) {
   const int last = comm.world_size() - 1;
   const auto group = comm.make_group(std::vector{last, last - 1});
-  if (!group) return;
+  const std::string text = cat("rank ", last, ": waited 0.5 s in all_reduce \"second\"; rank ",
+                               last - 1, " last finished \"first\"");
+  if (group) {
+    Stream s;
+    group->wait(s, group->barrier(s, "first"));
+    group->set_deadline(comm.rank() == last ? 0.5 : 30);
+    if (comm.rank() != last) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+    std::vector<float> x(1009);
+    const auto second = [&] {
+      group->wait(s, group->all_reduce(s, "second", view(x), view(x), ReduceOp::sum));
+    };
+    require_text(error_of(ErrorKind::peer, second), text);
+  }
+  world_says(comm, ErrorKind::peer, text);
+}
+
+// Rank 0 aborts the world while the others wait for it in a group, and in a group of that.
+inline void an_abort_reaches_groups(Communicator& comm) {
+  const auto all = comm.split(0, comm.rank());
+  const auto inner = all->split(0, comm.rank());
+  const std::string text = comm.rank_name(0) + ": shard 3: record 7 is cut short";
+  Communicator& waits = comm.rank() % 2 == 0 ? *all : *inner;
   Stream s;
-  group->wait(s, group->barrier(s, "first"));
-  group->set_deadline(comm.rank() == last ? 0.5 : 30);
-  if (comm.rank() != last) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
-  std::vector<float> x(1009);
-  const auto second = [&] {
-    group->wait(s, group->all_reduce(s, "second", view(x), view(x), ReduceOp::sum));
+  if (comm.rank() == 0) {
+    comm.abort("shard 3: record 7 is cut short", 2);
+  } else {
+    const auto call = [&] { waits.wait(s, waits.barrier(s, "group")); };
+    require_text(error_of(ErrorKind::input, call), text);
+  }
+  world_says(comm, ErrorKind::input, text);
+}
+
+// The last rank aborts a group of one, inside a group that is gone: its own world hears it. Others
+// may hear of it while they still wait for the end of the call before.
+inline void an_abort_of_a_group_reaches_the_world(Communicator& comm) {
+  const int last = comm.world_size() - 1;
+  auto pair = comm.split(comm.rank() / 2, 0);
+  const auto inner = pair->split(pair->rank(), 0);
+  pair.reset();
+  const std::string text = comm.rank_name(last) + ": the loss is nan";
+  Stream s;
+  const auto call = [&] {
+    comm.wait(s, comm.barrier(s, "all have their groups"));
+    if (comm.rank() == last) inner->abort("the loss is nan", 4);
+    comm.wait(s, comm.barrier(s, "world"));
   };
-  require_text(error_of(ErrorKind::peer, second),
-               cat("rank ", last, ": waited 0.5 s in all_reduce \"second\"; rank ", last - 1,
-                   " last finished \"first\""));
+  require_text(error_of(ErrorKind::numeric, call), text);
+  require_text(error_of(ErrorKind::numeric, [&] { inner->wait(s, inner->barrier(s, "in")); }),
+               text);
+}
+
+// An exception destroys the groups of rank 0 on its way to where it is told.
+inline void a_leaving_rank_has_last_words(Communicator& comm) {
+  const std::string text = comm.rank_name(0) + ": no more disk";
+  try {
+    const auto group = comm.split(0, comm.rank());
+    Stream s;
+    if (comm.rank() == 0) throw std::runtime_error("no more disk");
+    require_text(error_of(ErrorKind::peer, [&] { group->wait(s, group->barrier(s, "in")); }), text);
+  } catch (const std::runtime_error& error) {
+    if (comm.rank() != 0 || std::string(error.what()) != "no more disk") throw;
+    comm.abort(error.what(), 1);
+  }
+  world_says(comm, ErrorKind::peer, text);
 }
 
 inline void different_lists_are_told_apart(Communicator& comm) {
@@ -158,6 +219,21 @@ inline void different_lists_are_told_apart(Communicator& comm) {
   require_text(text, "group of 1,0");
 }
 
+// A mismatch in one group ends the others and the world.
+inline void a_mismatch_in_a_group_ends_all(Communicator& comm) {
+  const bool member = comm.rank() < 2;
+  const auto two = comm.split(member ? 0 : 1, comm.rank());
+  const std::string text =
+      "barrier \"this\" on " + comm.rank_name(0) + " but barrier \"that\" on " + comm.rank_name(1);
+  Stream s;
+  if (member) {
+    const auto call = [&] { two->wait(s, two->barrier(s, comm.rank() == 0 ? "this" : "that")); };
+    require_text(error_of(ErrorKind::numeric, call), text);
+  }
+  world_says(comm, ErrorKind::numeric, text);
+  require_text(error_of(ErrorKind::numeric, [&] { two->wait(s, two->barrier(s, "on")); }), text);
+}
+
 // All that a world of any size can run.
 inline void groups(Communicator& comm) {
   split_orders_by_key(comm);
@@ -165,9 +241,20 @@ inline void groups(Communicator& comm) {
   a_list_makes_a_group(comm);
   groups_work_at_once(comm);
   groups_leave_nothing_behind(comm);
-  if (comm.world_size() < 2) return;
-  late_member_is_named(comm);
-  different_lists_are_told_apart(comm);  // breaks the world: last
 }
+
+// Each needs a world of two ranks or more for itself, and leaves it broken.
+struct FailingGroup {
+  const char* name;
+  void (*run)(Communicator& comm);
+};
+inline constexpr FailingGroup kFailingGroups[] = {
+    {"LateMemberIsNamed", late_member_is_named},
+    {"DifferentListsAreToldApart", different_lists_are_told_apart},
+    {"AnAbortReachesGroups", an_abort_reaches_groups},
+    {"AnAbortOfAGroupReachesTheWorld", an_abort_of_a_group_reaches_the_world},
+    {"ALeavingRankHasLastWords", a_leaving_rank_has_last_words},
+    {"AMismatchInAGroupEndsAll", a_mismatch_in_a_group_ends_all},
+};
 
 }  // namespace peal::contract

@@ -1,6 +1,8 @@
 // Process groups over ranks that are threads.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "tests/comm/group_contract.h"
 
 namespace peal {
@@ -28,14 +30,25 @@ TEST_P(Groups, AListMakesAGroup) {
 TEST_P(Groups, WorkAtOnce) {
   run(contract::groups_work_at_once);
 }
-TEST_P(Groups, LateMemberIsNamed) {
-  if (GetParam() > 1) run(contract::late_member_is_named);
-}
-TEST_P(Groups, DifferentListsAreToldApart) {
-  if (GetParam() > 1) run(contract::different_lists_are_told_apart);
+INSTANTIATE_TEST_SUITE_P(Ranks, Groups, ::testing::Values(1, 2, 3, 5));
+
+using FailingCase = std::tuple<int, contract::FailingGroup>;
+class FailingGroups : public ::testing::TestWithParam<FailingCase> {};
+
+TEST_P(FailingGroups, EndAllRanksAlike) {
+  const auto& [ranks, group] = GetParam();
+  run_local_ranks(ranks, [&group = group](Communicator& comm) {
+    comm.set_deadline(60);
+    group.run(comm);
+  });
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, Groups, ::testing::Values(1, 2, 3, 5));
+INSTANTIATE_TEST_SUITE_P(Ranks, FailingGroups,
+                         ::testing::Combine(::testing::Values(2, 3, 5),
+                                            ::testing::ValuesIn(contract::kFailingGroups)),
+                         [](const auto& test) {
+                           return cat(std::get<1>(test.param).name, std::get<0>(test.param));
+                         });
 
 }  // namespace
 }  // namespace peal

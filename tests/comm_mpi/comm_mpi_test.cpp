@@ -1,6 +1,8 @@
 // The contract over MPI ranks: run under mpirun by tests/CMakeLists.txt.
 //   comm_mpi_test CARRIER contract        every collective
 //   comm_mpi_test CARRIER groups          split, make_group
+//   comm_mpi_test CARRIER failing_groups  what reaches whom when a group fails
+//   comm_mpi_test CARRIER sizes           every collective and dtype at > 16 Mi elements
 //   comm_mpi_test CARRIER large|mismatch|counts|pair|late|abort|kill
 // CARRIER: shared, mpi, or hosts2 (every two ranks as if on a host of their own: both together).
 // Ends with 0 when this rank saw what it should.
@@ -13,8 +15,8 @@
 #include <thread>
 
 #include "core/base/error.h"
-#include "tests/comm/contract_blocks.h"
 #include "tests/comm/contract_compression.h"
+#include "tests/comm/contract_large.h"
 #include "tests/comm/group_contract.h"
 
 namespace peal {
@@ -72,6 +74,14 @@ void run_large(Communicator& comm) {
                                           {(std::int64_t{4} << 20) + 1001});
   contract::all_reduce_group<contract::Bf16>(comm, contract::Memory::mixed,
                                              {5'000'000, 3, 2'500'001}, ReduceOp::sum);
+}
+
+// Every call and dtype at more than 16 Mi elements; memory of all kinds in turn.
+void run_sizes(Communicator& comm) {
+  int kind = 0;
+  contract::for_every_dtype([&]<typename T>() {
+    contract::Large<T>(comm, static_cast<contract::Memory>(kind++ % 3)).all();
+  });
 }
 
 // Runs `call` and requires that it fails with this kind and text.
@@ -168,16 +178,30 @@ void kill_one(Communicator& comm) {
   comm.wait(s, comm.barrier(s, "never"));
 }
 
+// In a world of its own for each.
+template <bool shared_memory>
+void failing_groups(Communicator& comm) {
+  for (const contract::FailingGroup& group : contract::kFailingGroups) {
+    const auto world = make_host_communicator({shared_memory, 60});
+    group.run(*world);
+  }
+  Stream s;
+  comm.wait(s, comm.barrier(s, "this world is well"));
+}
+
 int run(const std::string& memory, const std::string& what) {
-  const std::map<std::string, void (*)(Communicator&)> tests{{"contract", run_contract},
-                                                             {"groups", contract::groups},
-                                                             {"large", run_large},
-                                                             {"mismatch", mismatch},
-                                                             {"counts", counts},
-                                                             {"pair", pair},
-                                                             {"late", late},
-                                                             {"abort", abort_is_heard},
-                                                             {"kill", kill_one}};
+  const std::map<std::string, void (*)(Communicator&)> tests{
+      {"contract", run_contract},
+      {"groups", contract::groups},
+      {"failing_groups", memory == "shared" ? failing_groups<true> : failing_groups<false>},
+      {"large", run_large},
+      {"sizes", run_sizes},
+      {"mismatch", mismatch},
+      {"counts", counts},
+      {"pair", pair},
+      {"late", late},
+      {"abort", abort_is_heard},
+      {"kill", kill_one}};
   MpiSession session;
   HostOptions options;
   options.deadline_seconds = 60;

@@ -16,13 +16,18 @@ void read(const std::string& text) {
     const peal::FlightFile file = peal::parse_flight_file(text, "fuzz");
     if (file.rank >= file.ranks || file.calls.size() > file.made) std::abort();
     for (const peal::FlightFileCall& call : file.calls) {
-      if (file.call(call.sequence) != &call) std::abort();
+      const peal::FlightFileCall* found =
+          call.is_pair() ? file.call_with(call.peer, call.sequence) : file.call(call.sequence);
+      if (found != &call) std::abort();
     }
     if (file.ranks > 64) return;  // every missing rank is listed
     peal::FlightFile other = file;
     other.rank = file.rank + 1;
     other.ranks = file.ranks + 1;
-    if (!other.calls.empty()) other.calls.pop_back();
+    if (!other.calls.empty()) {
+      if (!other.calls.back().is_pair()) other.of_all.pop_back();
+      other.calls.pop_back();
+    }
     other.made = file.made - (file.calls.size() - other.calls.size());
     other.finished = std::min(other.finished, other.made);
     if (peal::judge_flight({file}).sentence.empty()) std::abort();

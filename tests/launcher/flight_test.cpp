@@ -42,6 +42,7 @@ FlightFile finished(int rank, int ranks, int calls, std::int64_t written) {
     call.queued_us = call.started_us = kStart + i * 1000;
     call.ended_us = call.started_us + 500;
     file.calls.push_back(call);
+    file.of_all.push_back(file.calls.size() - 1);
   }
   file.made = file.finished = static_cast<std::uint64_t>(calls);
   return file;
@@ -66,6 +67,22 @@ FlightFile failed(FlightFile file, const std::string& cause) {
     file.calls.back().ended_us = file.written_us;
   }
   return file;
+}
+
+// Call `number` with a peer: made last, and open since `since`.
+void add_pair_call(FlightFile& file, const char* kind, int peer, std::uint64_t number,
+                   std::int64_t since) {
+  FlightFileCall call;
+  call.kind = kind;
+  call.peer = peer;
+  call.sequence = number;
+  call.state = State::running;
+  call.what = cat(kind, " \"x\" (", call.kind == "send" ? "to" : "from", " rank ", peer,
+                  ", f32, 4 elements)");
+  call.digest = "same";
+  call.queued_us = call.started_us = since;
+  file.calls.push_back(call);
+  ++file.made;
 }
 
 std::string first_detail(const FlightVerdict& v) {
@@ -185,6 +202,74 @@ TEST(Verdict, TheFirstCallThatDiffersIsNamed) {
   EXPECT_THAT(v.late, ElementsAre(0));
 }
 
+TEST(Verdict, APeerThatHasNotComeToItsCallIsNamed) {
+  const std::int64_t since = kStart + kSecond, now = since + 5 * kSecond;
+  std::vector<FlightFile> files = {finished(0, 3, 5, now), finished(1, 3, 5, now),
+                                   finished(2, 3, 5, now)};
+  add_pair_call(files[0], "send", 2, 3, since);
+  const FlightVerdict v = judge_flight(files);
+  EXPECT_EQ(v.kind, Kind::late);
+  EXPECT_EQ(v.sentence,
+            "rank 2 is late for call 3 between ranks 0 and 2, send \"x\" (to rank 2, f32, 4 "
+            "elements), in which rank 0 waits since 2026-11-25 17:00:01.000 UTC (5.0 s)");
+  EXPECT_THAT(v.late, ElementsAre(2));
+  EXPECT_THAT(v.pair, ElementsAre(0, 2));
+}
+
+// Rank 2 is not there; rank 0 waits for it, and so is not what keeps rank 1 in the world's call.
+TEST(Verdict, ARankInACallOfAPairIsNotBlamed) {
+  const std::int64_t since = kStart + kSecond, now = since + 5 * kSecond;
+  std::vector<FlightFile> files = {finished(0, 3, 5, now), waiting(1, 3, 5, since, now)};
+  add_pair_call(files[0], "recv", 2, 1, since + 1000);
+  const FlightVerdict v = judge_flight(files);
+  EXPECT_EQ(v.kind, Kind::late);
+  EXPECT_THAT(v.sentence, StartsWith("rank 2 is late for call 6, all_reduce \"bucket 6\""));
+  EXPECT_THAT(v.late, IsEmpty());
+  EXPECT_THAT(v.missing, ElementsAre(2));
+  EXPECT_THAT(first_detail(v), HasSubstr("waits itself, in call 1 between ranks 0 and 2, recv"));
+}
+
+TEST(Verdict, ARankInACallOfAnotherCommunicatorIsNotBlamed) {
+  const std::int64_t since = kStart + kSecond, now = since + 5 * kSecond;
+  FlightFile elsewhere = failed(finished(0, 3, 5, now), "rank 2 is late");
+  elsewhere.elsewhere = true;
+  const FlightVerdict v =
+      judge_flight({elsewhere, failed(waiting(1, 3, 5, since, now), "rank 2 is late")});
+  EXPECT_THAT(v.sentence, StartsWith("rank 2 is late for call 6, all_reduce \"bucket 6\""));
+  EXPECT_THAT(v.late, IsEmpty());
+  EXPECT_THAT(v.missing, ElementsAre(2));
+}
+
+TEST(Verdict, RanksThatWaitForEachOtherAreBothNamed) {
+  const std::int64_t since = kStart + kSecond, now = since + 5 * kSecond;
+  std::vector<FlightFile> files = {finished(0, 2, 5, now), waiting(1, 2, 5, since, now)};
+  add_pair_call(files[0], "send", 1, 1, since + 1000);
+  const FlightVerdict v = judge_flight(files);
+  EXPECT_EQ(v.kind, Kind::crossed);
+  EXPECT_EQ(v.sentence,
+            "ranks wait for each other: rank 1 in call 6, all_reduce \"bucket 6\" (sum, f32, 10 "
+            "elements), but rank 0 in call 1 between ranks 0 and 1, send \"x\" (to rank 1, f32, 4 "
+            "elements)");
+}
+
+TEST(Verdict, TwoThatBothSendDisagree) {
+  const std::int64_t since = kStart + kSecond, now = since + 5 * kSecond;
+  std::vector<FlightFile> files = {finished(0, 2, 5, now), finished(1, 2, 5, now)};
+  add_pair_call(files[0], "send", 1, 4, since);
+  add_pair_call(files[1], "recv", 0, 4, since);
+  EXPECT_EQ(judge_flight(files).kind, Kind::stuck);
+  files[1].calls.back().digest = "other";
+  EXPECT_EQ(judge_flight(files).kind, Kind::mismatch);
+  files[1] = finished(1, 2, 5, now);
+  add_pair_call(files[1], "send", 0, 4, since);
+  const FlightVerdict v = judge_flight(files);
+  EXPECT_EQ(v.kind, Kind::mismatch);
+  EXPECT_EQ(v.sentence,
+            "ranks disagree in call 4 between ranks 0 and 1: send \"x\" (to rank 1, f32, 4 "
+            "elements) on rank 0 but send \"x\" (to rank 0, f32, 4 elements) on rank 1");
+  EXPECT_THAT(v.late, ElementsAre(0, 1));
+}
+
 class Files : public ::testing::Test {
  protected:
   // Two local ranks that fail alike.
@@ -243,7 +328,7 @@ TEST_F(Files, RanksThatDisagreeAreReadAndNamed) {
   EXPECT_EQ(files[1].ranks, 2);
   EXPECT_EQ(files[1].made, 2u);
   EXPECT_EQ(files[1].finished, 1u);
-  EXPECT_EQ(files[1].entered(), 2u);
+  EXPECT_EQ(files[1].open_call(), files[1].call(2));
   ASSERT_NE(files[1].call(2), nullptr);
   EXPECT_EQ(files[1].call(2)->elements, 11);
   EXPECT_EQ(files[1].call(3), nullptr);
@@ -253,6 +338,35 @@ TEST_F(Files, RanksThatDisagreeAreReadAndNamed) {
             "ranks disagree in call 2: all_reduce \"loss\" (sum, f32, 10 elements) on rank 0 but "
             "all_reduce \"loss\" (sum, f32, 11 elements) on rank 1");
   EXPECT_THAT(v.causes[0], StartsWith("ranks out of step: call 2 is all_reduce \"loss\""));
+}
+
+TEST_F(Files, CallsOfPairsAreReadAndJudged) {
+  record([](Communicator& comm) {
+    Stream s;
+    float x[4] = {};
+    const int peer = 1 - comm.rank();
+    const auto pass = [&](const char* name, std::int64_t sent) {
+      comm.wait(s, comm.rank() == 0 ? comm.send(s, name, {x, {sent}}, peer)
+                                    : comm.recv(s, name, {x, {4}}, peer));
+    };
+    pass("first", 4);
+    comm.wait(s, comm.barrier(s, "between"));
+    pass("second", 3);
+  });
+  const std::vector<FlightFile> files = read_flight_files(folder_);
+  ASSERT_EQ(files.size(), 2u);
+  ASSERT_EQ(files[1].calls.size(), 3u);
+  EXPECT_EQ(files[1].calls[0].what, "recv \"first\" (from rank 0, f32, 4 elements)");
+  EXPECT_EQ(files[1].calls[0].peer, 0);
+  EXPECT_EQ(files[1].call(1), &files[1].calls[1]);
+  EXPECT_EQ(files[1].call_with(0, 2), &files[1].calls[2]);
+  EXPECT_EQ(files[1].open_call(), &files[1].calls[2]);
+  EXPECT_EQ(files[1].last_finished(), &files[1].calls[1]);
+  const FlightVerdict v = judge_flight(files);
+  EXPECT_EQ(v.kind, Kind::mismatch);
+  EXPECT_EQ(v.sentence,
+            "ranks disagree in call 2 between ranks 0 and 1: send \"second\" (to rank 1, f32, 3 "
+            "elements) on rank 0 but recv \"second\" (from rank 0, f32, 4 elements) on rank 1");
 }
 
 TEST_F(Files, DamageIsNamed) {
@@ -282,9 +396,14 @@ TEST_F(Files, DamageIsNamed) {
   expect_refused(changed("\"made\":1", "\"made\":18446744073709551615"),
                  "line 1 made is 184467440");
   expect_refused(changed("\"made\":1", "\"mode\":1"), "line 1 has no made");
-  expect_refused(changed("\"peal_flight\":1", "\"peal_flight\":2"), "line 1 peal_flight is 2");
+  expect_refused(changed("\"peal_flight\":2", "\"peal_flight\":1"), "line 1 peal_flight is 1");
   expect_refused(changed("\"call\":1", "\"call\":2"),
                  "line 2 call is 2; a whole number from 1 to 1 is needed");
+  expect_refused(changed("\"kind\":\"barrier\"", "\"kind\":\"send\""), "line 2 has no peer");
+  expect_refused(changed("\"kind\":\"barrier\"", "\"kind\":\"send\",\"peer\":0"),
+                 "line 2 peer is 0, the rank itself");
+  expect_refused(changed("\"kind\":\"barrier\"", "\"kind\":\"recv\",\"peer\":2"),
+                 "line 2 peer is 2; a whole number from 0 to 1 is needed");
   expect_refused(changed("\"state\":\"finished\"", "\"state\":\"lost\""),
                  "line 2 has the state \"lost\"");
   expect_refused(changed("\"digest\":\"", "\"digest\":1,\"x\":\""), "line 2 has no text digest");
