@@ -338,11 +338,7 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
   std::unique_lock lock(mutex_);
   while (posted_ - completed_.load(std::memory_order_relaxed) == kSlots) {
     throw_if_broken();
-    if (running_) {
-      finished_.wait(lock);
-    } else {
-      run_next(lock, caller_spins_);
-    }
+    run_or_wait(lock);
   }
   throw_if_broken();
   const std::size_t index = posted_ % kSlots;
@@ -354,6 +350,8 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
   }
   // Ranks compare what they recorded by number: calls of a pair have none.
   call.record.sequence = call.is_pair() ? 0 : ++collectives_;
+  const bool next = !running_ && completed_.load(std::memory_order_relaxed) == posted_;
+  if (next) transport_->begin(call);
   slot.call = call;
   slot.since = call.is_pair() ? flight_.ring().clock().now()
                               : flight_.ring().queued(call.record,
@@ -374,11 +372,7 @@ void QueuedCommunicator::wait(Stream&, Request request) {
   std::unique_lock lock(mutex_);
   while (!ended()) {
     throw_if_broken();
-    if (running_) {
-      finished_.wait(lock);
-    } else {
-      run_next(lock, caller_spins_);
-    }
+    run_or_wait(lock);
   }
 }
 
@@ -392,6 +386,14 @@ bool QueuedCommunicator::done(Request request) {
   hurried_ = true;
   work_.notify_one();
   return false;
+}
+
+// Runs the oldest call, or waits while somebody else does.
+void QueuedCommunicator::run_or_wait(std::unique_lock<std::mutex>& lock) {
+  if (!running_) return run_next(lock, caller_spins_);
+  waiting_ = true;
+  finished_.wait(lock);
+  waiting_ = false;
 }
 
 // Runs the oldest call without the lock; `lock` is held before and after.
@@ -423,7 +425,7 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
   } else {
     completed_.fetch_add(1, std::memory_order_release);
   }
-  finished_.notify_all();
+  if (waiting_) finished_.notify_all();
 }
 
 void QueuedCommunicator::progress() {

@@ -107,6 +107,7 @@ class QueuedCommunicator : public Communicator {
                     Counts counts);
   std::unique_ptr<Communicator> split_as(std::string_view name, int colour, int key);
   const TreePlan& tree_for(int virtual_ranks);
+  void run_or_wait(std::unique_lock<std::mutex>& lock);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
   void progress();
   void throw_if_broken() const;
@@ -128,6 +129,7 @@ class QueuedCommunicator : public Communicator {
   std::uint64_t collectives_ = 0;            // of them, calls that every rank makes
   std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
   bool running_ = false, napping_ = false;
+  bool waiting_ = false;  // the caller sleeps on finished_
   bool hurried_ = false;  // somebody polls: do not leave calls to wait()
   std::optional<Error> broken_;
   bool stopping_ = false;
