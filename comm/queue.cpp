@@ -9,6 +9,9 @@ namespace {
 
 // How long calls are left to wait() where ranks have no core to spare.
 constexpr std::chrono::duration<double> kGrace{0.02};
+// Below, a call is left to wait() also where there are cores: waking the progress thread takes
+// longer than the call.
+constexpr std::int64_t kWorthAThread = std::int64_t{256} << 10;  // bytes
 
 Call make_call(CallKind kind, DType dtype, std::int64_t count) {
   Call call;
@@ -334,7 +337,11 @@ void QueuedCommunicator::check_blocks(const CallPlace& place, Call& call, const 
 }
 
 Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
-  set_name(call.record, name);
+  CallRecord& recent = recent_[static_cast<std::size_t>(call.record.kind)];
+  if (!set_name_like(call.record, name, recent)) {
+    set_name(call.record, name);
+    recent = call.record;
+  }
   std::unique_lock lock(mutex_);
   while (posted_ - completed_.load(std::memory_order_relaxed) == kSlots) {
     throw_if_broken();
@@ -357,18 +364,16 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
                               : flight_.ring().queued(call.record,
                                                       watch_.step.load(std::memory_order_relaxed));
   ++posted_;
-  if (!napping_) work_.notify_one();
+  const bool urgent =
+      eager_ && call.longest * static_cast<std::int64_t>(call.element_size()) >= kWorthAThread;
+  if (urgent) urgent_ = posted_;
+  if (urgent || !napping_) work_.notify_one();
   return Request(posted_);
 }
 
 void QueuedCommunicator::wait(Stream&, Request request) {
   const auto ended = [&] { return completed_.load(std::memory_order_acquire) >= request.ticket(); };
   if (ended()) return;
-  if (eager_) {
-    // The progress thread is most likely about to finish.
-    for (Patience patience(watch_); !ended() && !patience.exhausted();) {
-    }
-  }
   std::unique_lock lock(mutex_);
   while (!ended()) {
     throw_if_broken();
@@ -391,6 +396,16 @@ bool QueuedCommunicator::done(Request request) {
 // Runs the oldest call, or waits while somebody else does.
 void QueuedCommunicator::run_or_wait(std::unique_lock<std::mutex>& lock) {
   if (!running_) return run_next(lock, caller_spins_);
+  if (eager_) {
+    // The progress thread may be about to finish.
+    const std::uint64_t before = completed_.load(std::memory_order_relaxed);
+    lock.unlock();
+    Patience patience(watch_);
+    while (completed_.load(std::memory_order_acquire) == before && !patience.exhausted()) {
+    }
+    lock.lock();
+    if (!running_ || completed_.load(std::memory_order_relaxed) != before) return;
+  }
   waiting_ = true;
   finished_.wait(lock);
   waiting_ = false;
@@ -438,7 +453,7 @@ void QueuedCommunicator::progress() {
       continue;
     }
     std::chrono::duration<double> nap = running_ ? kGrace : kGrace.zero();
-    if (!running_ && !eager_ && !hurried_) {
+    if (!running_ && next >= urgent_ && !hurried_) {
       const double waited = flight_.ring().clock().seconds_since(slots_[next % kSlots].since);
       nap = kGrace - std::chrono::duration<double>(waited);
     }

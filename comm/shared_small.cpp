@@ -14,6 +14,19 @@ std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
 
+// Sizes that the compiler knows are copied without a call.
+void copy_part(std::byte* to, const std::byte* from, std::size_t bytes) {
+  if (bytes == sizeof(Mail::Line::bytes)) {
+    std::memcpy(to, from, sizeof(Mail::Line::bytes));
+  } else if (bytes == Mail::kFirst) {
+    std::memcpy(to, from, Mail::kFirst);
+  } else if (bytes == Mail::kDigest) {
+    std::memcpy(to, from, Mail::kDigest);
+  } else {
+    std::memcpy(to, from, bytes);
+  }
+}
+
 // Calls f(part of a line, bytes done before, bytes) for the lines that [at, at + bytes) is in.
 template <typename Lines, typename F>
 void for_each_line(Lines& lines, std::size_t at, std::size_t bytes, F f) {
@@ -46,13 +59,13 @@ std::uint64_t Mail::digest() const {
 
 void Mail::put(std::size_t at, const std::byte* from, std::size_t bytes) {
   for_each_line(lines, at, bytes, [&](std::byte* line, std::size_t done, std::size_t some) {
-    std::memcpy(line, from + done, some);
+    copy_part(line, from + done, some);
   });
 }
 
 void Mail::get(std::size_t at, std::byte* to, std::size_t bytes) const {
   for_each_line(lines, at, bytes, [&](const std::byte* line, std::size_t done, std::size_t some) {
-    std::memcpy(to + done, line, some);
+    copy_part(to + done, line, some);
   });
 }
 
