@@ -154,6 +154,19 @@ void set_name(CallRecord& record, std::string_view name) {
   record.digest = xxh64(name.data(), name.size(), xxh64(fields, sizeof fields));
 }
 
+bool set_name_like(CallRecord& record, std::string_view name, const CallRecord& earlier) {
+  const bool same = record.kind == earlier.kind && record.op == earlier.op &&
+                    record.dtype == earlier.dtype && record.algorithm == earlier.algorithm &&
+                    record.count == earlier.count && record.parameter == earlier.parameter &&
+                    record.blocks == earlier.blocks &&
+                    record.blocks_digest == earlier.blocks_digest && name == earlier.name.data();
+  // A name that was cut, or has a zero in it, is not all in the record.
+  if (!same || name.size() + 1 >= earlier.name.size() || earlier.digest == 0) return false;
+  record.digest = earlier.digest;
+  record.name = earlier.name;
+  return true;
+}
+
 std::string short_name(const CallRecord& record) {
   return cat(name_of(record.kind), " \"", record.name.data(), "\"");
 }

@@ -27,6 +27,7 @@ enum class CallKind : std::uint8_t {
   recv,
   reduce_slices  // part of an all_reduce: every rank keeps its block of the reduction
 };
+inline constexpr std::size_t kCallKinds = 12;
 
 // What must be the same on every rank. Plain bytes: it is read by other processes.
 struct CallRecord {
@@ -125,8 +126,10 @@ inline Slice clip(Slice block, Slice chunk) {
 
 std::string_view name_of(CallKind kind);                   // "all_reduce"
 void set_name(CallRecord& record, std::string_view name);  // fills name and digest; call it last
-std::string short_name(const CallRecord& record);          // all_reduce "bucket 7"
-std::string long_name(const CallRecord& record);  // all_reduce "bucket 7" (sum, f32, 692 elements)
+// The same, from what an earlier call got where only the sequence number may differ.
+bool set_name_like(CallRecord& record, std::string_view name, const CallRecord& earlier);
+std::string short_name(const CallRecord& record);  // all_reduce "bucket 7"
+std::string long_name(const CallRecord& record);   // all_reduce "bucket 7" (sum, f32, 692 elements)
 
 // Why a rank left, as it travels to its peers.
 struct Cause {

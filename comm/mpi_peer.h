@@ -11,10 +11,11 @@
 
 namespace peal {
 
-// Every call blocks, is made by all ranks of MPI_COMM_WORLD alike, and adds up where it reduces.
-// Tensors are row-major: f32, f64, i32, i64, u8. Not while a call on a Communicator of this process
-// is in progress: both may use MPI, which one thread at a time may do. Throws Error(peer) with
-// MPI's message, Error(input) for another dtype or more than kMostElements.
+// Every call blocks, is made by all ranks of MPI_COMM_WORLD alike (send and recv: by two), and adds
+// up where it reduces; bool: "or". MPI knows no f16 and bf16: it is handed an operation that adds
+// in f32 and rounds, as a program would do. Tensors are row-major. Not while a call on a
+// Communicator of this process is in progress: both may use MPI, which one thread at a time may do.
+// Throws Error(peer) with MPI's message, Error(input) for more than kMostElements.
 class MpiPeer {
  public:
   static constexpr std::int64_t kMostElements = std::numeric_limits<int>::max();
@@ -26,6 +27,13 @@ class MpiPeer {
   void reduce_scatter(const Tensor& x, const Tensor& y);  // y may be this rank's part of x
   void all_gather(const Tensor& x, const Tensor& y);      // x may be this rank's part of y
   void broadcast(const Tensor& x, int root);
+  // y, or x of a scatter, is used on the root only, where one array may be its part of the other.
+  void reduce(const Tensor& x, const Tensor& y, int root);
+  void gather(const Tensor& x, const Tensor& y, int root);
+  void scatter(const Tensor& x, const Tensor& y, int root);
+  void all_to_all(const Tensor& x, const Tensor& y);
+  void send(const Tensor& x, int to);
+  void recv(const Tensor& y, int from);
 
   static std::string library();  // "Open MPI v4.1.4"
 

@@ -11,6 +11,9 @@ namespace {
 
 // How long calls are left to wait() where ranks have no core to spare.
 constexpr std::chrono::duration<double> kGrace{0.02};
+// Below, a call is left to wait() also where there are cores: waking the progress thread takes
+// longer than the call.
+constexpr std::int64_t kWorthAThread = std::int64_t{256} << 10;  // bytes
 
 Call make_call(CallKind kind, DType dtype, std::int64_t count) {
   Call call;
@@ -343,15 +346,15 @@ void QueuedCommunicator::check_blocks(const CallPlace& place, Call& call, const 
 }
 
 Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
-  set_name(call.record, name);
+  CallRecord& recent = recent_[static_cast<std::size_t>(call.record.kind)];
+  if (!set_name_like(call.record, name, recent)) {
+    set_name(call.record, name);
+    recent = call.record;
+  }
   std::unique_lock lock(mutex_);
   while (posted_ - completed_.load(std::memory_order_relaxed) == kSlots) {
     throw_if_broken();
-    if (running_) {
-      finished_.wait(lock);
-    } else {
-      run_next(lock, caller_spins_);
-    }
+    run_or_wait(lock);
   }
   throw_if_broken();
   if (const Cause* cause = place_.family->failure()) throw_cause(*cause);
@@ -366,29 +369,25 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
   call.record.sequence = call.is_pair()
                              ? ++pair_calls_[static_cast<std::size_t>(call.record.parameter)]
                              : ++collectives_;
+  const bool next = !running_ && completed_.load(std::memory_order_relaxed) == posted_;
+  if (next) transport_->begin(call);
   slot.call = call;
   slot.since = flight_.ring().queued(call.record, watch_.step.load(std::memory_order_relaxed));
   ++posted_;
-  if (!napping_) work_.notify_one();
+  const bool urgent =
+      eager_ && call.longest * static_cast<std::int64_t>(call.element_size()) >= kWorthAThread;
+  if (urgent) urgent_ = posted_;
+  if (urgent || !napping_) work_.notify_one();
   return Request(posted_);
 }
 
 void QueuedCommunicator::wait(Stream&, Request request) {
   const auto ended = [&] { return completed_.load(std::memory_order_acquire) >= request.ticket(); };
   if (ended()) return;
-  if (eager_) {
-    // The progress thread is most likely about to finish.
-    for (Patience patience(watch_); !ended() && !patience.exhausted();) {
-    }
-  }
   std::unique_lock lock(mutex_);
   while (!ended()) {
     throw_if_broken();
-    if (running_) {
-      finished_.wait(lock);
-    } else {
-      run_next(lock, caller_spins_);
-    }
+    run_or_wait(lock);
   }
 }
 
@@ -402,6 +401,24 @@ bool QueuedCommunicator::done(Request request) {
   hurried_ = true;
   work_.notify_one();
   return false;
+}
+
+// Runs the oldest call, or waits while somebody else does.
+void QueuedCommunicator::run_or_wait(std::unique_lock<std::mutex>& lock) {
+  if (!running_) return run_next(lock, caller_spins_);
+  if (eager_) {
+    // The progress thread may be about to finish.
+    const std::uint64_t before = completed_.load(std::memory_order_relaxed);
+    lock.unlock();
+    Patience patience(watch_);
+    while (completed_.load(std::memory_order_acquire) == before && !patience.exhausted()) {
+    }
+    lock.lock();
+    if (!running_ || completed_.load(std::memory_order_relaxed) != before) return;
+  }
+  waiting_ = true;
+  finished_.wait(lock);
+  waiting_ = false;
 }
 
 // Runs the oldest call without the lock; `lock` is held before and after.
@@ -433,7 +450,7 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
   } else {
     completed_.fetch_add(1, std::memory_order_release);
   }
-  finished_.notify_all();
+  if (waiting_) finished_.notify_all();
 }
 
 // To the peers in all communicators; what this rank then says itself is the first cause.
@@ -453,7 +470,7 @@ void QueuedCommunicator::progress() {
       continue;
     }
     std::chrono::duration<double> nap = running_ ? kGrace : kGrace.zero();
-    if (!running_ && !eager_ && !hurried_) {
+    if (!running_ && next >= urgent_ && !hurried_) {
       const double waited = flight_.ring().clock().seconds_since(slots_[next % kSlots].since);
       nap = kGrace - std::chrono::duration<double>(waited);
     }

@@ -1,9 +1,9 @@
 // The ordered, asynchronous queue of calls that every backend's Communicator is.
 //
 // A progress thread runs the calls while the caller computes; a caller that waits runs them itself
-// when nobody has begun, which saves a thread switch. Where ranks have no core to spare the
-// progress thread leaves calls to the caller's wait() for a while: running them at once would only
-// take the core from the computation.
+// when nobody has begun, which saves a thread switch. The progress thread leaves small calls to the
+// caller's wait() for a while, as waking it takes longer than they do, and all calls where ranks
+// have no core to spare: running them at once would only take the core from the computation.
 #pragma once
 
 #include <array>
@@ -110,6 +110,7 @@ class QueuedCommunicator : public Communicator {
                     Counts counts);
   std::unique_ptr<Communicator> split_as(std::string_view name, int colour, int key);
   const TreePlan& tree_for(int virtual_ranks);
+  void run_or_wait(std::unique_lock<std::mutex>& lock);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
   Error tell(const Error& error);
   void progress();
@@ -126,14 +127,17 @@ class QueuedCommunicator : public Communicator {
   std::condition_variable work_;
   std::condition_variable finished_;
   std::array<Slot, kSlots> slots_;
-  std::vector<std::int64_t> bounds_;         // of the call that is being made
-  std::vector<std::int64_t> slot_bounds_;    // of the calls in the slots
-  std::uint64_t posted_ = 0;                 // tickets given out
-  std::uint64_t collectives_ = 0;            // of them, calls that every rank makes
-  std::vector<std::uint64_t> pair_calls_;    // of them, those with each rank
-  std::atomic<std::uint64_t> completed_{0};  // calls that have ended, in order
+  std::array<CallRecord, kCallKinds> recent_;  // the last call of each kind
+  std::vector<std::int64_t> bounds_;           // of the call that is being made
+  std::vector<std::int64_t> slot_bounds_;      // of the calls in the slots
+  std::uint64_t posted_ = 0;                   // tickets given out
+  std::uint64_t collectives_ = 0;              // of them, calls that every rank makes
+  std::vector<std::uint64_t> pair_calls_;      // of them, those with each rank
+  std::atomic<std::uint64_t> completed_{0};    // calls that have ended, in order
   bool running_ = false, napping_ = false;
-  bool hurried_ = false;  // somebody polls: do not leave calls to wait()
+  bool waiting_ = false;      // the caller sleeps on finished_
+  bool hurried_ = false;      // somebody polls: do not leave calls to wait()
+  std::uint64_t urgent_ = 0;  // up to this ticket calls are not left to wait()
   std::optional<Error> broken_;
   bool stopping_ = false;
   std::thread thread_;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "comm/combine.h"
+#include "comm/stream_copy.h"
 #include "core/device/buffer.h"
 
 namespace peal {
@@ -68,7 +69,7 @@ TreePlan tree_plan(int virtual_ranks, const std::vector<std::vector<TreeNode>>& 
 
 void Reducer::run(const ReducePlan& plan, DType dtype, ReduceOp op, int divisor,
                   std::span<const std::byte* const> sources, std::span<std::byte* const> outputs,
-                  std::size_t elements) {
+                  std::size_t elements, bool stream) {
   const std::size_t size = size_of(dtype), block = kBlockBytes / partial_size(dtype);
   const bool divides = op == ReduceOp::mean && divisor > 1;
   const bool rounds = plan.rounds_each_step && partial_is_f32(dtype);
@@ -80,9 +81,12 @@ void Reducer::run(const ReducePlan& plan, DType dtype, ReduceOp op, int divisor,
   for (std::size_t at = 0; at < elements; at += block) {
     const std::size_t n = std::min(block, elements - at);
     const auto operand = [&](int k) { return k >= 0 ? sources[k] + at * size : slot(~k); };
+    // What comes last goes to the first output at once: loads and stores of memory overlap.
+    std::byte* const last = stream ? slot(plan.slots) : outputs[0] + at * size;
     const std::byte* result = sources[0] + at * size;
     for (const ReducePlan::Step& step : plan.steps) {
-      std::byte* into = slot(step.slot);
+      const bool ends = !finishes && !rounds && &step == &plan.steps.back();
+      std::byte* into = ends ? last : slot(step.slot);
       std::byte* sum = rounds ? slot(plan.slots) : into;
       combine_of(dtype, step.left < 0 && !rounds, step.right < 0 && !rounds)(
           op, sum, operand(step.left), operand(step.right), n);
@@ -90,14 +94,19 @@ void Reducer::run(const ReducePlan& plan, DType dtype, ReduceOp op, int divisor,
       result = into;
     }
     if (finishes) {
-      finish(slot(plan.slots), result, divides ? divisor : 1, n);
-      result = slot(plan.slots);
+      finish(last, result, divides ? divisor : 1, n);
+      result = last;
     }
     for (std::byte* output : outputs) {
       std::byte* to = output + at * size;
-      if (to != result) std::memcpy(to, result, n * size);
+      if (stream) {
+        stream_copy(to, result, n * size);
+      } else if (to != result) {
+        std::memcpy(to, result, n * size);
+      }
     }
   }
+  if (stream) stream_fence();
 }
 
 // The slots of a plan and one for the end, aligned.
@@ -111,6 +120,7 @@ std::byte* Reducer::scratch(int slots) {
 Slice slice_of(std::size_t count, int ranks, int rank, std::size_t element_size) {
   const std::size_t unit = kAlignment / element_size;
   const std::size_t units = (count + unit - 1) / unit;
+  if (units <= 1) return rank + 1 == ranks ? Slice{0, count} : Slice{};
   const auto bound = [&](std::size_t r) {
     return std::min(count, units * r / static_cast<std::size_t>(ranks) * unit);
   };

@@ -47,9 +47,10 @@ TreePlan tree_plan(int virtual_ranks, const std::vector<std::vector<TreeNode>>& 
 class Reducer {
  public:
   // `divisor`: the number of ranks, for ReduceOp::mean; with one source nothing is divided.
+  // `stream`: the outputs, at least one and none of them a source, pass by the caches.
   void run(const ReducePlan& plan, DType dtype, ReduceOp op, int divisor,
            std::span<const std::byte* const> sources, std::span<std::byte* const> outputs,
-           std::size_t elements);
+           std::size_t elements, bool stream = false);
 
  private:
   std::byte* scratch(int slots);

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "comm/futex.h"
+#include "comm/stream_copy.h"
 #include "core/base/error.h"
 #include "core/device/buffer.h"
 
@@ -17,16 +18,14 @@ std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
 
-void wake_sleepers(Control& control) {
-  control.wakes.fetch_add(1, std::memory_order_seq_cst);
-  futex_wake_all(control.wakes);
-}
-
 constexpr std::chrono::microseconds kNap{20'000}, kShortNap{200};
 
 void full_fence() {
   __sync_synchronize();  // the thread sanitizer refuses atomic_thread_fence
 }
+
+// Arrays of all ranks together from which on what is written leaves the caches before it is read.
+constexpr std::size_t kStreamBytes = std::size_t{32} << 20;
 
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
   if (bytes > 0 && to != from) std::memmove(to, from, bytes);
@@ -60,6 +59,11 @@ class ThreadSpace final : public SharedSpace {
 };
 
 }  // namespace
+
+void wake_sleepers(Control& control) {
+  control.wakes.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(control.wakes);
+}
 
 std::size_t SharedSpace::bytes(int ranks) {
   const auto n = static_cast<std::size_t>(ranks);
@@ -112,6 +116,8 @@ SharedTransport::SharedTransport(std::shared_ptr<SharedSpace> space, const Watch
       rank_(watch.rank),
       chain_(chain_plan(ranks_)),
       pairs_(tree_plan(ranks_, ranks_).reduce),
+      lines_(at(ranks_), 1),
+      letters_(at(ranks_) * Mail::kPayload),
       peers_(at(ranks_)) {}
 
 SharedTransport::~SharedTransport() {
@@ -124,13 +130,15 @@ SharedTransport::~SharedTransport() {
 void SharedTransport::run(const Call& call) {
   if (const Cause* cause = failure()) throw_cause(*cause);
   if (call.is_pair()) return run_pair(call);
+  if (!begun_) begin(call);
+  if (begun_) return finish_small(call);
   ++sequence_;
-  if (is_small(call)) return run_small(call);
   chunk_ = chunk_elements(call);
   post(call);
   meet(call);
   compare_records();
   compare_counts(call);
+  claim_mail();
   bool staged = false;
   std::int64_t longest = 0;
   for (int r = 0; r < ranks_; ++r) {
@@ -188,7 +196,8 @@ void SharedTransport::post_record(const Call& call) {
   CallRecord& record = mine.records[sequence_ % 2].call;
   record = call.record;
   record.sequence = sequence_;
-  mine.mail[sequence_ % 2].digest = record.digest;
+  const auto* digest = reinterpret_cast<const std::byte*>(&record.digest);
+  mine.mail[sequence_ % 2].put(0, digest, sizeof record.digest);
 }
 
 void SharedTransport::post(const Call& call) {
@@ -221,15 +230,25 @@ void SharedTransport::post(const Call& call) {
 // `sleepers`, as a sleeper's entry there comes before its last look at who has come: one sees the
 // other.
 void SharedTransport::meet(const Call& call) {
+  arrive();
+  await(call);
+}
+
+void SharedTransport::arrive() {
+  Mail::Line& first = space_->state(rank_).mail[sequence_ % 2].lines[0];
+  first.arrivals.store(++meetings_, std::memory_order_release);
+}
+
+void SharedTransport::await(const Call& call) {
   Control& control = space_->control();
-  space_->state(rank_).mail[sequence_ % 2].arrivals.store(++meetings_, std::memory_order_release);
   if (!all_here() && !wait_for_all(call)) return;  // who woke this rank has woken all
   full_fence();
   if (control.sleepers.load(std::memory_order_relaxed) > 0) wake_sleepers(control);
 }
 
 bool SharedTransport::here(int rank) const {
-  return mail(rank).arrivals.load(std::memory_order_acquire) >= meetings_;
+  const Mail::Line& last = mail(rank).lines[lines_[at(rank)] - 1];
+  return last.arrivals.load(std::memory_order_acquire) >= meetings_;
 }
 
 bool SharedTransport::all_here() const {
@@ -328,7 +347,7 @@ std::string SharedTransport::last_of(int rank) const {
 
 void SharedTransport::compare_records() {
   for (int r = 1; r < ranks_; ++r) {
-    if (mail(r).digest == mail(0).digest) continue;
+    if (mail(r).digest() == mail(0).digest()) continue;
     throw_mismatch(watch_.names[0], record(0).call, watch_.names[r], record(r).call);
   }
 }
@@ -389,9 +408,24 @@ void SharedTransport::stage_out(const Call& call, Slice chunk) {
   for (int i = 0; i < call.parts(); ++i) {
     const Slice part = call.part(i), both = intersection(part, chunk);
     if (both.size() == 0) continue;
-    copy_bytes(call.outputs[at(i)] + (both.begin - part.begin) * size,
-               space_->bounce_out(rank_) + (both.begin - chunk.begin) * size, both.size() * size);
+    copy_out(call, call.outputs[at(i)] + (both.begin - part.begin) * size,
+             space_->bounce_out(rank_) + (both.begin - chunk.begin) * size, both.size() * size);
   }
+}
+
+bool SharedTransport::streams(const Call& call) const {
+  const std::size_t blocks = call.reduces_whole() || call.record.kind == CallKind::broadcast
+                                 ? 1
+                                 : static_cast<std::size_t>(ranks_);
+  const std::size_t array = static_cast<std::size_t>(call.longest) * blocks * call.element_size();
+  return array * static_cast<std::size_t>(ranks_) >= kStreamBytes;
+}
+
+// To this rank's own output.
+void SharedTransport::copy_out(const Call& call, std::byte* to, const std::byte* from,
+                               std::size_t bytes) const {
+  if (!streams(call)) return copy_bytes(to, from, bytes);
+  if (to != from) stream_copy(to, from, bytes);
 }
 
 const SharedRecord& SharedTransport::record(int rank) const {
@@ -469,13 +503,20 @@ void SharedTransport::reduce_part(const Call& call, int part, Slice elements) {
   const bool ring = call.tree == nullptr && call.record.algorithm != Algorithm::ordered_tree;
   collect_sources(call, part, elements.begin, ring);
   outputs_.clear();
+  bool bounces = false;
   for (int k = 0; k < ranks_; ++k) {
     const bool receives = call.record.kind != CallKind::reduce || call.record.parameter == k;
     if (receives) outputs_.push_back(output(k, part, call, elements.begin));
+    bounces = bounces || record(k).staged_output;
   }
   const ReducePlan& plan = call.tree != nullptr ? call.tree->reduce : ring ? chain_ : pairs_;
-  reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, outputs_,
-               elements.size());
+  const auto stays = [&](const std::byte* output) {
+    return std::find(sources_.begin(), sources_.end(), output) != sources_.end();
+  };
+  const bool stream =
+      streams(call) && !bounces && std::none_of(outputs_.begin(), outputs_.end(), stays);
+  reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, outputs_, elements.size(),
+               stream);
 }
 
 // The inputs of all ranks from `element` on; around a ring a slice starts behind its owner, where
@@ -522,8 +563,9 @@ void SharedTransport::pull(const Call& call, Slice chunk) {
     if (part.size() == 0) continue;
     const std::byte* from =
         call.has_input_blocks() ? input_block(r, call, chunk) : input(r, 0, call, chunk.begin);
-    copy_bytes(call.output() + part.begin * size, from, part.size() * size);
+    copy_out(call, call.output() + part.begin * size, from, part.size() * size);
   }
+  stream_fence();
 }
 
 }  // namespace peal

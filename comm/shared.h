@@ -22,12 +22,26 @@ struct Location {
 inline constexpr std::int64_t kBounce = -1;
 
 // What peers look at first; all that a small call needs, in one cache line if it is small enough.
-struct alignas(64) Mail {
-  static constexpr std::size_t kPayload = 2048 - 16;
+// The first line says that the rank has come and the last one used that all of them are there, so
+// that the first travels while the others are written.
+struct Mail {
+  struct alignas(64) Line {
+    std::array<std::byte, 56> bytes;
+    std::atomic<std::uint64_t> arrivals{0};  // meetings this rank has come to
+  };
+  static constexpr std::size_t kDigest = sizeof(std::uint64_t);         // the call's, first of all
+  static constexpr std::size_t kFirst = sizeof(Line::bytes) - kDigest;  // payload of the first line
+  static constexpr std::size_t kPayload = 2048;
+  static constexpr std::size_t lines_of(std::size_t payload) {
+    return (kDigest + payload + sizeof(Line::bytes) - 1) / sizeof(Line::bytes);
+  }
 
-  std::atomic<std::uint64_t> arrivals{0};  // meetings this rank has come to
-  std::uint64_t digest = 0;                // of the call
-  std::array<std::byte, kPayload> payload;
+  std::array<Line, 37> lines;
+
+  std::uint64_t digest() const;
+  // Bytes [at, at + bytes) of digest and payload in a row.
+  void put(std::size_t at, const std::byte* from, std::size_t bytes);
+  void get(std::size_t at, std::byte* to, std::size_t bytes) const;
 };
 
 struct SharedRecord {
@@ -69,6 +83,9 @@ struct alignas(64) Control {
   alignas(64) std::atomic<std::uint32_t> aborted{0};  // 0: no, 1: being written, 2: see `cause`
   Cause cause;
 };
+
+// Those who sleep in a meeting look again.
+void wake_sleepers(Control& control);
 
 // The memory that ranks share: one control block with everybody's state and bounce buffers, and
 // whatever user memory can be shared.
@@ -125,6 +142,7 @@ class SharedTransport final : public Transport {
   SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch, Beyond* beyond = nullptr);
   ~SharedTransport() override;
 
+  void begin(const Call& call) override;
   void run(const Call& call) override;
   void abort(const Cause& cause) override;
   const Cause* failure() override;
@@ -136,6 +154,8 @@ class SharedTransport final : public Transport {
   void post_record(const Call& call);
   void post(const Call& call);
   void meet(const Call& call);  // until every rank has come as far
+  void arrive();                // the first half of a meeting
+  void await(const Call& call);
   bool here(int rank) const;
   bool all_here() const;
   bool wait_for_all(const Call& call);  // false: it slept and was woken
@@ -152,6 +172,8 @@ class SharedTransport final : public Transport {
   std::size_t chunk_elements(const Call& call) const;
   void stage_in(const Call& call, Slice chunk);
   void stage_out(const Call& call, Slice chunk);
+  bool streams(const Call& call) const;
+  void copy_out(const Call& call, std::byte* to, const std::byte* from, std::size_t bytes) const;
   void work(const Call& call, Slice chunk);
   void reduce(const Call& call, Slice chunk);
   void reduce_part(const Call& call, int part, Slice elements);
@@ -173,7 +195,10 @@ class SharedTransport final : public Transport {
 
   // Small all-reduces (shared_small.cpp).
   bool is_small(const Call& call) const;
-  void run_small(const Call& call);
+  void finish_small(const Call& call);
+  void claim_mail();
+  std::size_t mail_bytes(const Call& call, int rank) const;
+  void read_mail(const Call& call, int rank);
   void reduce_mail(const Call& call, int owner);
 
   const Mail& mail(int rank) const { return space_->state(rank).mail[sequence_ % 2]; }
@@ -189,11 +214,15 @@ class SharedTransport final : public Transport {
   std::uint64_t sequence_ = 0;
   std::uint64_t meetings_ = 0;
   std::chrono::steady_clock::time_point left_since_{};  // when a peer was first seen to have left
+  bool begun_ = false;                                  // the next call, which is a small one
+  std::array<std::size_t, 2> mailed_{1, 1};             // lines
   std::size_t chunk_ = 0;  // elements of the call in progress that fit the bounce buffer
   ReducePlan chain_, pairs_;
   Reducer reducer_;
   std::vector<const std::byte*> sources_;
   std::vector<std::byte*> outputs_;
+  std::vector<std::size_t> lines_;  // by rank: of its mail, those that a meeting waits for
+  std::vector<std::byte> letters_;  // by rank: payloads, each kPayload bytes
   struct Peer {
     std::uint64_t calls = 0;               // send and recv with it
     std::uint64_t sent = 0, received = 0;  // chunks

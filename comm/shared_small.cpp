@@ -1,11 +1,42 @@
 // Small all-reduces among ranks that can read each other's memory.
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include "comm/shared.h"
 
 namespace peal {
 namespace {
+
+constexpr int kBriskLooks = 64;
+
+std::size_t at(int index) {
+  return static_cast<std::size_t>(index);
+}
+
+// Sizes that the compiler knows are copied without a call.
+void copy_part(std::byte* to, const std::byte* from, std::size_t bytes) {
+  if (bytes == sizeof(Mail::Line::bytes)) {
+    std::memcpy(to, from, sizeof(Mail::Line::bytes));
+  } else if (bytes == Mail::kFirst) {
+    std::memcpy(to, from, Mail::kFirst);
+  } else if (bytes == Mail::kDigest) {
+    std::memcpy(to, from, Mail::kDigest);
+  } else {
+    std::memcpy(to, from, bytes);
+  }
+}
+
+// Calls f(part of a line, bytes done before, bytes) for the lines that [at, at + bytes) is in.
+template <typename Lines, typename F>
+void for_each_line(Lines& lines, std::size_t at, std::size_t bytes, F f) {
+  constexpr std::size_t kBytes = sizeof(Mail::Line::bytes);
+  for (std::size_t done = 0; done < bytes;) {
+    const std::size_t place = (at + done) % kBytes, some = std::min(kBytes - place, bytes - done);
+    f(&lines[(at + done) / kBytes].bytes[place], done, some);
+    done += some;
+  }
+}
 
 // Takes cache lines from the peers that have read them, so that the next call need not wait for
 // them. Nothing is written.
@@ -18,6 +49,26 @@ void claim(const void* memory, std::size_t bytes) {
 
 }  // namespace
 
+static_assert(Mail::lines_of(Mail::kPayload) == std::tuple_size_v<decltype(Mail::lines)>);
+
+std::uint64_t Mail::digest() const {
+  std::uint64_t digest = 0;
+  get(0, reinterpret_cast<std::byte*>(&digest), kDigest);
+  return digest;
+}
+
+void Mail::put(std::size_t at, const std::byte* from, std::size_t bytes) {
+  for_each_line(lines, at, bytes, [&](std::byte* line, std::size_t done, std::size_t some) {
+    copy_part(line, from + done, some);
+  });
+}
+
+void Mail::get(std::size_t at, std::byte* to, std::size_t bytes) const {
+  for_each_line(lines, at, bytes, [&](const std::byte* line, std::size_t done, std::size_t some) {
+    copy_part(to + done, line, some);
+  });
+}
+
 bool SharedTransport::is_small(const Call& call) const {
   std::size_t inputs = 1;
   if (call.record.kind == CallKind::all_reduce_tree) {
@@ -27,25 +78,62 @@ bool SharedTransport::is_small(const Call& call) const {
   }
   const std::size_t bytes = inputs * call.count() * call.element_size();
   // The more ranks, the more each reads that the owners of slices would have read for it.
-  return bytes <= Mail::kPayload && bytes * static_cast<std::size_t>(ranks_) <= 4 * Mail::kPayload;
+  return bytes <= Mail::kPayload && bytes * at(ranks_) <= 4 * Mail::kPayload;
+}
+
+std::size_t SharedTransport::mail_bytes(const Call& call, int rank) const {
+  const std::size_t inputs = call.tree != nullptr ? at(call.tree->count(rank)) : 1;
+  return inputs * call.count() * call.element_size();
 }
 
 // Inputs are copied into the mail, where they stay as they are until all ranks have come to the
 // next call; every rank reduces all slices for itself, in the order of their owners. 1 meeting; a
 // rank reads n N bytes (n p N with p partial sums a rank) and writes N, and p N for the mail.
-void SharedTransport::run_small(const Call& call) {
+void SharedTransport::begin(const Call& call) {
+  if (!is_small(call)) return;
+  begun_ = true;
+  ++sequence_;
   Mail& mine = space_->state(rank_).mail[sequence_ % 2];
   const std::size_t bytes = call.count() * call.element_size();
+  const std::size_t lines = Mail::lines_of(mail_bytes(call, rank_));
+  const std::size_t first = std::min(bytes, Mail::kFirst);
   post_record(call);
-  for (int i = 0; i < call.input_count && bytes > 0; ++i) {
-    const auto k = static_cast<std::size_t>(i);
-    std::memcpy(mine.payload.data() + k * bytes, call.inputs[k], bytes);
+  if (call.input_count > 0) mine.put(Mail::kDigest, call.inputs[0], first);
+  arrive();
+  for (int i = 0; i < call.input_count; ++i) {
+    const std::size_t done = i == 0 ? first : 0;
+    mine.put(Mail::kDigest + at(i) * bytes + done, call.inputs[at(i)] + done, bytes - done);
   }
-  meet(call);
-  compare_records();
+  if (lines > 1) mine.lines[lines - 1].arrivals.store(meetings_, std::memory_order_release);
+  mailed_[sequence_ % 2] = lines;
+  // Without a fence a sleeper may go unseen: it is woken when this rank waits.
+  Control& control = space_->control();
+  if (control.sleepers.load(std::memory_order_relaxed) > 0 && all_here()) wake_sleepers(control);
+}
+
+void SharedTransport::finish_small(const Call& call) {
+  begun_ = false;
+  await(call);
+  compare_records();  // or mail that never comes would be waited for
+  for (int r = 0; r < ranks_; ++r) read_mail(call, r);
   for (int owner = 0; owner < ranks_; ++owner) reduce_mail(call, owner);
-  claim(&space_->state(rank_).mail[(sequence_ + 1) % 2],
-        sizeof(Mail) - Mail::kPayload + static_cast<std::size_t>(call.input_count) * bytes);
+  claim_mail();
+}
+// All ranks have come to this call and so have read the mail of the one before.
+void SharedTransport::claim_mail() {
+  const std::size_t next = (sequence_ + 1) % 2;
+  claim(&space_->state(rank_).mail[next], mailed_[next] * sizeof(Mail::Line));
+}
+
+void SharedTransport::read_mail(const Call& call, int rank) {
+  if (rank == rank_) return;  // its inputs are at hand
+  const std::size_t bytes = mail_bytes(call, rank);
+  lines_[at(rank)] = Mail::lines_of(bytes);
+  for (int looks = 0; !here(rank); ++looks) {
+    if (looks == kBriskLooks) wait_for_all(call);
+  }
+  lines_[at(rank)] = 1;
+  mail(rank).get(Mail::kDigest, &letters_[at(rank) * Mail::kPayload], bytes);
 }
 
 void SharedTransport::reduce_mail(const Call& call, int owner) {
@@ -58,8 +146,8 @@ void SharedTransport::reduce_mail(const Call& call, int owner) {
     const int r = ring ? (owner + 1 + k) % ranks_ : k;
     const int inputs = call.tree != nullptr ? call.tree->count(r) : 1;
     for (int i = 0; i < inputs; ++i) {
-      const std::size_t element = static_cast<std::size_t>(i) * call.count() + slice.begin;
-      sources_.push_back(mail(r).payload.data() + element * size);
+      const std::byte* letter = &letters_[at(r) * Mail::kPayload + at(i) * call.count() * size];
+      sources_.push_back((r == rank_ ? call.inputs[at(i)] : letter) + slice.begin * size);
     }
   }
   outputs_.assign(1, call.output() + slice.begin * size);

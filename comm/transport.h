@@ -42,6 +42,9 @@ struct Watch {
 class Transport {
  public:
   virtual ~Transport() = default;
+  // The call that run() will be given next; may do as much of it as needs no waiting, so that peers
+  // need not wait for the rest. At most once a call, while no call is run.
+  virtual void begin(const Call&) {}
   // Returns when this rank's memory may be used again and holds the result.
   virtual void run(const Call& call) = 0;
   // Any thread; the first cause of all ranks wins.

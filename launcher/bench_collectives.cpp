@@ -22,16 +22,17 @@ struct Choice {
   const char* name;
   T value;
 };
-constexpr Choice<Collective> kOps[] = {{"all_reduce", Collective::all_reduce},
-                                       {"ordered_tree", Collective::ordered_tree},
-                                       {"reduce_scatter", Collective::reduce_scatter},
-                                       {"all_gather", Collective::all_gather},
-                                       {"broadcast", Collective::broadcast}};
-constexpr Choice<DType> kDTypes[] = {{"f32", DType::f32},
-                                     {"f64", DType::f64},
-                                     {"i32", DType::i32},
-                                     {"i64", DType::i64},
-                                     {"u8", DType::u8}};
+constexpr Choice<Collective> kOps[] = {
+    {"all_reduce", Collective::all_reduce}, {"ordered_tree", Collective::ordered_tree},
+    {"reduce", Collective::reduce},         {"reduce_scatter", Collective::reduce_scatter},
+    {"all_gather", Collective::all_gather}, {"gather", Collective::gather},
+    {"scatter", Collective::scatter},       {"all_to_all", Collective::all_to_all},
+    {"broadcast", Collective::broadcast},   {"ping_pong", Collective::ping_pong}};
+constexpr Choice<DType> kDTypes[] = {
+    {"f32", DType::f32},   {"f64", DType::f64}, {"f16", DType::f16},
+    {"bf16", DType::bf16}, {"i64", DType::i64}, {"i32", DType::i32},
+    {"i8", DType::i8},     {"u8", DType::u8},   {"bool", DType::boolean}};
+constexpr Choice<Peer> kPeers[] = {{"mpi", Peer::mpi}, {"ring", Peer::ring}};
 constexpr Choice<Algorithm> kAlgorithms[] = {{"automatic", Algorithm::automatic},
                                              {"ring", Algorithm::ring},
                                              {"ordered_tree", Algorithm::ordered_tree}};
@@ -43,7 +44,7 @@ struct Arguments {
   std::int64_t warmup = 5, iterations = 0;
   int local = 0;
   bool private_memory = false, fresh = false, json = false;
-  std::string compare;  // "mpi" or empty
+  std::string compare;  // empty: with nothing
 };
 
 template <typename T, std::size_t N>
@@ -85,7 +86,7 @@ CollectiveCase read_case(const Arguments& arguments) {
   what.iterations = arguments.iterations;
   what.private_memory = arguments.private_memory;
   what.fresh = arguments.fresh;
-  what.beside_mpi = !arguments.compare.empty();
+  if (!arguments.compare.empty()) what.peer = value_of(kPeers, arguments.compare);
   if (what.op == Collective::ordered_tree && what.dtype != DType::f32) {
     fail_input("--dtype", arguments.dtype, "; allowed with --op ordered_tree: f32");
   }
@@ -93,7 +94,11 @@ CollectiveCase read_case(const Arguments& arguments) {
     fail_input("--algorithm", arguments.algorithm, "; allowed with --op ", arguments.op,
                ": automatic");
   }
-  if (what.beside_mpi && (arguments.local > 0 || !MpiSession::launched())) {
+  const bool all_reduces = what.op == Collective::all_reduce || what.op == Collective::ordered_tree;
+  if (what.peer == Peer::ring && !all_reduces) {
+    fail_input("--compare ring", "--op ", arguments.op, "; allowed: all_reduce, ordered_tree");
+  }
+  if (what.peer == Peer::mpi && (arguments.local > 0 || !MpiSession::launched())) {
     fail_input("--compare mpi",
                "these ranks have no MPI; start them with mpirun or srun, such as "
                "mpirun -np 2 peal bench collectives --compare mpi");
@@ -115,12 +120,18 @@ std::vector<std::int64_t> counts_of(const CollectiveCase& what, const Sizes& siz
 
 // A size that no host can hold is wrong input, not the end of whatever else runs there.
 void check_largest(const CollectiveCase& what, std::int64_t count, const Communicator& comm) {
-  if (what.beside_mpi && count > MpiPeer::kMostElements) {
+  const auto bytes = static_cast<double>(what.bytes(count, comm.world_size()));
+  if (what.op == Collective::ping_pong && comm.world_size() < 2) {
+    fail_input("--op ping_pong", "1 rank; 2 and more are needed");
+  }
+  // What MPI counts: a block, but in all_to_all all of them.
+  const bool all = what.op == Collective::all_to_all;
+  if (all) count *= comm.world_size();
+  if (what.peer == Peer::mpi && count > MpiPeer::kMostElements) {
     fail_input("--max", count, " elements; allowed with --compare mpi: ", MpiPeer::kMostElements);
   }
-  const double buffers = what.beside_mpi ? 4 : 2;
-  const double needed =
-      buffers * static_cast<double>(what.bytes(count, comm.world_size())) * comm.local_size();
+  const double buffers = what.peer != Peer::none ? 4 : 2;
+  const double needed = buffers * bytes * comm.local_size();
   const double here =
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   if (needed > 0.9 * here) {
@@ -168,10 +179,10 @@ std::string format(const char* pattern, Values... values) {
 
 std::vector<std::string> Report::head() const {
   if (arguments_.json) return {};
-  const bool compare = what_.beside_mpi;
+  const bool compare = what_.peer != Peer::none, mpi = what_.peer == Peer::mpi;
   const std::string columns =
       format(" %9s %9s %9s %7s %7s %6s", "time", "p50", "p99", "algbw", "busbw", "#wrong") +
-      (compare ? format(" %9s %6s", "MPI p50", "ratio") : "");
+      (compare ? format(" %9s %6s", mpi ? "MPI p50" : "ring p50", "ratio") : "");
   const std::string units =
       format(" %9s %9s %9s %7s %7s %6s", "(us)", "(us)", "(us)", "(GB/s)", "(GB/s)", "") +
       (compare ? format(" %9s %6s", "(us)", "") : "");
@@ -182,7 +193,7 @@ std::vector<std::string> Report::head() const {
       cat("# ", arguments_.op, ", ", comm_.world_size(), " ranks, backend ", comm_.backend(),
           ", algorithm ", arguments_.algorithm, ", ", what_.private_memory ? "private" : "shared",
           " memory", what_.fresh ? ", fresh inputs" : "",
-          compare ? cat(", beside ", MpiPeer::library()) : ""),
+          compare ? cat(", beside ", mpi ? MpiPeer::library() : "all_reduce around a ring") : ""),
       "# time: mean; algbw and busbw: of p50; a call takes as long as on its slowest rank",
       format("#%11s %12s %6s %6s", "", "", "", "") + group("out-of-place") + group("in-place"),
       format("#%11s %12s %6s %6s", "size", "count", "type", "redop") + columns + columns,
@@ -190,7 +201,7 @@ std::vector<std::string> Report::head() const {
 }
 
 std::string Report::columns(const std::optional<CollectiveTimes>& times, std::size_t bytes) const {
-  const bool compare = what_.beside_mpi;
+  const bool compare = what_.peer != Peer::none;
   if (!times) {
     return format(" %9s %9s %9s %7s %7s %6s", "-", "-", "-", "-", "-", "-") +
            (compare ? format(" %9s %6s", "-", "-") : "");
@@ -198,13 +209,12 @@ std::string Report::columns(const std::optional<CollectiveTimes>& times, std::si
   return format(" %9.2f %9.2f %9.2f %7.2f %7.2f %6lld", 1e6 * times->mean, 1e6 * times->median,
                 1e6 * times->p99, algorithm_bandwidth(*times, bytes), bus_bandwidth(*times, bytes),
                 static_cast<long long>(times->wrong)) +
-         (compare ? format(" %9.2f %6.2f", 1e6 * times->mpi_median, times->ratio()) : "");
+         (compare ? format(" %9.2f %6.2f", 1e6 * times->peer_median, times->ratio()) : "");
 }
 
 std::string Report::table_line(const Row& row) const {
-  const bool reduces = what_.op != Collective::all_gather && what_.op != Collective::broadcast;
   return format("%12zu %12lld %6s %6s", row.bytes, static_cast<long long>(row.count),
-                arguments_.dtype.c_str(), reduces ? "sum" : "none") +
+                arguments_.dtype.c_str(), what_.reduces() ? "sum" : "none") +
          columns(row.out_of_place, row.bytes) + columns(row.in_place, row.bytes);
 }
 
@@ -226,8 +236,8 @@ std::string Report::json_line(const Row& row, const CollectiveTimes& times, bool
                                  {"algbw", algorithm_bandwidth(times, row.bytes)},
                                  {"busbw", bus_bandwidth(times, row.bytes)},
                                  {"wrong", times.wrong}};
-  if (what_.beside_mpi) {
-    line["mpi_time_us"] = 1e6 * times.mpi_median;
+  if (what_.peer != Peer::none) {
+    line[cat(arguments_.compare, "_time_us")] = 1e6 * times.peer_median;
     line["ratio"] = times.ratio();
   }
   return line.dump();
@@ -262,7 +272,7 @@ void bench_collectives(const Arguments& arguments, const CollectiveCase& what, c
       return times;
     };
     if (what.has_out_of_place()) row.out_of_place = measure(/*in_place=*/false);
-    row.in_place = measure(/*in_place=*/true);
+    if (what.has_in_place()) row.in_place = measure(/*in_place=*/true);
     for (const std::string& line : report.lines(row)) progress.say(line);
   }
   if (wrong > 0) {
@@ -304,8 +314,9 @@ void add_options(CLI::App& command, Arguments& arguments) {
                    "ordinary memory, not the communicator's, which ranks of a host share");
   command
       .add_option("--compare", arguments.compare,
-                  "take turns with another library: its time and the ratio, theirs / ours")
-      ->check(CLI::IsMember(std::vector<std::string>{"mpi"}));
+                  "take turns with MPI's own, or with Peal's ring: its time and the ratio, "
+                  "theirs / ours")
+      ->check(one_of(kPeers));
   command.add_flag("--json", arguments.json, "print one JSON object a line");
 }
 
@@ -319,12 +330,14 @@ void add_bench_collectives(CLI::App& bench) {
   command->footer(
       "Columns as in nccl-tests: a size is that of the larger array of a rank, busbw is algbw "
       "times\n"
-      "2(n-1)/n for all_reduce, (n-1)/n for reduce_scatter and all_gather, 1 for broadcast.\n"
+      "2(n-1)/n for all_reduce and ordered_tree, (n-1)/n where an array has a block for every\n"
+      "rank, 1 for reduce, broadcast and ping_pong, which is timed one way between two ranks.\n"
       "#wrong counts the elements that are not exactly as they must be; if any, the exit code is "
       "4.\n"
       "Examples:\n"
       "  mpirun -np 2 --bind-to core peal bench collectives --compare mpi\n"
       "  mpirun -np 4 peal bench collectives --op reduce_scatter --min 64KiB --max 64MiB --json\n"
+      "  mpirun -np 2 --bind-to core peal bench collectives --op ordered_tree --compare ring\n"
       "  peal bench collectives --local 2 --dtype f64 --algorithm ordered_tree");
   command->callback([arguments] {
     const CollectiveCase what = read_case(*arguments);

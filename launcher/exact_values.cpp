@@ -1,8 +1,10 @@
 #include "launcher/exact_values.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
+#include "comm/f16.h"
 #include "core/base/error.h"
 #include "core/base/random.h"
 
@@ -11,13 +13,29 @@ namespace {
 
 constexpr std::int64_t kPeriod = 1021;
 
-std::vector<int> period_of_rank(int rank) {
+std::vector<int> period_of_rank(DType dtype, int rank) {
   std::vector<int> values;
   for (std::int64_t i = 0; i < kPeriod; ++i) {
-    values.push_back(1 +
-                     static_cast<int>(mix64(static_cast<std::uint64_t>(rank * kPeriod + i)) % 3));
+    const int value =
+        1 + static_cast<int>(mix64(static_cast<std::uint64_t>(rank * kPeriod + i)) % 3);
+    values.push_back(dtype == DType::boolean ? value % 2 : value);
   }
   return values;
+}
+
+std::uint16_t half(int value) {
+  const auto wide = static_cast<float>(value);
+  std::uint16_t narrow = 0;
+  narrow_f16_portable(&wide, &narrow, 1);
+  return narrow;
+}
+
+// To nearest, and to the even one of two.
+std::uint16_t brain_half(int value) {
+  const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(value));
+  const std::uint32_t lost = bits & 0xffffu, kept = bits >> 16;
+  const bool up = lost > 0x8000u || (lost == 0x8000u && kept % 2 == 1);
+  return static_cast<std::uint16_t>(kept + (up ? 1 : 0));
 }
 
 template <typename T>
@@ -36,11 +54,18 @@ void store(std::byte* to, DType dtype, int value) {
       return store<std::int32_t>(to, value);
     case DType::i64:
       return store<std::int64_t>(to, value);
+    case DType::i8:
+      return store<std::int8_t>(to, value);
     case DType::u8:
       return store<std::uint8_t>(to, value);
-    default:
-      fail_internal("exact values", "no elements of ", name_of(dtype));
+    case DType::boolean:
+      return store<std::uint8_t>(to, value != 0 ? 1 : 0);
+    case DType::f16:
+      return store<std::uint16_t>(to, half(value));
+    case DType::bf16:
+      return store<std::uint16_t>(to, brain_half(value));
   }
+  fail_internal("exact values", "no elements of ", name_of(dtype));
 }
 
 // Calls f(element of the period, elements done before, elements) for the runs within one period
@@ -66,13 +91,13 @@ ExactValues::ExactValues(DType dtype, const std::vector<int>& period)
 }
 
 ExactValues ExactValues::of_rank(DType dtype, int rank) {
-  return {dtype, period_of_rank(rank)};
+  return {dtype, period_of_rank(dtype, rank)};
 }
 
 ExactValues ExactValues::sum_of_ranks(DType dtype, int ranks) {
   std::vector<int> sums(static_cast<std::size_t>(kPeriod));
   for (int r = 0; r < ranks; ++r) {
-    const std::vector<int> values = period_of_rank(r);
+    const std::vector<int> values = period_of_rank(dtype, r);
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += values[i];
   }
   return {dtype, sums};

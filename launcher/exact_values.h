@@ -1,5 +1,5 @@
-// Inputs of collectives whose results are known to the bit: small whole numbers, which every dtype
-// adds up exactly.
+// Inputs of collectives whose results are known to the bit: small whole numbers, which are added up
+// exactly (f16 and bf16: in f32, and rounded once); for bool their last bits.
 #pragma once
 
 #include <cstddef>
@@ -11,11 +11,11 @@
 namespace peal {
 
 // An endless array that repeats after a prime number of elements, so that a slice at the wrong
-// place does not look right. Bytes of one period are made once; f32, f64, i32, i64, u8.
+// place does not look right. Bytes of one period are made once.
 class ExactValues {
  public:
-  static ExactValues of_rank(DType dtype, int rank);  // 1, 2 or 3 in every element
-  static ExactValues sum_of_ranks(DType dtype, int ranks);
+  static ExactValues of_rank(DType dtype, int rank);        // 1, 2 or 3 in every element
+  static ExactValues sum_of_ranks(DType dtype, int ranks);  // of bool: "or"
 
   // Elements [first, first + count) of the array, to or against the memory at `data`.
   void fill(std::byte* data, std::int64_t first, std::int64_t count) const;

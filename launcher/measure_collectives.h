@@ -12,7 +12,20 @@
 
 namespace peal {
 
-enum class Collective { all_reduce, ordered_tree, reduce_scatter, all_gather, broadcast };
+enum class Collective {
+  all_reduce,
+  ordered_tree,
+  reduce,
+  reduce_scatter,
+  all_gather,
+  gather,
+  scatter,
+  all_to_all,
+  broadcast,
+  ping_pong  // ranks 2k and 2k+1 send to each other by turns; a call is one way
+};
+// What takes turns with a collective.
+enum class Peer { none, mpi, ring };  // ring: all_reduce around a ring, to measure the tree
 
 struct CollectiveCase {
   Collective op = Collective::all_reduce;
@@ -22,7 +35,7 @@ struct CollectiveCase {
   std::int64_t iterations = 0;  // calls measured; 0: as many as fit a fixed time
   bool private_memory = false;  // instead of Communicator::allocate
   bool fresh = false;           // inputs are written before every call, which is not measured
-  bool beside_mpi = false;
+  Peer peer = Peer::none;
 
   // As nccl-tests counts: `count` elements in a block; the larger of a rank's two arrays has one
   // block, or one for each rank.
@@ -32,15 +45,17 @@ struct CollectiveCase {
   // that moves fewest (nccl-tests, doc/PERFORMANCE.md).
   double bus_factor(int ranks) const;
   bool has_out_of_place() const { return op != Collective::broadcast; }
+  bool has_in_place() const { return op != Collective::all_to_all && op != Collective::ping_pong; }
+  bool reduces() const;
 };
 
 struct CollectiveTimes {
   std::int64_t iterations = 0;
   double mean = 0, median = 0, p99 = 0;  // seconds; a call takes as long as on its slowest rank
-  double mpi_median = 0;                 // with beside_mpi
-  std::int64_t wrong = 0;                // elements, on all ranks together
+  double peer_median = 0;
+  std::int64_t wrong = 0;  // elements, on all ranks together
 
-  double ratio() const { return mpi_median / median; }  // above 1: faster than MPI
+  double ratio() const { return peer_median / median; }  // above 1: faster than the peer
 };
 
 class CollectiveBench {
@@ -48,8 +63,8 @@ class CollectiveBench {
   // Collective. `most`: the largest count that will be measured.
   CollectiveBench(const CollectiveCase& what, std::int64_t most, Communicator& comm);
 
-  // Collective; all ranks get the same answer. Every call starts behind a barrier; with beside_mpi,
-  // ours and MPI's take turns. The check is a call of its own, on fresh input.
+  // Collective; all ranks get the same answer. Every call starts behind a barrier; ours and the
+  // peer's take turns. The check is a call of its own, on fresh input.
   CollectiveTimes measure(std::int64_t count, bool in_place);
 
  private:
@@ -63,19 +78,22 @@ class CollectiveBench {
 
   Operands operands(const Memory& memory, std::int64_t count, bool in_place) const;
   void call(const Operands& at);
+  void call_peer(const Operands& at);
   void call_mpi(const Operands& at);
+  int partner() const;  // ping_pong; -1: none
   double timed(const std::function<void()>& work);
   std::int64_t iterations(const Operands& ours, const Operands& theirs);
   void agree_on_slowest(std::vector<double>& seconds);
   void fill(const Operands& at) const;
   std::int64_t wrong(const Operands& at);
+  std::int64_t wrong_here(const Operands& at) const;
 
   CollectiveCase what_;
   Communicator& comm_;
   int ranks_, rank_;
   ExactValues mine_;
   Stream stream_;
-  Memory memory_, mpi_memory_;
+  Memory memory_, peer_memory_;
   std::unique_ptr<MpiPeer> mpi_;
 };
 

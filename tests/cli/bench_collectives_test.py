@@ -9,10 +9,12 @@ INPUT = 2
 QUICK = ["--warmup", 1, "--iterations", 3]
 FIELDS = {"op", "bytes", "count", "dtype", "ranks", "backend", "algorithm", "memory", "fresh",
           "in_place", "iterations", "time_us", "mean_us", "p99_us", "algbw", "busbw", "wrong"}
+BLOCKS = ("reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")
 BUS_FACTOR = {"all_reduce": lambda n: 2 * (n - 1) / n, "ordered_tree": lambda n: 2 * (n - 1) / n,
-              "reduce_scatter": lambda n: (n - 1) / n, "all_gather": lambda n: (n - 1) / n,
-              "broadcast": lambda n: 1}
-SIZE = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "u8": 1}
+              "reduce": lambda n: 1, "broadcast": lambda n: 1, "ping_pong": lambda n: 1,
+              **{op: lambda n: (n - 1) / n for op in BLOCKS}}
+PLACES = {"broadcast": [True], "all_to_all": [False], "ping_pong": [False]}  # in place?
+SIZE = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1, "bool": 1}
 
 
 class BenchCollectives(unittest.TestCase):
@@ -26,7 +28,7 @@ class BenchCollectives(unittest.TestCase):
         lines = [json.loads(line) for line in
                  self.bench("--json", *arguments, ranks=ranks).splitlines()]
         for line in lines:
-            self.assertEqual(set(line) - {"mpi_time_us", "ratio"}, FIELDS)
+            self.assertEqual(set(line) - {"mpi_time_us", "ring_time_us", "ratio"}, FIELDS)
             self.assertEqual(line["wrong"], 0, line)
             self.assertEqual(line["iterations"], 3)
             self.assertGreater(line["time_us"], 0)
@@ -34,7 +36,7 @@ class BenchCollectives(unittest.TestCase):
             self.assertAlmostEqual(line["algbw"] * line["time_us"] * 1e3 / line["bytes"], 1, 6)
             self.assertAlmostEqual(line["busbw"],
                                    line["algbw"] * BUS_FACTOR[line["op"]](line["ranks"]), 6)
-            blocks = line["ranks"] if line["op"] in ("reduce_scatter", "all_gather") else 1
+            blocks = line["ranks"] if line["op"] in BLOCKS else 1
             self.assertEqual(line["bytes"], line["count"] * blocks * SIZE[line["dtype"]])
         return lines
 
@@ -75,9 +77,11 @@ class BenchCollectives(unittest.TestCase):
         wide = ["--min", "4B", "--max", "1MiB", "--factor", 64]
         for n in (1, 2, 3, 4):
             for op in BUS_FACTOR:
+                if op == "ping_pong" and n == 1:
+                    continue
                 with self.subTest(op=op, local=n):
                     lines = self.measure("--op", op, *wide, "--local", n)
-                    places = [True] if op == "broadcast" else [False, True]
+                    places = PLACES.get(op, [False, True])
                     self.assertEqual([line["in_place"] for line in lines], places * 4)
                     for line in lines:
                         self.assertEqual((line["op"], line["ranks"], line["backend"]),
@@ -85,7 +89,7 @@ class BenchCollectives(unittest.TestCase):
 
         # On two ranks test_compare has all of them.
         for n, ops in {1: ["all_reduce", "broadcast"], 3: BUS_FACTOR,
-                       4: ["all_reduce", "reduce_scatter", "all_gather"]}.items():
+                       4: ["all_reduce", "reduce_scatter", "all_to_all", "ping_pong"]}.items():
             for op in ops:
                 with self.subTest(op=op, ranks=n):
                     lines = self.measure("--op", op, *wide, ranks=n)
@@ -117,6 +121,14 @@ class BenchCollectives(unittest.TestCase):
                     self.assertTrue(math.isfinite(line["ratio"]) and line["ratio"] > 0)
                     self.assertAlmostEqual(line["ratio"],
                                            line["mpi_time_us"] / line["time_us"], 6)
+        for dtype in SIZE:
+            with self.subTest(dtype=dtype):
+                lines = self.measure("--dtype", dtype, "--compare", "mpi", "--max", "64KiB",
+                                     "--factor", 256, ranks=2)
+                self.assertTrue(all(line["ratio"] > 0 for line in lines))
+        for line in self.measure("--op", "ordered_tree", "--compare", "ring", "--min", "1MiB",
+                                 "--max", "1MiB", ranks=2):
+            self.assertAlmostEqual(line["ratio"], line["ring_time_us"] / line["time_us"], 6)
         said = self.bench("--compare", "mpi", "--max", 64, ranks=2)
         self.assertIn("MPI v", said.splitlines()[0])
         self.assertEqual(said.count("ratio"), 2)
@@ -127,7 +139,10 @@ class BenchCollectives(unittest.TestCase):
         cases = {("--op", "reduce_all"): ("--op", "all_reduce", "broadcast"),
                  ("--dtype", "f80"): ("--dtype", "f32", "u8"),
                  ("--algorithm", "best"): ("--algorithm", "ring", "ordered_tree"),
-                 ("--compare", "nccl"): ("--compare", "mpi"),
+                 ("--compare", "nccl"): ("--compare", "mpi", "ring"),
+                 ("--compare", "ring", "--op", "gather"): ("--compare ring", "gather",
+                                                           "ordered_tree"),
+                 ("--op", "ping_pong"): ("--op ping_pong", "1 rank"),
                  ("--max", "12XB"): ("--max", "12XB", "MiB"),
                  ("--max", "128 M B x"): ("--max",),
                  ("--min", "-4"): ("--min", "-4"),
