@@ -72,13 +72,14 @@ void HierarchicalCollectives::reset() {
   pipeline_.reset();
 }
 
-// Half types stay flat: between hosts their partial sums would have to travel as f32.
+// Half types stay flat, but for a tree, whose every node is rounded: between hosts their partial
+// sums would have to travel as f32.
 bool HierarchicalCollectives::takes(const Call& call) const {
   if (call.count() * call.element_size() < kSmallestBytes) return false;
   if (call.record.kind == CallKind::all_reduce_tree) return layout_.in_order;
   if (call.record.kind != CallKind::all_reduce || call.is_group()) return false;
-  if (call.record.algorithm == Algorithm::ordered_tree) return layout_.in_order;
-  return !partial_is_f32(call.record.dtype);
+  if (partial_is_f32(call.record.dtype)) return false;
+  return call.record.algorithm != Algorithm::ordered_tree || layout_.in_order;
 }
 
 HierarchicalCollectives::Plan HierarchicalCollectives::chain() const {
@@ -105,6 +106,7 @@ HierarchicalCollectives::Plan HierarchicalCollectives::tree(int virtual_ranks) c
     of_hosts.push_back(nodes_of(ranks.front(), ranks.back()));
   }
   plan.across = tree_plan(virtual_ranks, of_hosts);
+  plan.across.reduce.rounds_each_step = true;
   for (const TreeNode& node : of_hosts[at(layout_.host)]) {
     std::vector<std::vector<TreeNode>> of_ranks;
     std::vector<int> inputs;
@@ -120,6 +122,7 @@ HierarchicalCollectives::Plan HierarchicalCollectives::tree(int virtual_ranks) c
       }
     }
     plan.inside.push_back(tree_plan(virtual_ranks, of_ranks));
+    plan.inside.back().reduce.rounds_each_step = true;
     plan.inputs.push_back(std::move(inputs));
   }
   return plan;
