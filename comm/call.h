@@ -27,7 +27,7 @@ enum class CallKind : std::uint8_t {
   recv,
   reduce_slices  // part of an all_reduce: every rank keeps its block of the reduction
 };
-inline constexpr std::size_t kCallKinds = 12;
+inline constexpr std::size_t kCallKinds = 13;
 
 // What must be the same on every rank. Plain bytes: it is read by other processes.
 struct CallRecord {

@@ -133,14 +133,15 @@ std::size_t FlightRing::copy_to(std::vector<FlightCall>& calls) const {
   return count;
 }
 
-std::size_t FlightRing::copy_ended(std::uint64_t after, std::span<FlightCall> into) const {
-  const std::uint64_t oldest = made_ - std::min<std::uint64_t>(made_, kCalls);
+std::size_t FlightRing::copy_ended(std::uint64_t& seen, std::span<FlightCall> into) const {
+  const std::uint64_t oldest = entries_ - std::min<std::uint64_t>(entries_, kCalls);
   std::size_t count = 0;
-  for (std::uint64_t number = std::max(after, oldest) + 1; number <= made_ && count < into.size();
-       ++number) {
-    const FlightCall& call = calls_[number % kCalls];
+  for (std::uint64_t entry = std::max(seen, oldest) + 1; entry <= entries_ && count < into.size();
+       ++entry) {
+    const FlightCall& call = calls_[entry % kCalls];
     if (call.state == FlightState::queued || call.state == FlightState::running) break;
     into[count++] = call;
+    seen = entry;
   }
   return count;
 }

@@ -57,8 +57,9 @@ class FlightRing {
   std::uint64_t ended() const { return ended_; }  // of them, well
   // Copies the newest calls, oldest first, into `calls`, which has kCalls entries; how many.
   std::size_t copy_to(std::vector<FlightCall>& calls) const;
-  // The same of calls numbered above `after`, up to the first that has not ended; as many as fit.
-  std::size_t copy_ended(std::uint64_t after, std::span<FlightCall> into) const;
+  // The same of entries above `seen`, up to the first that has not ended, as many as fit; `seen`
+  // becomes the last one's.
+  std::size_t copy_ended(std::uint64_t& seen, std::span<FlightCall> into) const;
   const TickClock& clock() const { return clock_; }
 
  private:

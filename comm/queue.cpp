@@ -505,9 +505,9 @@ void QueuedCommunicator::set_flight_directory(const std::string& directory) {
   flight_.set_directory(directory);
 }
 
-std::size_t QueuedCommunicator::copy_flight(std::uint64_t after, std::span<FlightCall> into) {
+std::size_t QueuedCommunicator::copy_flight(std::uint64_t& seen, std::span<FlightCall> into) {
   const std::lock_guard lock(mutex_);
-  return flight_.ring().copy_ended(after, into);
+  return flight_.ring().copy_ended(seen, into);
 }
 
 }  // namespace peal

@@ -86,7 +86,7 @@ class QueuedCommunicator : public Communicator {
   void set_deadline(double seconds) override;
   void set_step(std::int64_t step) override;
   void set_flight_directory(const std::string& directory) override;
-  std::size_t copy_flight(std::uint64_t after, std::span<FlightCall> into) override;
+  std::size_t copy_flight(std::uint64_t& seen, std::span<FlightCall> into) override;
   std::unique_ptr<Communicator> split(int colour, int key) override;
   std::unique_ptr<Communicator> make_group(std::span<const int> ranks) override;
 

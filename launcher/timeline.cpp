@@ -181,10 +181,12 @@ void Timeline::end_step() {
 
 // What the flight record has of calls that ended since the last time.
 void Timeline::take_calls(bool keep) {
-  while (const std::size_t count = comm_.copy_flight(calls_seen_, fresh_)) {
-    if (keep) dropped_ += fresh_[0].record.sequence - calls_seen_ - 1;
-    calls_seen_ = fresh_[count - 1].record.sequence;
+  for (;;) {
+    const std::uint64_t before = calls_seen_;
+    const std::size_t count = comm_.copy_flight(calls_seen_, fresh_);
+    if (count == 0) return;
     if (!keep) continue;
+    dropped_ += calls_seen_ - before - count;
     const std::size_t some = std::min(count, calls_.size() - calls_used_);
     std::copy_n(fresh_.begin(), some, calls_.begin() + static_cast<std::ptrdiff_t>(calls_used_));
     calls_used_ += some;
