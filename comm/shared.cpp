@@ -264,7 +264,7 @@ bool SharedTransport::wait_for_all(const Call& call) {
   bool slept = false;
   while (!all_here()) {
     if (!patience.exhausted()) continue;
-    if (patience.long_since()) say_long(true);
+    if (patience.long_since()) say_waiting(true);
     try {
       const bool late = patience.late();
       check_failures(call, late);
@@ -280,11 +280,12 @@ bool SharedTransport::wait_for_all(const Call& call) {
     if (slept) futex_sleep(control.wakes, wakes, beyond_ != nullptr ? kShortNap : kNap);
     control.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   }
-  if (patience.said_long()) say_long(false);
+  if (patience.said_long()) say_waiting(false);
   return !slept;
 }
 
-void SharedTransport::say_long(bool long_since) {
+
+void SharedTransport::say_waiting(bool long_since) {
   watch_.say_waiting(*this, long_since);
   if (beyond_ != nullptr) beyond_->wait_long(long_since);
 }

@@ -159,6 +159,7 @@ class SharedTransport final : public Transport {
   bool here(int rank) const;
   bool all_here() const;
   bool wait_for_all(const Call& call);  // false: it slept and was woken
+  void say_waiting(bool long_since);
   void check_failures(const Call& call, bool late);
   void compare_records();
   void compare_counts(const Call& call);

@@ -1,0 +1,79 @@
+// Small all-reduces at every size around the lines of a mail, and copies past the caches.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/stream_copy.h"
+
+namespace peal {
+namespace {
+
+std::uint8_t value(int rank, std::size_t element) {
+  return static_cast<std::uint8_t>(7 * rank + 3 * static_cast<int>(element % 89) + 1);
+}
+
+TEST(SmallCalls, EverySizeIsExact) {
+  for (const int ranks : {1, 2, 3, 5}) {
+    run_local_ranks(ranks, [&](Communicator& comm) {
+      Stream s;
+      for (std::size_t bytes = 0; bytes < 2200; bytes += bytes < 240 || bytes > 1990 ? 1 : 13) {
+        std::vector<std::uint8_t> x(bytes), y(bytes, 0xEE);
+        for (std::size_t i = 0; i < bytes; ++i) x[i] = value(comm.rank(), i);
+        const auto count = static_cast<std::int64_t>(bytes);
+        const Tensor from{x.data(), {count}, DType::u8}, to{y.data(), {count}, DType::u8};
+        comm.wait(s, comm.all_reduce(s, "apart", from, to, ReduceOp::sum));
+        comm.wait(
+            s, comm.all_reduce(s, "in place", from, from, ReduceOp::sum, Algorithm::ordered_tree));
+        std::size_t wrong = 0;
+        for (std::size_t i = 0; i < bytes; ++i) {
+          std::uint8_t sum = 0;
+          for (int r = 0; r < ranks; ++r) sum = static_cast<std::uint8_t>(sum + value(r, i));
+          wrong += x[i] != sum || y[i] != sum ? 1 : 0;
+        }
+        EXPECT_EQ(wrong, 0u) << bytes << " bytes, " << ranks << " ranks";
+      }
+    });
+  }
+}
+
+// The first is begun when it is made, the second is not.
+TEST(SmallCalls, TwoAtOnceStayApart) {
+  run_local_ranks(2, [](Communicator& comm) {
+    Stream s;
+    for (int round = 0; round < 200; ++round) {
+      float x[3] = {1, 2, static_cast<float>(round)}, y = 4;
+      const Request first =
+          comm.all_reduce(s, "x", {x, {3}, DType::f32}, {x, {3}, DType::f32}, ReduceOp::sum);
+      const Request second =
+          comm.all_reduce(s, "y", {&y, {1}, DType::f32}, {&y, {1}, DType::f32}, ReduceOp::max);
+      comm.wait(s, second);
+      comm.wait(s, first);
+      EXPECT_EQ(x[0], 2);
+      EXPECT_EQ(x[2], static_cast<float>(2 * round));
+      EXPECT_EQ(y, 4);
+    }
+  });
+}
+
+TEST(StreamCopy, AnyPlaceAndSize) {
+  std::vector<std::byte> from(1024), to(1024);
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i * 37 + 11);
+  for (std::size_t begin = 0; begin < 130; begin += 3) {
+    for (std::size_t bytes = 0; bytes + begin + 1 < 700; bytes += bytes < 200 ? 1 : 61) {
+      std::fill(to.begin(), to.end(), std::byte{0});
+      stream_copy(to.data() + begin, from.data() + begin % 7, bytes);
+      stream_fence();
+      EXPECT_EQ(std::memcmp(to.data() + begin, from.data() + begin % 7, bytes), 0);
+      EXPECT_EQ(to[begin + bytes], std::byte{0}) << begin << " " << bytes;
+      if (begin > 0) {
+        EXPECT_EQ(to[begin - 1], std::byte{0}) << begin << " " << bytes;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace peal
