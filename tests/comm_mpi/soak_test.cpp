@@ -122,6 +122,7 @@ void make_malloc_predictable() {
   ::mallopt(M_ARENA_MAX, 1);
   ::mallopt(M_MMAP_THRESHOLD, 128 << 10);
   ::mallopt(M_TRIM_THRESHOLD, 128 << 10);
+  ::mallopt(M_TOP_PAD, 0);  // else the heap grows by 128 KiB at a time
 }
 
 int run(const std::string& memory, std::int64_t calls) {
