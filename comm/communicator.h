@@ -153,8 +153,8 @@ class Communicator {
   // by more than wrong input and on SIGUSR2; what an earlier run left there is removed. Empty, as
   // at the start: nowhere. Each communicator needs a directory of its own.
   virtual void set_flight_directory(const std::string& directory) = 0;
-  // Copies what the flight record has of the calls after the first `seen` that this rank made, up to
-  // the first that has not ended, oldest first, as many as fit `into`; returns how many. `seen`
+  // Copies what the flight record has of the calls after the first `seen` that this rank made, up
+  // to the first that has not ended, oldest first, as many as fit `into`; returns how many. `seen`
   // becomes the last one's number: it grows by more where the record no longer has some. Waits for
   // no call.
   virtual std::size_t copy_flight(std::uint64_t& seen, std::span<FlightCall> into) = 0;

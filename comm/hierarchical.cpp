@@ -58,6 +58,25 @@ HierarchicalCollectives::HierarchicalCollectives(Messages& messages, SharedTrans
       pipeline_(messages, rail_of(layout_), layout_.host),
       chain_(chain()) {}
 
+HostPart::HostPart(const Watch& all, HostShare share, Messages& messages, Beyond& beyond)
+    : shared(std::move(share.space), watch_of(all, share.layout), &beyond),
+      collectives(messages, shared, std::move(share.layout), all.ranks()) {}
+
+void HostPart::update(const Watch& all) {
+  watch.deadline.store(all.deadline.load());
+  watch.step.store(all.step.load());
+  watch.spin.store(all.spin.load());
+}
+
+const Watch& HostPart::watch_of(const Watch& all, const HostLayout& layout) {
+  watch.rank = layout.local_rank;
+  for (const int r : layout.members[at(layout.host)]) {
+    watch.names.push_back(all.names[at(r)]);
+    watch.numbers.push_back(all.numbers.empty() ? r : all.numbers[at(r)]);
+  }
+  return watch;
+}
+
 int HierarchicalCollectives::local_ranks() const {
   return static_cast<int>(layout_.members[at(layout_.host)].size());
 }
@@ -179,7 +198,8 @@ void HierarchicalCollectives::begin_piece(const Call& call, const Plan& plan, Sl
   if (more.size() < needed) more.resize(needed);
   inputs_.clear();
   for (std::size_t i = 0; i < plan.inside.size(); ++i) {
-    std::byte* sum = i == 0 ? y : more.data() + (i - 1) * bytes;
+    const bool last = i + 1 == plan.inside.size();
+    std::byte* sum = last ? y : more.data() + i * bytes;
     reduce_inside(call, plan, static_cast<int>(i), piece, sum);
     inputs_.push_back(sum);
   }
@@ -197,8 +217,8 @@ void HierarchicalCollectives::begin_piece(const Call& call, const Plan& plan, Sl
   pipeline_.begin(work, {inputs_, y, block().size()});
 }
 
-// This rank's block of a partial sum of the host. The first goes to y, which may be an input: no
-// other rank reads that block of it.
+// This rank's block of a partial sum of the host. The last goes to the call's y, which may be an
+// input: no other rank reads that block of it, and no later sum needs it.
 void HierarchicalCollectives::reduce_inside(const Call& call, const Plan& plan, int partial,
                                             Slice piece, std::byte* y) {
   Call inside;

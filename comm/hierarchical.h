@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "comm/reduce_pipeline.h"
@@ -57,6 +58,26 @@ class HierarchicalCollectives {
   std::array<std::vector<std::byte>, ReducePipeline::kPieces>
       partials_;  // after the first, by piece
   std::vector<const std::byte*> inputs_;
+};
+
+// What the ranks of a host share, of a communicator that spans several.
+struct HostShare {
+  std::shared_ptr<SharedSpace> space;  // null on all ranks, or on none
+  HostLayout layout;
+};
+
+// This rank's part in calls that begin in shared memory.
+struct HostPart {
+  HostPart(const Watch& all, HostShare share, Messages& messages, Beyond& beyond);
+
+  void update(const Watch& all);  // deadline and the like, as the whole communicator's are now
+
+  Watch watch;
+  SharedTransport shared;
+  HierarchicalCollectives collectives;
+
+ private:
+  const Watch& watch_of(const Watch& all, const HostLayout& layout);
 };
 
 }  // namespace peal

@@ -87,34 +87,6 @@ struct Notice {
   Cause cause;
 };
 
-// The ranks of one host, and what calls that begin in shared memory need there.
-struct HostPart {
-  HostPart(const Watch& all, HostShare share, Messages& messages, Beyond& beyond)
-      : shared(std::move(share.space), watch_of(all, share.layout), &beyond),
-        collectives(messages, shared, std::move(share.layout), all.ranks()) {}
-
-  // As the whole communicator's is now.
-  void update(const Watch& all) {
-    watch.deadline.store(all.deadline.load());
-    watch.step.store(all.step.load());
-    watch.spin.store(all.spin.load());
-  }
-
-  Watch watch;
-  SharedTransport shared;
-  HierarchicalCollectives collectives;
-
- private:
-  const Watch& watch_of(const Watch& all, const HostLayout& layout) {
-    watch.rank = layout.local_rank;
-    for (const int r : layout.members[at(layout.host)]) {
-      watch.names.push_back(all.names[at(r)]);
-      watch.numbers.push_back(all.numbers.empty() ? r : all.numbers[at(r)]);
-    }
-    return watch;
-  }
-};
-
 class MpiTransport final : public Transport, private Messages, private Beyond {
  public:
   MpiTransport(const Watch& watch, std::shared_ptr<const MpiChannel> channel,

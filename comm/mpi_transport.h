@@ -21,12 +21,6 @@ struct MpiChannel {
   int highest_tag = 0;
 };
 
-// What the ranks of a host share, of a communicator that spans several.
-struct HostShare {
-  std::shared_ptr<SharedSpace> space;  // null on all ranks, or on none
-  HostLayout layout;
-};
-
 // `ranks`: of the channel, by rank of this communicator; `group`: 0, or the id of a Group.
 std::unique_ptr<Transport> make_mpi_transport(const Watch& watch,
                                               std::shared_ptr<const MpiChannel> channel,

@@ -284,7 +284,6 @@ bool SharedTransport::wait_for_all(const Call& call) {
   return !slept;
 }
 
-
 void SharedTransport::say_waiting(bool long_since) {
   watch_.say_waiting(*this, long_since);
   if (beyond_ != nullptr) beyond_->wait_long(long_since);
