@@ -21,7 +21,7 @@ ReducePipeline::ReducePipeline(Messages& messages, std::vector<int> peers, int m
 }
 
 std::size_t ReducePipeline::piece_bytes(int peers) {
-  constexpr std::size_t kSlice = 128 << 10, kLeast = 512 << 10, kMost = std::size_t{4} << 20;
+  constexpr std::size_t kSlice = 128 << 10, kLeast = 128 << 10, kMost = std::size_t{4} << 20;
   return std::clamp(at(peers) * kSlice, kLeast, kMost);
 }
 
