@@ -217,6 +217,15 @@ void HierarchicalCollectives::begin_piece(const Call& call, const Plan& plan, Sl
   pipeline_.begin(work, {inputs_, y, block().size()});
 }
 
+// Among the ranks of this host, for the piece whose bounds are set; it bears the name of `whole`.
+void HierarchicalCollectives::run_inside(Call& inside, const Call& whole) {
+  inside.bounds = bounds_.data();
+  inside.bound_count = static_cast<int>(bounds_.size());
+  set_blocks(inside.record, inside.bounds, local_ranks());
+  set_name(inside.record, whole.record.name.data());
+  host_.run(inside);
+}
+
 // This rank's block of a partial sum of the host. The last goes to the call's y, which may be an
 // input: no other rank reads that block of it, and no later sum needs it.
 void HierarchicalCollectives::reduce_inside(const Call& call, const Plan& plan, int partial,
@@ -232,11 +241,7 @@ void HierarchicalCollectives::reduce_inside(const Call& call, const Plan& plan, 
         call.inputs[at(i)] + piece.begin * call.element_size();
   }
   inside.outputs[at(inside.output_count++)] = y;
-  inside.bounds = bounds_.data();
-  inside.bound_count = static_cast<int>(bounds_.size());
-  set_blocks(inside.record, inside.bounds, local_ranks());
-  set_name(inside.record, call.record.name.data());
-  host_.run(inside);
+  run_inside(inside, call);
 }
 
 // Every rank's block to all ranks of the host.
@@ -253,11 +258,7 @@ void HierarchicalCollectives::share(const Call& call, Slice piece) {
   std::byte* y = call.output() + piece.begin * size;
   inside.inputs[at(inside.input_count++)] = y + block().begin * size;
   inside.outputs[at(inside.output_count++)] = y;
-  inside.bounds = bounds_.data();
-  inside.bound_count = static_cast<int>(bounds_.size());
-  set_blocks(inside.record, inside.bounds, local_ranks());
-  set_name(inside.record, call.record.name.data());
-  host_.run(inside);
+  run_inside(inside, call);
 }
 
 }  // namespace peal

@@ -44,6 +44,7 @@ class HierarchicalCollectives {
   void begin_piece(const Call& call, const Plan& plan, Slice piece, int place);
   void reduce_inside(const Call& call, const Plan& plan, int partial, Slice piece, std::byte* y);
   void share(const Call& call, Slice piece);
+  void run_inside(Call& inside, const Call& whole);
   void set_bounds(const Call& call, Slice piece);
   int local_ranks() const;
   Slice block() const;

@@ -130,9 +130,9 @@ int run(const std::string& memory, std::int64_t calls) {
   MpiSession session;
   const auto comm = make_host_communicator({memory == "shared", 60});
   try {
-    // MPI's lists of messages that came before they were waited for grow whenever a rank falls
-    // behind further than before. That is 6 bytes a call in the suite, and less than one in a
-    // million calls.
+    // Over MPI the heap grows by some tens of KiB, by more where ranks compete for cores; shared
+    // memory shows none of it, but which part of MPI holds it is not known. The bound is 6 bytes a
+    // call in the suite, and a third of one in a million calls.
     Soak(*comm, memory == "shared" ? 16 << 10 : 256 << 10).run(calls);
     if (comm->rank() == 0) {
       std::printf("passed: %s, %lld calls on %d\n", memory.c_str(), static_cast<long long>(calls),
