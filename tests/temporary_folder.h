@@ -17,7 +17,7 @@ class TemporaryFolder {
     const bool in_memory = ::access("/dev/shm", W_OK) == 0;
     const std::filesystem::path parent =
         in_memory ? "/dev/shm" : std::filesystem::temp_directory_path();
-    std::string name = (parent / "peal-test-XXXXXX").string();
+    std::string name = (parent / "peal-test-XXXXXX").string();  // mkdtemp fills in the X
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create " + name);
     path_ = name;
   }
