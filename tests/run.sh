@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test: the optimised build, then the same suite
 # under the address and undefined-behaviour sanitizers, then the threads of comm and data under the
-# thread sanitizer. The last line is "N passed, N failed" over all of them.
+# thread sanitizer. What failed is repeated at the end; the last line is "N passed, N failed" over
+# all of them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,10 +22,14 @@ for argument in "$@"; do
   esac
 done
 
+exec 2>&1  # one stream, so that the last line is the last
 jobs=2
 passed=0
 failed=0
 stages=()
+record=()  # what tests/failures.py reads
+records=$(mktemp -d)
+trap 'rm -rf "$records"' EXIT
 
 # The number behind the first `name="..."` of a JUnit file.
 junit_number() {
@@ -47,20 +52,28 @@ stage() {
   local build=(cmake --build --preset "$preset")
   # shellcheck disable=SC2206  # a list of names
   [[ -z $targets ]] || build+=(--target $targets)
-  if ! cmake --preset "$preset" --log-level=NOTICE || ! "${build[@]}"; then
+  if ! { cmake --preset "$preset" --log-level=NOTICE && "${build[@]}"; } 2>&1 |
+    tee "$records/$preset.log"; then
+    record+=("$preset=$records/$preset.log")
     count_stage "$preset" 0 1 $((SECONDS - start))
     return
   fi
   printf '\n== %s: test\n' "$preset"
-  junit=$(mktemp)
+  junit=$records/$preset.xml
   ctest --preset "$preset" --output-on-failure --no-tests=error -j "$jobs" \
-    --output-junit "$junit" "$@" || true
+    --test-output-size-failed 2000000 --output-junit "$junit" "$@" || true
+  if [[ ! -s $junit ]]; then
+    echo "ctest left no record of its tests" | tee "$records/$preset.log"
+    record+=("$preset=$records/$preset.log")
+    count_stage "$preset" 0 1 $((SECONDS - start))
+    return
+  fi
+  record+=("$preset=$junit")
   total=$(junit_number "$junit" tests || echo 0)
   bad=0
   for counter in failures skipped disabled; do
     bad=$((bad + $(junit_number "$junit" "$counter" || echo 0)))
   done
-  rm -f "$junit"
   [[ $total -gt 0 ]] || bad=1
   count_stage "$preset" $((total > bad ? total - bad : 0)) "$bad" $((SECONDS - start))
 }
@@ -87,7 +100,9 @@ if ! $quick; then
   stage tsan "comm_test data_test" --tests-regex '^(comm|data)\.'
 fi
 
+# Last, so that whoever sees only the end of this output sees what failed.
 printf '\n'
+tests/failures.py "${record[@]}" || true
 printf '%s\n' "${stages[@]}"
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [[ $failed -eq 0 && $passed -gt 0 ]]
