@@ -57,6 +57,7 @@ class Stop(PealTest):
         # More plain lines than a pipe holds; nobody reads until the run has been stopped.
         job = self.job(limit=4000, epochs=2000, extra="eval { every_epochs: 0 }\n")
         process = start(["train", job, "--set", "run.log_every_steps=1"])
+        self.wait_for_steps(process)  # it does not heed signals before
         time.sleep(3)
         os.kill(process.pid, signal.SIGTERM)
         self.assertEqual(process.wait(timeout=10), 0)

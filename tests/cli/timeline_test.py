@@ -29,6 +29,7 @@ class Rank:
         self.names, self.labels = {}, {}
         self.spans = collections.defaultdict(list)   # by thread name
         self.edges = {"b": {}, "e": {}}
+        self.steps = {}
 
     def add(self, event):
         test = self.test
@@ -106,12 +107,20 @@ class Rank:
             call["queued"] = queued["ts"]
         test.assertEqual(self.edges, {"b": {}, "e": {}})
 
+    def at_step(self, spans, step):
+        """Those of a step; sorted out once, as a stopped run may have made thousands of steps."""
+        if id(spans) not in self.steps:
+            self.steps[id(spans)] = collections.defaultdict(list)
+            for span in spans:
+                self.steps[id(spans)][span["args"]["step"]].append(span)
+        return self.steps[id(spans)][step]
+
     def buckets(self, step):
-        return [c for c in self.spans["collectives"]
-                if c["args"]["step"] == step and c["name"].startswith("bucket ")]
+        calls = self.at_step(self.spans["collectives"], step)
+        return [c for c in calls if c["name"].startswith("bucket ")]
 
     def of_step(self, lane, step, name):
-        return [s for s in lane if s["args"]["step"] == step and s["name"] == name]
+        return [s for s in self.at_step(lane, step) if s["name"] == name]
 
 
 class Timeline(PealTest):
@@ -148,7 +157,7 @@ class Timeline(PealTest):
     def check_step(self, process, step, accumulate, overlap, passes):
         backwards, merges = [], []  # the last of every lane
         for lane in process.lanes():
-            phases = [s for s in lane if s["args"]["step"] == step and s["name"] in PHASES]
+            phases = [s for s in process.at_step(lane, step) if s["name"] in PHASES]
             self.assertEqual([s["name"] for s in phases], PHASES * (len(phases) // 4))
             for first in range(0, len(phases), 4):
                 for span in phases[first:first + 4]:
@@ -258,11 +267,15 @@ class Timeline(PealTest):
         self.check(self.record(2, overrides=["train.max_steps=15"]), 2, range(13, 16))
 
     def test_ctrl_c(self):
+        # mpirun takes a second or two to end a job, and the steps to record must outlast that by
+        # far: steps of 512 records take some 5 ms.
         for ranks in (0, 2):
             with self.subTest(ranks=ranks):
-                job = self.job(limit=4000, epochs=2000, run_name=f"run-{ranks}")
+                job = self.job(limit=10000, epochs=2000, run_name=f"run-{ranks}",
+                               extra="checkpoint { every_steps: 500 }\n")
                 path = self.folder / f"stopped-{ranks}.json"
-                process = start(["train", job, "--timeline", path, "--timeline-steps", "1:2000",
+                process = start(["train", job, "--timeline", path, "--timeline-steps", "1:8000",
+                                 "--set", "train.global_batch=512",
                                  "--set", "parallel.bucket_size=64KiB"], ranks)
                 metrics = self.folder / f"run-{ranks}" / "metrics.jsonl"
                 end = time.monotonic() + 60
