@@ -83,11 +83,11 @@ class Soak {
   }
 
  private:
-  // Some rank in some of the calls, so that the others' messages wait for it.
+  // Some rank in half of the calls, so that the others' messages wait for it.
   void come_late(std::uint64_t i) {
     const std::uint64_t random = mix64(~i);
-    const auto late = static_cast<int>(random / 4 % static_cast<std::uint64_t>(comm_.world_size()));
-    if (random % 4 == 0 && comm_.rank() == late) {
+    const auto late = static_cast<int>(random / 2 % static_cast<std::uint64_t>(comm_.world_size()));
+    if (random % 2 == 0 && comm_.rank() == late) {
       std::this_thread::sleep_for(std::chrono::microseconds(300));
     }
   }
