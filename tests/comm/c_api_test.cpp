@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/peal.h"
+#include "tests/comm/late.h"
 
 namespace {
 
@@ -421,9 +422,11 @@ TEST(CApiErrors, ARankThatLeavesWithAStatusEndsTheOthers) {
 }
 
 TEST(CApiErrors, DeadlinesAndTheAbortOfAPeer) {
+  peal::GaveUp other;
   const peal_status late = on_ranks(2, [&](peal_comm* comm) {
+    const auto end = other.at_end(peal_rank(comm) == 0);
     peal_set_deadline(comm, peal_rank(comm) == 0 ? 0.2 : 30);
-    if (peal_rank(comm) == 1) std::this_thread::sleep_for(std::chrono::milliseconds(600));
+    if (peal_rank(comm) == 1) other.wait();
     return peal_barrier(comm, "epoch", nullptr);
   });
   expect_refused(late, "rank 0: waited 0.2 s in barrier \"epoch\"", PEAL_ERROR_PEER);

@@ -13,6 +13,7 @@
 
 #include "core/base/error.h"
 #include "tests/comm/contract.h"
+#include "tests/comm/late.h"
 #include "tests/temporary_folder.h"
 
 namespace peal {
@@ -173,11 +174,13 @@ void record_failure(const Folder& folder, int ranks,
 
 TEST(Flight, ADeadlineWritesWhatEveryRankWaitedFor) {
   const Folder folder;
-  record_failure(folder, 3, [](Communicator& comm) {
+  GaveUp others;
+  record_failure(folder, 3, [&](Communicator& comm) {
+    const auto end = others.at_end(comm.rank() == 0);
     Stream s;
     comm.wait(s, comm.barrier(s, "start"));
     comm.set_deadline(comm.rank() == 0 ? 0.2 : 30);
-    if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(600));
+    if (comm.rank() == 2) others.wait();
     comm.wait(s, comm.barrier(s, "end"));
   });
   for (int rank = 0; rank < 3; ++rank) {

@@ -151,7 +151,7 @@ inline void late_member_is_named(Communicator& comm) {
     Stream s;
     group->wait(s, group->barrier(s, "first"));
     group->set_deadline(comm.rank() == last ? 0.5 : 30);
-    if (comm.rank() != last) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+    if (comm.rank() != last) std::this_thread::sleep_for(std::chrono::milliseconds(3000));
     std::vector<float> x(1009);
     const auto second = [&] {
       group->wait(s, group->all_reduce(s, "second", view(x), view(x), ReduceOp::sum));

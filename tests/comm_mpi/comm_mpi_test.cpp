@@ -150,10 +150,11 @@ void late(Communicator& comm) {
   const Tensor view = contract::view(x);
   comm.set_step(1203);
   comm.wait(s, comm.all_reduce(s, "bucket 6", view, view, ReduceOp::sum));
-  comm.set_deadline(comm.rank() == 0 ? 1 : 30);
-  if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  comm.set_deadline(comm.rank() == 0 ? 0.5 : 30);
+  // Long after the deadline, should rank 0 itself be late.
+  if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(3000));
   require_error(ErrorKind::peer,
-                {"rank 0 step 1203: waited 1 s in all_reduce \"bucket 7\"; rank 1 last finished "
+                {"rank 0 step 1203: waited 0.5 s in all_reduce \"bucket 7\"; rank 1 last finished "
                  "\"bucket 6\""},
                 [&] { comm.wait(s, comm.all_reduce(s, "bucket 7", view, view, ReduceOp::sum)); });
 }
