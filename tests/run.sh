@@ -22,6 +22,7 @@ for argument in "$@"; do
   esac
 done
 
+export CCACHE_DEPEND=1  # a file that is not in the cache is read once, not twice
 exec 2>&1  # one stream, so that the last line is the last
 jobs=2
 passed=0

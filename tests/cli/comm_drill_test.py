@@ -146,6 +146,7 @@ class Drill:
         self.what = what
         self.folder = folder
         self.bed = bed
+        self.latest = 0  # seconds from the fault to the end of the last of the living
         words = [DRILL_RANK, "mpi" if what.carrier == "mpi" else "shared", what.kind, what.fault,
                  what.rank, what.seed, DEADLINE, folder]
         ranks = ["sh", "-c", SHELL, "rank", *map(str, words)]
@@ -233,6 +234,7 @@ class Drill:
             struck = self.struck or (self.folder / "fault").stat().st_mtime
             if rank != what.rank:
                 late = when - struck
+                self.latest = max(self.latest, late)
                 demand(late < DEADLINE + SLACK, where, f"{late:.2f} s after the fault")
             if what.fault == "throw":
                 demand(code == 2, where, "2 was due")
@@ -337,6 +339,7 @@ class Table:
         self.rounds = rounds
         self.keep = keep
         self.failed = []
+        self.latest = 0
         self.lock = threading.Lock()
         self.done = 0
 
@@ -379,7 +382,8 @@ class Table:
                 self.free_beds.append(bed)
             self.done += 1
             print(f"{self.done:4}/{len(self.rounds)} {'ok  ' if not problem else 'FAIL'} "
-                  f"{time.monotonic() - begin:5.1f} s  {what}", flush=True)
+                  f"{time.monotonic() - begin:5.1f} s  {what}  {drill.latest:.2f}", flush=True)
+            self.latest = max(self.latest, drill.latest)
             if problem:
                 self.failed.append(what)
                 self.explain(drill, problem)
@@ -437,6 +441,7 @@ def main():
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
     table.print()
+    print(f"the last rank ended {table.latest:.2f} s after the fault; {DEADLINE + SLACK} s are allowed")
     print(f"{len(rounds)} rounds in {time.monotonic() - begin:.0f} s, {len(table.failed)} failed")
     for what in table.failed:
         print(f"failed: {what}")

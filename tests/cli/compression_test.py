@@ -8,6 +8,7 @@ INVARIANT = {"bf16": "parallel.compression.bf16={}",
              "f16": "parallel.compression.f16={}",
              "power_sgd": "parallel.compression.power_sgd.rank=3"}
 INT8 = ["parallel.compression.int8={}", "parallel.reduction=REPEATABLE"]
+LONG = {"limit": 2000, "epochs": 8}  # far from its end when it has a checkpoint
 
 
 class Compression(PealTest):
@@ -47,7 +48,7 @@ class Compression(PealTest):
     def killed_and_resumed(self, name, overrides, before, after):
         """The hash of a run that is killed once it has a checkpoint and goes on on other ranks."""
         directory = self.folder / name
-        path = self.job("killed", limit=2000, epochs=4, extra="checkpoint { every_steps: 5 }")
+        path = self.job("killed", extra="checkpoint { every_steps: 5 }", **LONG)
         words = ["train", path, "--set", f"run.directory={directory}"]
         for override in overrides:
             words += ["--set", override]
@@ -59,7 +60,7 @@ class Compression(PealTest):
         finally:
             kill_tree(process)
             process.communicate()
-        self.assertLess(len(self.metrics(directory)), 4 * 32 // 5)
+        self.assertLess(len(self.metrics(directory)), LONG["epochs"] * 32 // 5)
         said = self.train(path, after, [f"run.directory={directory}", *overrides])
         self.assertIn("going on after step", said)
         return self.hash(directory)
@@ -67,12 +68,12 @@ class Compression(PealTest):
     def test_killed_and_resumed_on_other_ranks(self):
         for name, override in INVARIANT.items():
             with self.subTest(compression=name):
-                want = self.trained("whole", 2, [override], limit=2000, epochs=4)
+                want = self.trained("whole", 2, [override], **LONG)
                 self.assertEqual(self.killed_and_resumed(name, [override], 2, 3), want)
 
     def test_int8_repeats_and_resumes(self):
-        want = self.trained("whole", 3, INT8, limit=2000, epochs=4)
-        self.assertEqual(self.trained("again", 3, INT8, limit=2000, epochs=4), want)
+        want = self.trained("whole", 3, INT8, **LONG)
+        self.assertEqual(self.trained("again", 3, INT8, **LONG), want)
         self.assertEqual(self.killed_and_resumed("same", INT8, 3, 3), want)
         # On other ranks it goes on with all that was left over, without a promise of bits.
         self.assertNotEqual(self.killed_and_resumed("other", INT8, 3, 2), want)
