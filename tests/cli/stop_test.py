@@ -7,6 +7,10 @@ import unittest
 
 from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest, run, start
 
+# mpirun waits this long before it tells its ranks to end, and again before it kills them: a second,
+# which is the default, may be too short to save on a slow disk.
+MPI_ENVIRONMENT["OMPI_MCA_odls_base_sigkill_timeout"] = "3"
+
 
 class Stop(PealTest):
     def wait_for_steps(self, process):

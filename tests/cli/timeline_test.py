@@ -11,6 +11,10 @@ import unittest
 
 from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest, run, start
 
+# mpirun waits this long before it tells its ranks to end, and again before it kills them: a second,
+# which is the default, may be too short to save on a slow disk.
+MPI_ENVIRONMENT["OMPI_MCA_odls_base_sigkill_timeout"] = "3"
+
 INPUT = 2
 VIRTUAL_RANKS = 8
 ROUNDING = 0.0021  # times are written to a nanosecond
@@ -267,8 +271,8 @@ class Timeline(PealTest):
         self.check(self.record(2, overrides=["train.max_steps=15"]), 2, range(13, 16))
 
     def test_ctrl_c(self):
-        # mpirun takes a second or two to end a job, and the steps to record must outlast that by
-        # far: steps of 512 records take some 5 ms.
+        # The steps to record must by far outlast the seconds that mpirun takes to end a job: steps of
+        # 512 records take some 5 ms.
         for ranks in (0, 2):
             with self.subTest(ranks=ranks):
                 job = self.job(limit=10000, epochs=2000, run_name=f"run-{ranks}",
