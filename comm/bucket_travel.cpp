@@ -26,7 +26,8 @@ class PlainTravel final : public BucketTravel {
     for (int i = 0; i < sums_.count; ++i) {
       views_[static_cast<std::size_t>(i)] = {
           .data = sums_.at(i) + bucket.begin,
-          .shape = {static_cast<std::int64_t>(bucket.elements())}};
+          .shape = {static_cast<std::int64_t>(bucket.elements())},
+          .device = sums_.device};
     }
     bucket.request = reduce_views(comm_, s, bucket.name, options_, views_);
   }

@@ -13,6 +13,7 @@ namespace peal {
 // The arenas of a rank's partial sums, one behind the other.
 struct PartialSums {
   std::byte* data = nullptr;
+  Device device;
   int count = 1;
   std::size_t stride = 0;  // bytes
   std::size_t arena_bytes = 0;

@@ -54,6 +54,13 @@ std::vector<std::size_t> bucket_ends(std::size_t arena_bytes, std::size_t bucket
   return ends;
 }
 
+// What is done here and not in a collective.
+void require_host(const Device& device, std::string_view what) {
+  if (device.kind == Device::Kind::cpu) return;
+  fail_input(std::string(what), "gradients are on ", to_string(device),
+             "; this is done in host memory only");
+}
+
 int partials_of(const Communicator& comm, const BucketOptions& options, int rank) {
   if (options.reduction != Reduction::rank_invariant) return 1;
   const TreeNode block = block_of(options.virtual_ranks, comm.world_size(), rank);
@@ -104,6 +111,8 @@ GradientBuckets::GradientBuckets(Communicator& comm, std::size_t arena_bytes,
   impl_->memory =
       comm.allocate(std::max(sums.stride, kAlignment) * static_cast<std::size_t>(sums.most));
   sums.data = impl_->memory.data();
+  sums.device = impl_->memory.device();
+  if (compresses) require_host(sums.device, "gradient compression");
   std::size_t begin = 0;
   for (const std::size_t end :
        bucket_ends(arena_bytes, options.bucket_bytes, compresses ? compression.exact_bytes : 0)) {
@@ -137,6 +146,7 @@ std::size_t GradientBuckets::bytes() const {
 
 void GradientBuckets::add_nodes(const std::byte* from, std::byte* into, std::size_t begin,
                                 std::size_t end) const {
+  require_host(impl_->sums.device, "gradient nodes");
   const Compression& c = impl_->options.compression;
   const bool rounds = c.kind == Kind::half && impl_->options.reduction == Reduction::rank_invariant;
   const std::size_t middle = rounds ? std::clamp(c.exact_bytes, begin, end) : end;

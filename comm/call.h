@@ -9,6 +9,7 @@
 
 #include "comm/communicator.h"
 #include "comm/reduce.h"
+#include "core/device/stream.h"
 
 namespace peal {
 
@@ -70,6 +71,13 @@ struct CallArrays {
   int input_count = 0, output_count = 0;
 };
 
+// Marks in the streams of a call on device memory: what it comes after, and its own end.
+struct CallEvents {
+  explicit CallEvents(const Device& device) : begin(device), end(device) {}
+  Event begin, end;
+  std::uint64_t ticket = 0;  // of the call that has them now
+};
+
 struct Call : CallArrays {
   CallRecord record;
   std::int64_t input_elements = 0;  // of each input, but for a group
@@ -79,6 +87,9 @@ struct Call : CallArrays {
   // all_to_all has those of its output behind those of its input.
   const std::int64_t* bounds = nullptr;
   int bound_count = 0;
+  Device given;                  // of its memory and stream; if they differ, one that is odd
+  CallEvents* events = nullptr;  // of a communicator that works on streams of its own
+  bool only_meets = false;       // ranks compare it and meet; its data go another way
 
   std::size_t count() const { return static_cast<std::size_t>(record.count); }
   std::size_t element_size() const { return size_of(record.dtype); }

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "comm/bf16.h"
 #include "comm/f16.h"
+#include "comm/half_bits.h"
 #include "core/base/clones.h"
 #include "core/base/error.h"
 
@@ -24,7 +24,7 @@ PEAL_INLINE T load(T x) {
   return x;
 }
 PEAL_INLINE float load(Bf16 x) {
-  return widen_bf16(x.bits);
+  return widen_bf16_bits(x.bits);
 }
 
 template <typename T>
@@ -32,7 +32,7 @@ PEAL_INLINE void store(T& to, T value) {
   to = value;
 }
 PEAL_INLINE void store(Bf16& to, float value) {
-  to.bits = narrow_bf16(value);
+  to.bits = narrow_bf16_bits(value);
 }
 // Integers wrap around, as unsigned ones do.
 template <typename T, typename F>

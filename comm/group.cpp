@@ -68,7 +68,7 @@ std::unique_ptr<Communicator> QueuedCommunicator::split_as(std::string_view name
                                                            int key) {
   if (colour < kNoGroup) fail_input("split", "colour ", colour, "; 0 or more, or kNoGroup");
   const std::int64_t next = place_.groups->load() + 1;
-  const Group group = group_of(gather_wishes(*this, name, {colour, key, next}), rank());
+  const Group group = group_of(gather_wishes(host_side(), name, {colour, key, next}), rank());
   place_.groups->store(group.id);
   return make_group_communicator(group);
 }

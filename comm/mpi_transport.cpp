@@ -222,7 +222,7 @@ void MpiTransport::run(const Call& call) {
     poll();  // a rank may have failed since the last call
     if (failed()) throw_cause(cause_);
     if (call.is_pair()) return run_pair(call);
-    const bool small = small_.begin(call);
+    const bool small = !call.only_meets && small_.begin(call);
     hello(call, small);
     if (failed()) throw_cause(cause_);
     compare_counts(call);
@@ -241,6 +241,7 @@ void MpiTransport::run(const Call& call) {
 }
 
 void MpiTransport::collective(const Call& call) {
+  if (call.only_meets) return;
   if (!host_ || !host_->collectives.takes(call)) return collectives_.run(call);
   host_->update(watch_);
   host_->collectives.run(call);
@@ -558,6 +559,7 @@ void MpiTransport::run_pair(const Call& call) {
     abort(pair_mismatch(watch_, pair_out_, pair_in_));
     throw_cause(cause_);
   }
+  if (call.only_meets) return;
   const std::size_t bytes = call.count() * call.element_size();
   if (bytes >= kLongBytes) busy_seconds_ = kBusyLong;
   for (std::size_t begin = 0; begin < bytes; begin += kPairBytes) {

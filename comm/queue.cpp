@@ -15,23 +15,6 @@ constexpr std::chrono::duration<double> kGrace{0.02};
 // longer than the call.
 constexpr std::int64_t kWorthAThread = std::int64_t{256} << 10;  // bytes
 
-Call make_call(CallKind kind, DType dtype, std::int64_t count) {
-  Call call;
-  call.record.kind = kind;
-  call.record.dtype = dtype;
-  call.record.count = call.longest = count;
-  return call;
-}
-
-void add_input(Call& call, const Tensor& x) {
-  call.inputs[static_cast<std::size_t>(call.input_count++)] = x.as<const std::byte>();
-  call.input_elements = x.numel();
-}
-
-void add_output(Call& call, const Tensor& y) {
-  call.outputs[static_cast<std::size_t>(call.output_count++)] = y.as<std::byte>();
-}
-
 }  // namespace
 
 Cores cores_of_this_process() {
@@ -53,6 +36,12 @@ QueuedCommunicator::QueuedCommunicator(Place place) : place_(std::move(place)) {
   if (!place_.groups) place_.groups = std::make_shared<std::atomic<std::int64_t>>(0);
   caller_spins_ = place_.cores.of_host >= place_.local_size;
   eager_ = place_.cores.of_host >= 2 * place_.local_size && place_.cores.of_rank >= 2;
+  worth_a_thread_ = kWorthAThread;
+  if (place_.own_streams) {
+    // The host does not compute meanwhile, and a device waits for its work.
+    eager_ = true;
+    worth_a_thread_ = 0;
+  }
 }
 
 QueuedCommunicator::~QueuedCommunicator() {
@@ -62,6 +51,7 @@ QueuedCommunicator::~QueuedCommunicator() {
     watch_.closing = true;
     work_.notify_all();
   }
+  if (transport_) transport_->leave();
   if (thread_.joinable()) thread_.join();
   if (transport_) place_.family->leave(*transport_);
 }
@@ -71,6 +61,10 @@ void QueuedCommunicator::start(std::unique_ptr<Transport> transport) {
   place_.family->join(*transport_, flight_);
   bounds_.reserve(bounds_per_slot());
   slot_bounds_.resize(kSlots * bounds_per_slot());
+  only_starts_ = transport_->only_starts();
+  for (std::size_t i = 0; place_.own_streams && i < kSlots; ++i) {
+    events_.emplace_back(place_.device);
+  }
   if (place_.progress_thread) thread_ = std::thread([this] { progress(); });
 }
 
@@ -85,7 +79,7 @@ Buffer QueuedCommunicator::allocate(std::size_t bytes) {
   return Buffer(bytes);
 }
 
-Request QueuedCommunicator::all_reduce(Stream&, std::string_view name, const Tensor& x, Tensor y,
+Request QueuedCommunicator::all_reduce(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                                        ReduceOp op, Algorithm algorithm) {
   const CallPlace place{"all_reduce", name};
   require_pair(place, x, 1, y, 1);
@@ -96,10 +90,10 @@ Request QueuedCommunicator::all_reduce(Stream&, std::string_view name, const Ten
   call.record.algorithm = algorithm;
   add_input(call, x);
   add_output(call, y);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::all_reduce_group(Stream&, std::string_view name,
+Request QueuedCommunicator::all_reduce_group(Stream& s, std::string_view name,
                                              std::span<const Tensor> xs, std::span<const Tensor> ys,
                                              ReduceOp op) {
   const CallPlace place{"all_reduce_group", name};
@@ -130,14 +124,14 @@ Request QueuedCommunicator::all_reduce_group(Stream&, std::string_view name,
     add_bounds(call, {sizes.data(), some});
     set_blocks(call.record, call.bounds, static_cast<int>(some));
     call.longest = call.record.count;
-    last = enqueue(call, name);
+    last = enqueue(s, call, name);
     xs = xs.subspan(some);
     ys = ys.subspan(some);
   }
   return last;
 }
 
-Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int virtual_ranks,
+Request QueuedCommunicator::all_reduce_tree(Stream& s, std::string_view name, int virtual_ranks,
                                             std::span<const Tensor> partials, Tensor y) {
   const CallPlace place{"all_reduce_tree", name};
   if (y.dtype != DType::f32 && !partial_is_f32(y.dtype)) {
@@ -157,10 +151,10 @@ Request QueuedCommunicator::all_reduce_tree(Stream&, std::string_view name, int 
     require_pair(place, partial, 1, y, 1);
     add_input(call, partial);
   }
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::reduce(Stream&, std::string_view name, const Tensor& x, Tensor y,
+Request QueuedCommunicator::reduce(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                                    ReduceOp op, int root) {
   const CallPlace place{"reduce", name};
   require_root(place, root, world_size());
@@ -175,10 +169,10 @@ Request QueuedCommunicator::reduce(Stream&, std::string_view name, const Tensor&
     require_apart(place, y, x, 0);
     add_output(call, y);
   }
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::reduce_scatter(Stream&, std::string_view name, const Tensor& x,
+Request QueuedCommunicator::reduce_scatter(Stream& s, std::string_view name, const Tensor& x,
                                            Tensor y, ReduceOp op, Counts counts) {
   const CallPlace place{"reduce_scatter", name};
   require_operation(place, x.dtype, op);
@@ -187,20 +181,20 @@ Request QueuedCommunicator::reduce_scatter(Stream&, std::string_view name, const
   add_input(call, x);
   add_output(call, y);
   check_blocks(place, call, y, &x, counts);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::all_gather(Stream&, std::string_view name, const Tensor& x, Tensor y,
+Request QueuedCommunicator::all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                                        Counts counts) {
   const CallPlace place{"all_gather", name};
   Call call = make_call(CallKind::all_gather, x.dtype, x.numel());
   add_input(call, x);
   add_output(call, y);
   check_blocks(place, call, x, &y, counts);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::gather(Stream&, std::string_view name, const Tensor& x, Tensor y,
+Request QueuedCommunicator::gather(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                                    int root, Counts counts) {
   const CallPlace place{"gather", name};
   require_root(place, root, world_size());
@@ -209,10 +203,10 @@ Request QueuedCommunicator::gather(Stream&, std::string_view name, const Tensor&
   add_input(call, x);
   if (rank() == root) add_output(call, y);
   check_blocks(place, call, x, rank() == root ? &y : nullptr, counts);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::scatter(Stream&, std::string_view name, const Tensor& x, Tensor y,
+Request QueuedCommunicator::scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                                     int root, Counts counts) {
   const CallPlace place{"scatter", name};
   require_root(place, root, world_size());
@@ -221,10 +215,10 @@ Request QueuedCommunicator::scatter(Stream&, std::string_view name, const Tensor
   if (rank() == root) add_input(call, x);
   add_output(call, y);
   check_blocks(place, call, y, rank() == root ? &x : nullptr, counts);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::all_to_all(Stream&, std::string_view name, const Tensor& x, Tensor y,
+Request QueuedCommunicator::all_to_all(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                                        Counts send_counts, Counts receive_counts) {
   const CallPlace place{"all_to_all", name};
   require_same_dtype(place, x, y);
@@ -239,7 +233,7 @@ Request QueuedCommunicator::all_to_all(Stream&, std::string_view name, const Ten
       fail_input(place.text(), "x has ", x.numel(), " elements; a multiple of ", n,
                  " (ranks) is needed");
     }
-    return enqueue(call, name);
+    return enqueue(s, call, name);
   }
   require_counts(place, send_counts, "send counts", world_size());
   require_counts(place, receive_counts, "receive counts", world_size());
@@ -249,10 +243,10 @@ Request QueuedCommunicator::all_to_all(Stream&, std::string_view name, const Ten
   require_elements(place, y, "y", bounds_.back());
   call.record.count = 0;
   set_blocks(call.record, call.bounds, world_size());
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::broadcast(Stream&, std::string_view name, Tensor x, int root) {
+Request QueuedCommunicator::broadcast(Stream& s, std::string_view name, Tensor x, int root) {
   const CallPlace place{"broadcast", name};
   require_memory(place, x, "x");
   require_root(place, root, world_size());
@@ -263,32 +257,58 @@ Request QueuedCommunicator::broadcast(Stream&, std::string_view name, Tensor x, 
   } else {
     add_output(call, x);
   }
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::send(Stream&, std::string_view name, const Tensor& x, int to) {
+Request QueuedCommunicator::send(Stream& s, std::string_view name, const Tensor& x, int to) {
   const CallPlace place{"send", name};
   require_memory(place, x, "x");
   require_peer(place, to, rank(), world_size());
   Call call = make_call(CallKind::send, x.dtype, x.numel());
   call.record.parameter = to;
   add_input(call, x);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::recv(Stream&, std::string_view name, Tensor y, int from) {
+Request QueuedCommunicator::recv(Stream& s, std::string_view name, Tensor y, int from) {
   const CallPlace place{"recv", name};
   require_memory(place, y, "y");
   require_peer(place, from, rank(), world_size());
   Call call = make_call(CallKind::recv, y.dtype, y.numel());
   call.record.parameter = from;
   add_output(call, y);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
 }
 
-Request QueuedCommunicator::barrier(Stream&, std::string_view name) {
+Request QueuedCommunicator::barrier(Stream& s, std::string_view name) {
   Call call = make_call(CallKind::barrier, DType::u8, 0);
-  return enqueue(call, name);
+  return enqueue(s, call, name);
+}
+
+Call QueuedCommunicator::make_call(CallKind kind, DType dtype, std::int64_t count) const {
+  Call call;
+  call.record.kind = kind;
+  call.record.dtype = dtype;
+  call.record.count = call.longest = count;
+  call.given = place_.device;
+  return call;
+}
+
+void QueuedCommunicator::add_input(Call& call, const Tensor& x) const {
+  call.inputs[static_cast<std::size_t>(call.input_count++)] = x.as<const std::byte>();
+  call.input_elements = x.numel();
+  if (!(x.device == place_.device)) call.given = x.device;
+}
+
+void QueuedCommunicator::add_output(Call& call, const Tensor& y) const {
+  call.outputs[static_cast<std::size_t>(call.output_count++)] = y.as<std::byte>();
+  if (!(y.device == place_.device)) call.given = y.device;
+}
+
+void QueuedCommunicator::refuse_device(const Call& call, std::string_view name) const {
+  fail_input(CallPlace{name_of(call.record.kind), name}.text(), "memory or stream of ",
+             to_string(call.given), "; those of this communicator are of ",
+             to_string(place_.device));
 }
 
 const TreePlan& QueuedCommunicator::tree_for(int virtual_ranks) {
@@ -345,14 +365,20 @@ void QueuedCommunicator::check_blocks(const CallPlace& place, Call& call, const 
   require_apart(place, block, *blocks, static_cast<std::int64_t>(call.block(rank()).begin));
 }
 
-Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
+Request QueuedCommunicator::enqueue(Stream& s, Call& call, std::string_view name) {
+  if (!(s.device() == place_.device)) call.given = s.device();
+  if (!(call.given == place_.device)) refuse_device(call, name);
   CallRecord& recent = recent_[static_cast<std::size_t>(call.record.kind)];
   if (!set_name_like(call.record, name, recent)) {
     set_name(call.record, name);
     recent = call.record;
   }
+  return post(s, call);
+}
+
+Request QueuedCommunicator::post(Stream& s, Call& call) {
   std::unique_lock lock(mutex_);
-  while (posted_ - completed_.load(std::memory_order_relaxed) == kSlots) {
+  while (posted_ - over() == kSlots) {
     throw_if_broken();
     run_or_wait(lock);
   }
@@ -365,6 +391,7 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
     std::copy_n(call.bounds, call.bound_count, bounds);
     call.bounds = bounds;
   }
+  if (!events_.empty()) mark_begin(s, call);
   // Ranks compare what they recorded by number.
   call.record.sequence = call.is_pair()
                              ? ++pair_calls_[static_cast<std::size_t>(call.record.parameter)]
@@ -375,38 +402,44 @@ Request QueuedCommunicator::enqueue(Call& call, std::string_view name) {
   slot.since = flight_.ring().queued(call.record, watch_.step.load(std::memory_order_relaxed));
   ++posted_;
   const bool urgent =
-      eager_ && call.longest * static_cast<std::int64_t>(call.element_size()) >= kWorthAThread;
+      eager_ && call.longest * static_cast<std::int64_t>(call.element_size()) >= worth_a_thread_;
   if (urgent) urgent_ = posted_;
   if (urgent || !napping_) work_.notify_one();
   return Request(posted_);
 }
 
-void QueuedCommunicator::wait(Stream&, Request request) {
+void QueuedCommunicator::wait(Stream& s, Request request) {
   const auto ended = [&] { return completed_.load(std::memory_order_acquire) >= request.ticket(); };
-  if (ended()) return;
-  std::unique_lock lock(mutex_);
-  while (!ended()) {
-    throw_if_broken();
-    run_or_wait(lock);
+  if (!ended()) {
+    std::unique_lock lock(mutex_);
+    while (!ended()) {
+      throw_if_broken();
+      run_or_wait(lock);
+    }
   }
+  if (!events_.empty()) follow(s, request);
 }
 
 bool QueuedCommunicator::done(Request request) {
   const auto ended = [&] { return completed_.load(std::memory_order_acquire) >= request.ticket(); };
-  if (ended()) return true;
-  std::unique_lock lock(mutex_);
-  while (!place_.progress_thread && !ended() && !broken_) run_next(lock, caller_spins_);
-  if (ended()) return true;
-  throw_if_broken();
-  hurried_ = true;
-  work_.notify_one();
-  return false;
+  if (!ended()) {
+    std::unique_lock lock(mutex_);
+    while (!place_.progress_thread && !ended() && !broken_) run_next(lock, caller_spins_);
+    if (!ended()) {
+      throw_if_broken();
+      hurried_ = true;
+      work_.notify_one();
+      return false;
+    }
+  }
+  return events_.empty() || ended_on_device(request);
 }
 
-// Runs the oldest call, or waits while somebody else does.
+// Runs the oldest call, or waits while somebody else does, or a device.
 void QueuedCommunicator::run_or_wait(std::unique_lock<std::mutex>& lock) {
-  if (!running_) return run_next(lock, caller_spins_);
-  if (eager_) {
+  const bool all_run = completed_.load(std::memory_order_relaxed) == posted_;
+  if (!running_ && !all_run) return run_next(lock, caller_spins_);
+  if (eager_ && !all_run) {
     // The progress thread may be about to finish.
     const std::uint64_t before = completed_.load(std::memory_order_relaxed);
     lock.unlock();
@@ -429,28 +462,25 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
   flight_.ring().started(entry);
   watch_.spin.store(spin, std::memory_order_relaxed);
   lock.unlock();
-  std::optional<Error> error;
-  try {
-    transport_->run(slot.call);
-  } catch (const Error& e) {
-    error = e;
-  } catch (const std::exception& e) {
-    error = Error(ErrorKind::internal, watch_.place(), e.what());
-  }
+  const std::optional<Error> error = caught([&] { transport_->run(slot.call); });
   lock.lock();
-  flight_.ring().ended(entry, !error);
-  if (error && !watch_.closing) {
-    lock.unlock();
-    error = tell(*error);
-    lock.lock();
-  }
-  running_ = false;
+  if (error || !only_starts_) flight_.ring().ended(entry, !error);
   if (error) {
-    if (!broken_) broken_ = error;
+    fail(lock, *error);
   } else {
     completed_.fetch_add(1, std::memory_order_release);
   }
+  running_ = false;
   if (waiting_) finished_.notify_all();
+}
+
+void QueuedCommunicator::fail(std::unique_lock<std::mutex>& lock, Error error) {
+  if (!watch_.closing) {
+    lock.unlock();
+    error = tell(error);
+    lock.lock();
+  }
+  if (!broken_) broken_ = error;
 }
 
 // To the peers in all communicators; what this rank then says itself is the first cause.
@@ -463,10 +493,11 @@ Error QueuedCommunicator::tell(const Error& error) {
 void QueuedCommunicator::progress() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
+    if (only_starts_) look_at_started(lock);
     const std::uint64_t next = completed_.load(std::memory_order_relaxed);
     if (next == posted_ || broken_) {
       hurried_ = false;
-      work_.wait(lock);
+      wait_for_work(lock);
       continue;
     }
     std::chrono::duration<double> nap = running_ ? kGrace : kGrace.zero();

@@ -42,6 +42,8 @@ class QueuedCommunicator : public Communicator {
     bool progress_thread = true;                        // false: wait() and done() run the calls
     std::shared_ptr<std::atomic<std::int64_t>> groups;  // made so far by this rank; null: none yet
     std::shared_ptr<Family> family;                     // null: this is the first of one
+    Device device = kCpu;      // of the memory that calls are given, and of their streams
+    bool own_streams = false;  // calls work on streams of their own (staged, nccl)
   };
   explicit QueuedCommunicator(Place place);
   ~QueuedCommunicator() override;
@@ -49,6 +51,17 @@ class QueuedCommunicator : public Communicator {
   // Once, before the first call: the transport looks at watch() and so is made after this.
   void start(std::unique_ptr<Transport> transport);
   const Watch& watch() const { return watch_; }
+  const Place& place() const { return place_; }
+
+  // For a communicator that is made over this one, which is then its own (queue_streams.cpp):
+  // Makes a call that it has checked and recorded.
+  Request pass(const Call& call);
+  // Ranks compare such a call and meet, as they do in it, but its data go another way.
+  Request meet(const Call& call);
+  // Whoever waits in a call gives up soon, and tells nobody.
+  void give_up() { watch_.closing = true; }
+  // Messages of a rank that is late add this to the deadline.
+  void waited_before(double seconds) { watch_.waited_before = seconds; }
 
   int rank() const override { return place_.rank; }
   int world_size() const override { return static_cast<int>(watch_.names.size()); }
@@ -95,6 +108,9 @@ class QueuedCommunicator : public Communicator {
   virtual std::unique_ptr<Communicator> make_group_communicator(const Group& group) = 0;
   // Where this rank stands in its group; `hosts`: a number for the host of every rank here.
   Place place_in(const Group& group, const std::vector<int>& hosts) const;
+  void drain();  // waits until all calls have ended; throws when one fails
+  // The communicator of host memory over which ranks agree who is in a group.
+  virtual Communicator& host_side() { return *this; }
 
  private:
   struct Slot {
@@ -103,7 +119,16 @@ class QueuedCommunicator : public Communicator {
   };
   static constexpr std::size_t kSlots = 64;
 
-  Request enqueue(Call& call, std::string_view name);
+  Call make_call(CallKind kind, DType dtype, std::int64_t count) const;
+  void add_input(Call& call, const Tensor& x) const;
+  void add_output(Call& call, const Tensor& y) const;
+  [[noreturn]] void refuse_device(const Call& call, std::string_view name) const;
+  Request enqueue(Stream& s, Call& call, std::string_view name);
+  Request post(Stream& s, Call& call);
+  // Calls whose slots may be used again.
+  std::uint64_t over() const {
+    return only_starts_ ? ended_ : completed_.load(std::memory_order_relaxed);
+  }
   std::size_t bounds_per_slot() const;
   void add_bounds(Call& call, Counts counts);
   void check_blocks(const CallPlace& place, Call& call, const Tensor& block, const Tensor* blocks,
@@ -112,7 +137,15 @@ class QueuedCommunicator : public Communicator {
   const TreePlan& tree_for(int virtual_ranks);
   void run_or_wait(std::unique_lock<std::mutex>& lock);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
+  template <typename Work>
+  std::optional<Error> caught(const Work& work) const;
+  void fail(std::unique_lock<std::mutex>& lock, Error error);
   Error tell(const Error& error);
+  void mark_begin(Stream& s, Call& call);
+  void follow(Stream& s, Request request);
+  bool ended_on_device(Request request);
+  void look_at_started(std::unique_lock<std::mutex>& lock);
+  void wait_for_work(std::unique_lock<std::mutex>& lock);
   void progress();
   void throw_if_broken() const;
 
@@ -121,6 +154,7 @@ class QueuedCommunicator : public Communicator {
   std::unique_ptr<Transport> transport_;
   std::map<int, TreePlan> trees_;  // by virtual ranks; only ever grows
   bool caller_spins_ = false, eager_ = false;
+  std::int64_t worth_a_thread_ = 0;  // bytes
 
   std::mutex mutex_;
   FlightRecorder flight_{watch_, mutex_};
@@ -133,7 +167,10 @@ class QueuedCommunicator : public Communicator {
   std::uint64_t posted_ = 0;                   // tickets given out
   std::uint64_t collectives_ = 0;              // of them, calls that every rank makes
   std::vector<std::uint64_t> pair_calls_;      // of them, those with each rank
-  std::atomic<std::uint64_t> completed_{0};    // calls that have ended, in order
+  std::atomic<std::uint64_t> completed_{0};    // calls that have ended (or started), in order
+  bool only_starts_ = false;                   // of the transport
+  std::uint64_t ended_ = 0;                    // if so: calls that have ended, in order
+  std::vector<CallEvents> events_;             // by slot, with streams of our own
   bool running_ = false, napping_ = false;
   bool waiting_ = false;      // the caller sleeps on finished_
   bool hurried_ = false;      // somebody polls: do not leave calls to wait()
@@ -142,5 +179,21 @@ class QueuedCommunicator : public Communicator {
   bool stopping_ = false;
   std::thread thread_;
 };
+
+// Every communicator of Peal is one; throws Error(internal) for one of somebody else's.
+QueuedCommunicator& queue_of(Communicator& comm);
+
+// What `work` throws, as an Error.
+template <typename Work>
+std::optional<Error> QueuedCommunicator::caught(const Work& work) const {
+  try {
+    work();
+    return std::nullopt;
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::exception& error) {
+    return Error(ErrorKind::internal, watch_.place(), error.what());
+  }
+}
 
 }  // namespace peal

@@ -145,7 +145,7 @@ void SharedTransport::run(const Call& call) {
     staged = staged || record(r).staged_input || record(r).staged_output;
     longest = std::max(longest, record(r).longest);
   }
-  if (call.record.kind == CallKind::barrier) return;
+  if (call.record.kind == CallKind::barrier || call.only_meets) return;
   const auto end = static_cast<std::size_t>(longest);
   const std::size_t step = staged ? chunk_ : std::max<std::size_t>(end, 1);
   for (std::size_t begin = 0; begin == 0 || begin < end; begin += step) {
@@ -223,7 +223,9 @@ void SharedTransport::post(const Call& call) {
   if (call.record.kind == CallKind::all_to_all && call.bounds != nullptr) {
     std::copy_n(call.bounds, call.bound_count, space_->bounds(rank_, sequence_));
   }
-  stage_in(call, {0, std::min(static_cast<std::size_t>(call.longest), chunk_)});
+  if (!call.only_meets) {
+    stage_in(call, {0, std::min(static_cast<std::size_t>(call.longest), chunk_)});
+  }
 }
 
 // Whoever sees that all have come wakes those who sleep. Its store comes before its look at

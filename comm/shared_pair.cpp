@@ -26,6 +26,7 @@ void SharedTransport::run_pair(const Call& call) {
   const CallRecord& mine = space_->pair(rank_, peer).records[k % 2].call;
   const CallRecord& other = theirs.records[k % 2].call;
   if (!matches(mine, other)) fail(pair_mismatch(watch_, mine, other));
+  if (call.only_meets) return;
   call.record.kind == CallKind::send ? send(call) : recv(call);
 }
 
@@ -37,7 +38,7 @@ void SharedTransport::post_pair(const Call& call) {
   mine.call = call.record;
   mine.call.sequence = k;
   mine.staged = false;
-  if (call.record.kind == CallKind::send) {
+  if (call.record.kind == CallKind::send && !call.only_meets) {
     mine.staged = !space_->locate(call.inputs[0], call.count() * call.element_size(), mine.input);
   }
   state.posted.store(k, std::memory_order_release);

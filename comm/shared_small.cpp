@@ -70,6 +70,7 @@ void Mail::get(std::size_t at, std::byte* to, std::size_t bytes) const {
 }
 
 bool SharedTransport::is_small(const Call& call) const {
+  if (call.only_meets) return false;
   std::size_t inputs = 1;
   if (call.record.kind == CallKind::all_reduce_tree) {
     inputs = static_cast<std::size_t>(call.tree->most);

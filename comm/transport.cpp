@@ -67,7 +67,8 @@ bool Patience::long_since() {
 }
 
 std::string late_message(const Watch& watch, const CallRecord& call, const std::string& late) {
-  return cat("waited ", watch.deadline.load(), " s in ", short_name(call), "; ", late);
+  const double seconds = watch.deadline.load() + watch.waited_before.load();
+  return cat("waited ", seconds, " s in ", short_name(call), "; ", late);
 }
 
 Cause count_mismatch(const Watch& watch, const CallRecord& call, Pair ranks, std::int64_t sent,

@@ -19,12 +19,13 @@ void warn_on_stderr(const std::string& message);
 // Who and where a rank is, and what its waits look at.
 struct Watch {
   int rank = 0;
-  std::vector<std::string> names;      // of every rank: "rank 3 (node7)"
-  std::vector<int> numbers;            // of every rank where the job began; empty: as here
-  std::atomic<double> deadline{300};   // seconds
-  std::atomic<std::int64_t> step{-1};  // for messages; -1: none yet
-  std::atomic<bool> closing{false};    // the communicator is being destroyed
-  std::atomic<bool> spin{false};       // whether a core is free to spin on
+  std::vector<std::string> names;        // of every rank: "rank 3 (node7)"
+  std::vector<int> numbers;              // of every rank where the job began; empty: as here
+  std::atomic<double> deadline{300};     // seconds
+  std::atomic<std::int64_t> step{-1};    // for messages; -1: none yet
+  std::atomic<bool> closing{false};      // the communicator is being destroyed
+  std::atomic<bool> spin{false};         // whether a core is free to spin on
+  std::atomic<double> waited_before{0};  // seconds, elsewhere, before the wait of a late message
 
   std::function<void(const std::string&)> warn = warn_on_stderr;
   Family* family = nullptr;  // null in tests of a transport alone
@@ -54,6 +55,15 @@ class Transport {
   // Any thread: whether this rank has waited for long, not in a call that all ranks make here but
   // in one of another communicator or of a pair. Peers that wait for it here then blame others.
   virtual void wait_elsewhere(bool long_since) = 0;
+
+  virtual void leave() {}  // Watch::closing was set: what waits elsewhere gives up, too
+
+  // Whether run() only starts a call, which then goes on on a device.
+  virtual bool only_starts() const { return false; }
+  // Of a call that was started: whether it has ended. Any thread.
+  virtual bool ended(const Call&) const { return true; }
+  // Called now and then with the oldest that has not: throws when it never will. Not beside run().
+  virtual void look_at(const Call&) {}
 };
 
 // A wait that spins briefly, then yields, then sleeps, and knows when it is late.

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "comm/bf16.h"
 #include "comm/f16.h"
+#include "comm/half_bits.h"
 #include "core/base/clones.h"
 
 namespace peal {
@@ -14,16 +14,16 @@ constexpr std::size_t kSome = 256;
 
 PEAL_CLONES void narrow_array(const float* from, std::uint16_t* to, std::size_t n) {
   PEAL_ELEMENTWISE
-  for (std::size_t i = 0; i < n; ++i) to[i] = narrow_bf16(from[i]);
+  for (std::size_t i = 0; i < n; ++i) to[i] = narrow_bf16_bits(from[i]);
 }
 
 PEAL_CLONES void widen_array(const std::uint16_t* from, float* to, std::size_t n) {
   PEAL_ELEMENTWISE
-  for (std::size_t i = 0; i < n; ++i) to[i] = widen_bf16(from[i]);
+  for (std::size_t i = 0; i < n; ++i) to[i] = widen_bf16_bits(from[i]);
 }
 
 PEAL_INLINE float round_bf16(float value) {
-  return widen_bf16(narrow_bf16(value));
+  return widen_bf16_bits(narrow_bf16_bits(value));
 }
 
 PEAL_CLONES void add_rounded_bf16(const float* from, float* into, std::size_t n) {

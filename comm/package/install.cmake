@@ -4,7 +4,8 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(PEAL_PUBLIC_HEADERS
-    comm/communicator.h comm/buckets.h comm/tree.h comm/wire.h comm/mpi_comm.h comm/peal.h
+    comm/communicator.h comm/device_comm.h comm/buckets.h comm/tree.h comm/wire.h comm/mpi_comm.h
+    comm/peal.h
     core/base/dtype.h core/base/error.h core/base/text.h
     core/device/buffer.h core/device/device.h core/device/stream.h core/device/tensor.h)
 
@@ -13,6 +14,15 @@ add_library(peal_comm_static STATIC
             $<TARGET_OBJECTS:peal_comm> $<TARGET_OBJECTS:peal_device> $<TARGET_OBJECTS:peal_base>)
 add_library(peal_comm_shared SHARED $<TARGET_OBJECTS:peal_comm> $<TARGET_OBJECTS:peal_device>)
 target_link_libraries(peal_comm_shared PRIVATE peal_base MPI::MPI_CXX Threads::Threads)
+if(PEAL_HAS_CUDA)
+  target_link_libraries(peal_comm_shared PRIVATE CUDA::cudart_static)
+endif()
+if(PEAL_HAS_NCCL)
+  # Beside the toolkit it was built with, or wherever the system finds it.
+  target_link_libraries(peal_comm_shared PRIVATE ${NCCL_LIBRARY})
+  get_filename_component(nccl_folder ${NCCL_LIBRARY} DIRECTORY)
+  set_target_properties(peal_comm_shared PROPERTIES INSTALL_RPATH ${nccl_folder})
+endif()
 set_target_properties(peal_comm_static PROPERTIES EXPORT_NAME comm_static OUTPUT_NAME peal_comm)
 set_target_properties(peal_comm_shared PROPERTIES EXPORT_NAME comm OUTPUT_NAME peal_comm
                       VERSION ${PROJECT_VERSION}
@@ -53,6 +63,13 @@ string(REGEX REPLACE "/$" "" PC_TO_PREFIX ${PC_TO_PREFIX})
 list(TRANSFORM MPI_CXX_INCLUDE_DIRS PREPEND -I OUTPUT_VARIABLE PC_MPI_CFLAGS)
 list(JOIN PC_MPI_CFLAGS " " PC_MPI_CFLAGS)
 list(JOIN MPI_CXX_LIBRARIES " " PC_MPI_LIBS)
+set(PC_CUDA_LIBS)
+if(PEAL_HAS_NCCL)
+  string(APPEND PC_CUDA_LIBS " ${NCCL_LIBRARY}")
+endif()
+if(PEAL_HAS_CUDA)
+  string(APPEND PC_CUDA_LIBS " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt")
+endif()
 configure_file(${CMAKE_CURRENT_LIST_DIR}/peal-comm.pc.in peal-comm.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/peal-comm.pc
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

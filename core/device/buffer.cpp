@@ -4,9 +4,11 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/device/cuda/cuda_device.h"
 
 namespace peal {
 namespace {
@@ -16,7 +18,13 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 }  // namespace
 
 Buffer::Buffer(std::size_t bytes, Device device) : size_(bytes), device_(device) {
-  if (device.kind != Device::Kind::cpu) fail_input(to_string(device), "built without CUDA");
+  if (device.kind == Device::Kind::cuda) {
+    cuda::require(device);
+    if (bytes == 0) return;
+    data_ = cuda::allocate(bytes, device);
+    release_ = [data = data_, device] { cuda::release(data, device); };
+    return;
+  }
   if (bytes == 0) return;
   const std::size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
   const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
@@ -48,6 +56,15 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   device_ = other.device_;
   release_ = std::exchange(other.release_, nullptr);
   return *this;
+}
+
+Buffer pinned(Buffer host, const Device& device) {
+  if (device.kind == Device::Kind::cpu || host.size() == 0) return host;
+  std::byte* data = host.data();
+  const std::size_t bytes = host.size();
+  cuda::pin(data, bytes, device);
+  const auto kept = std::make_shared<Buffer>(std::move(host));
+  return Buffer(data, bytes, kCpu, [kept, data] { cuda::unpin(data); });
 }
 
 }  // namespace peal

@@ -14,8 +14,9 @@ constexpr std::size_t align_up(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// Move-only, zeroed, aligned to a page when large and to kAlignment otherwise. Throws
-// Error(internal) that says how much was asked for when there is not enough memory.
+// Move-only, zeroed, aligned to a page when large and to kAlignment otherwise (on cuda: as
+// cudaMalloc does, 256 bytes or more). Throws Error(internal) that says how much was asked for when
+// there is not enough memory, Error(input) when the device is not there.
 class Buffer {
  public:
   Buffer() = default;
@@ -36,6 +37,10 @@ class Buffer {
   Device device_;
   std::function<void()> release_;
 };
+
+// Takes over host memory and page-locks it, so that copies between it and `device` run beside the
+// host. For the CPU: `host` as it is.
+Buffer pinned(Buffer host, const Device& device);
 
 // Adds up aligned pieces: reserve(bytes) -> offset. The caller then makes one Buffer of size().
 class Arena {

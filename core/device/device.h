@@ -18,4 +18,11 @@ inline constexpr Device kCpu{};
 
 std::string to_string(const Device& device);  // "cpu", "cuda:1"
 
+// How many CUDA devices are visible; 0 without a driver, or where Peal is built without CUDA.
+int cuda_device_count();
+// Throws Error(input) that says why the device cannot be used; the CPU always can.
+void require_device(const Device& device);
+std::string cuda_version();                 // of the runtime: "13.0", or "built without CUDA"
+std::string name_of(const Device& device);  // "cpu", "NVIDIA H100 80GB HBM3"
+
 }  // namespace peal

@@ -1,0 +1,54 @@
+// CUDA's runtime as core/device uses it: handles are cudaStream_t and cudaEvent_t. no_cuda.cpp is
+// the twin where Peal is built without CUDA, in which device_count() is 0, what frees does nothing
+// and all else throws Error(input) "built without CUDA".
+//
+// The current device of the calling thread is the same after a call as before.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "core/device/device.h"
+
+namespace peal::cuda {
+
+std::string runtime_version();  // "13.0"; without CUDA that it is missing
+int device_count();
+void require(const Device& device);  // Error(input) when it is not there
+std::string device_name(const Device& device);
+
+// Makes a device the thread's current one as long as it lives, for kernels and libraries that look
+// at that.
+class Current {
+ public:
+  explicit Current(const Device& device);
+  ~Current();
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+
+ private:
+  int before_ = -1;  // -1: was the same
+};
+
+std::byte* allocate(std::size_t bytes, const Device& device);  // zeroed
+void release(std::byte* data, const Device& device) noexcept;
+void pin(std::byte* data, std::size_t bytes, const Device& device);
+void unpin(std::byte* data) noexcept;
+
+void* make_stream(const Device& device);
+void free_stream(void* stream) noexcept;
+void synchronize_stream(void* stream, const Device& device);
+void copy(void* stream, const Device& device, std::byte* to, const std::byte* from,
+          std::size_t bytes);
+
+void* make_event(const Device& device);
+void free_event(void* event) noexcept;
+void record_event(void* event, void* stream, const Device& device);
+void wait_event(void* stream, void* event);
+bool event_done(void* event);
+void synchronize_event(void* event);
+
+// After a kernel was launched: throws what CUDA says of the launch.
+void check_launch(const std::string& kernel);
+
+}  // namespace peal::cuda
