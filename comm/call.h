@@ -87,9 +87,8 @@ struct Call : CallArrays {
   // all_to_all has those of its output behind those of its input.
   const std::int64_t* bounds = nullptr;
   int bound_count = 0;
-  Device given;                  // of its memory and stream; if they differ, one that is odd
-  CallEvents* events = nullptr;  // of a communicator that works on streams of its own
-  bool only_meets = false;       // ranks compare it and meet; its data go another way
+  bool only_meets = false;  // ranks compare it and meet; its data go another way
+  std::uint8_t slot = 0;    // of the queue, where it works on streams of its own
 
   std::size_t count() const { return static_cast<std::size_t>(record.count); }
   std::size_t element_size() const { return size_of(record.dtype); }

@@ -42,8 +42,9 @@ class DeviceEngine {
   // Memory of the engine, aligned to kAlignment, until the next call of this; grows, then stays.
   virtual std::byte* scratch(std::size_t bytes) = 0;
 
-  // Of a call whose part on the device was enqueued: whether it has ended.
-  virtual bool ended(const Call& call) = 0;
+  // Of a call whose part on the device was enqueued, with this event behind it: whether it has
+  // ended.
+  virtual bool ended(const Event& end) = 0;
   virtual void check() = 0;  // throws when it never will
   // Ends what is under way, with undefined results; nothing is asked of the engine afterwards.
   virtual void abort() noexcept = 0;

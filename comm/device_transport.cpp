@@ -45,9 +45,10 @@ class Peers {
 class DeviceTransport final : public Transport {
  public:
   // Collective over `side`.
-  DeviceTransport(std::unique_ptr<Communicator> side, const Watch& watch, bool compare,
-                  const MakeEngine& make_engine)
+  DeviceTransport(std::unique_ptr<Communicator> side, const Watch& watch,
+                  std::span<CallEvents> events, bool compare, const MakeEngine& make_engine)
       : watch_(watch),
+        events_(events),
         compare_(compare),
         side_(std::move(side)),
         queue_(queue_of(*side_)),
@@ -60,7 +61,7 @@ class DeviceTransport final : public Transport {
   bool only_starts() const override { return true; }
   bool ended(const Call& call) const override {
     try {
-      return !failed_ && engine_->ended(call);
+      return !failed_ && engine_->ended(events_[call.slot].end);
     } catch (const Error&) {  // look_at() says it to all ranks
       return false;
     }
@@ -87,6 +88,7 @@ class DeviceTransport final : public Transport {
   [[noreturn]] void fail_late(const Call& call);
 
   const Watch& watch_;
+  std::span<CallEvents> events_;
   bool compare_;
   std::unique_ptr<Communicator> side_;
   QueuedCommunicator& queue_;
@@ -119,9 +121,9 @@ void DeviceTransport::run(const Call& call) {
   try {
     look();
     if (watch_.ranks() > 1) compare(call);
-    engine_->stream().wait(call.events->begin);
+    engine_->stream().wait(events_[call.slot].begin);
     collectives_.run(call);
-    call.events->end.record(engine_->stream());
+    events_[call.slot].end.record(engine_->stream());
   } catch (const Error& error) {
     fail(error);
   }
@@ -142,15 +144,16 @@ void DeviceTransport::compare(const Call& call) {
 
 void DeviceTransport::look_at(const Call& call) {
   try {
-    engine_->ended(call);
+    engine_->ended(events_[call.slot].end);
     engine_->check();
     look();
   } catch (const Error& error) {
     fail(error);
   }
   // The clock starts when it no longer waits for its own rank's computation.
-  if (watched_ != call.events->ticket || !call.events->begin.done()) since_ = Clock::now();
-  watched_ = call.events->ticket;
+  if (watched_ != events_[call.slot].ticket || !events_[call.slot].begin.done())
+    since_ = Clock::now();
+  watched_ = events_[call.slot].ticket;
   const std::chrono::duration<double> waited = Clock::now() - since_;
   if (waited.count() > watch_.deadline.load(std::memory_order_relaxed)) fail_late(call);
 }
@@ -192,7 +195,7 @@ class EngineCommunicator final : public DeviceCommunicator {
                      const std::string& backend, const NcclOptions& options,
                      const MakeEngine& make_engine)
       : DeviceCommunicator(*side, device, backend), options_(options), make_engine_(make_engine) {
-    auto transport = std::make_unique<DeviceTransport>(std::move(side), watch(),
+    auto transport = std::make_unique<DeviceTransport>(std::move(side), watch(), events(),
                                                        options.compare_calls, make_engine);
     transport_ = transport.get();
     start(std::move(transport));

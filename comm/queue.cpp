@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "comm/combine.h"
+#include "core/base/clones.h"
 
 namespace peal {
 namespace {
@@ -14,6 +15,14 @@ constexpr std::chrono::duration<double> kGrace{0.02};
 // Below, a call is left to wait() also where there are cores: waking the progress thread takes
 // longer than the call.
 constexpr std::int64_t kWorthAThread = std::int64_t{256} << 10;  // bytes
+
+Call make_call(CallKind kind, DType dtype, std::int64_t count) {
+  Call call;
+  call.record.kind = kind;
+  call.record.dtype = dtype;
+  call.record.count = call.longest = count;
+  return call;
+}
 
 }  // namespace
 
@@ -41,6 +50,7 @@ QueuedCommunicator::QueuedCommunicator(Place place) : place_(std::move(place)) {
     // The host does not compute meanwhile, and a device waits for its work.
     eager_ = true;
     worth_a_thread_ = 0;
+    for (std::size_t i = 0; i < kSlots; ++i) events_.emplace_back(place_.device);
   }
 }
 
@@ -62,9 +72,6 @@ void QueuedCommunicator::start(std::unique_ptr<Transport> transport) {
   bounds_.reserve(bounds_per_slot());
   slot_bounds_.resize(kSlots * bounds_per_slot());
   only_starts_ = transport_->only_starts();
-  for (std::size_t i = 0; place_.own_streams && i < kSlots; ++i) {
-    events_.emplace_back(place_.device);
-  }
   if (place_.progress_thread) thread_ = std::thread([this] { progress(); });
 }
 
@@ -88,8 +95,8 @@ Request QueuedCommunicator::all_reduce(Stream& s, std::string_view name, const T
   Call call = make_call(CallKind::all_reduce, x.dtype, x.numel());
   call.record.op = op;
   call.record.algorithm = algorithm;
-  add_input(call, x);
-  add_output(call, y);
+  add_input(place, call, x);
+  add_output(place, call, y);
   return enqueue(s, call, name);
 }
 
@@ -117,8 +124,8 @@ Request QueuedCommunicator::all_reduce_group(Stream& s, std::string_view name,
     call.record.op = op;
     std::array<std::int64_t, kMaxInputs> sizes;
     for (std::size_t i = 0; i < some; ++i) {
-      add_input(call, xs[i]);
-      add_output(call, ys[i]);
+      add_input(place, call, xs[i]);
+      add_output(place, call, ys[i]);
       sizes[i] = xs[i].numel();
     }
     add_bounds(call, {sizes.data(), some});
@@ -146,10 +153,10 @@ Request QueuedCommunicator::all_reduce_tree(Stream& s, std::string_view name, in
   Call call = make_call(CallKind::all_reduce_tree, y.dtype, y.numel());
   call.record.parameter = virtual_ranks;
   call.tree = &tree;
-  add_output(call, y);
+  add_output(place, call, y);
   for (const Tensor& partial : partials) {
     require_pair(place, partial, 1, y, 1);
-    add_input(call, partial);
+    add_input(place, call, partial);
   }
   return enqueue(s, call, name);
 }
@@ -163,11 +170,11 @@ Request QueuedCommunicator::reduce(Stream& s, std::string_view name, const Tenso
   Call call = make_call(CallKind::reduce, x.dtype, x.numel());
   call.record.op = op;
   call.record.parameter = root;
-  add_input(call, x);
+  add_input(place, call, x);
   if (rank() == root) {
     require_pair(place, x, 1, y, 1);
     require_apart(place, y, x, 0);
-    add_output(call, y);
+    add_output(place, call, y);
   }
   return enqueue(s, call, name);
 }
@@ -178,8 +185,8 @@ Request QueuedCommunicator::reduce_scatter(Stream& s, std::string_view name, con
   require_operation(place, x.dtype, op);
   Call call = make_call(CallKind::reduce_scatter, x.dtype, y.numel());
   call.record.op = op;
-  add_input(call, x);
-  add_output(call, y);
+  add_input(place, call, x);
+  add_output(place, call, y);
   check_blocks(place, call, y, &x, counts);
   return enqueue(s, call, name);
 }
@@ -188,8 +195,8 @@ Request QueuedCommunicator::all_gather(Stream& s, std::string_view name, const T
                                        Counts counts) {
   const CallPlace place{"all_gather", name};
   Call call = make_call(CallKind::all_gather, x.dtype, x.numel());
-  add_input(call, x);
-  add_output(call, y);
+  add_input(place, call, x);
+  add_output(place, call, y);
   check_blocks(place, call, x, &y, counts);
   return enqueue(s, call, name);
 }
@@ -200,8 +207,8 @@ Request QueuedCommunicator::gather(Stream& s, std::string_view name, const Tenso
   require_root(place, root, world_size());
   Call call = make_call(CallKind::gather, x.dtype, x.numel());
   call.record.parameter = root;
-  add_input(call, x);
-  if (rank() == root) add_output(call, y);
+  add_input(place, call, x);
+  if (rank() == root) add_output(place, call, y);
   check_blocks(place, call, x, rank() == root ? &y : nullptr, counts);
   return enqueue(s, call, name);
 }
@@ -212,8 +219,8 @@ Request QueuedCommunicator::scatter(Stream& s, std::string_view name, const Tens
   require_root(place, root, world_size());
   Call call = make_call(CallKind::scatter, y.dtype, y.numel());
   call.record.parameter = root;
-  if (rank() == root) add_input(call, x);
-  add_output(call, y);
+  if (rank() == root) add_input(place, call, x);
+  add_output(place, call, y);
   check_blocks(place, call, y, rank() == root ? &x : nullptr, counts);
   return enqueue(s, call, name);
 }
@@ -225,8 +232,8 @@ Request QueuedCommunicator::all_to_all(Stream& s, std::string_view name, const T
   require_apart(place, y, x, /*offset=*/-1);
   const std::int64_t n = world_size();
   Call call = make_call(CallKind::all_to_all, x.dtype, x.numel() / n);
-  add_input(call, x);
-  add_output(call, y);
+  add_input(place, call, x);
+  add_output(place, call, y);
   if (send_counts.empty() && receive_counts.empty()) {
     require_pair(place, x, 1, y, 1);
     if (x.numel() % n != 0) {
@@ -253,9 +260,9 @@ Request QueuedCommunicator::broadcast(Stream& s, std::string_view name, Tensor x
   Call call = make_call(CallKind::broadcast, x.dtype, x.numel());
   call.record.parameter = root;
   if (root == rank()) {
-    add_input(call, x);
+    add_input(place, call, x);
   } else {
-    add_output(call, x);
+    add_output(place, call, x);
   }
   return enqueue(s, call, name);
 }
@@ -266,7 +273,7 @@ Request QueuedCommunicator::send(Stream& s, std::string_view name, const Tensor&
   require_peer(place, to, rank(), world_size());
   Call call = make_call(CallKind::send, x.dtype, x.numel());
   call.record.parameter = to;
-  add_input(call, x);
+  add_input(place, call, x);
   return enqueue(s, call, name);
 }
 
@@ -276,7 +283,7 @@ Request QueuedCommunicator::recv(Stream& s, std::string_view name, Tensor y, int
   require_peer(place, from, rank(), world_size());
   Call call = make_call(CallKind::recv, y.dtype, y.numel());
   call.record.parameter = from;
-  add_output(call, y);
+  add_output(place, call, y);
   return enqueue(s, call, name);
 }
 
@@ -285,30 +292,9 @@ Request QueuedCommunicator::barrier(Stream& s, std::string_view name) {
   return enqueue(s, call, name);
 }
 
-Call QueuedCommunicator::make_call(CallKind kind, DType dtype, std::int64_t count) const {
-  Call call;
-  call.record.kind = kind;
-  call.record.dtype = dtype;
-  call.record.count = call.longest = count;
-  call.given = place_.device;
-  return call;
-}
-
-void QueuedCommunicator::add_input(Call& call, const Tensor& x) const {
-  call.inputs[static_cast<std::size_t>(call.input_count++)] = x.as<const std::byte>();
-  call.input_elements = x.numel();
-  if (!(x.device == place_.device)) call.given = x.device;
-}
-
-void QueuedCommunicator::add_output(Call& call, const Tensor& y) const {
-  call.outputs[static_cast<std::size_t>(call.output_count++)] = y.as<std::byte>();
-  if (!(y.device == place_.device)) call.given = y.device;
-}
-
-void QueuedCommunicator::refuse_device(const Call& call, std::string_view name) const {
-  fail_input(CallPlace{name_of(call.record.kind), name}.text(), "memory or stream of ",
-             to_string(call.given), "; those of this communicator are of ",
-             to_string(place_.device));
+void QueuedCommunicator::refuse(const CallPlace& place, const Device& device) const {
+  fail_input(place.text(), "memory or stream of ", to_string(device),
+             "; those of this communicator are of ", to_string(place_.device));
 }
 
 const TreePlan& QueuedCommunicator::tree_for(int virtual_ranks) {
@@ -365,18 +351,7 @@ void QueuedCommunicator::check_blocks(const CallPlace& place, Call& call, const 
   require_apart(place, block, *blocks, static_cast<std::int64_t>(call.block(rank()).begin));
 }
 
-Request QueuedCommunicator::enqueue(Stream& s, Call& call, std::string_view name) {
-  if (!(s.device() == place_.device)) call.given = s.device();
-  if (!(call.given == place_.device)) refuse_device(call, name);
-  CallRecord& recent = recent_[static_cast<std::size_t>(call.record.kind)];
-  if (!set_name_like(call.record, name, recent)) {
-    set_name(call.record, name);
-    recent = call.record;
-  }
-  return post(s, call);
-}
-
-Request QueuedCommunicator::post(Stream& s, Call& call) {
+PEAL_INLINE Request QueuedCommunicator::post(Stream& s, Call& call) {
   std::unique_lock lock(mutex_);
   while (posted_ - over() == kSlots) {
     throw_if_broken();
@@ -406,6 +381,22 @@ Request QueuedCommunicator::post(Stream& s, Call& call) {
   if (urgent) urgent_ = posted_;
   if (urgent || !napping_) work_.notify_one();
   return Request(posted_);
+}
+
+Request QueuedCommunicator::pass(const Call& call) {
+  Stream s;
+  Call mine = call;
+  return post(s, mine);
+}
+
+Request QueuedCommunicator::enqueue(Stream& s, Call& call, std::string_view name) {
+  if (!(s.device() == place_.device)) refuse({name_of(call.record.kind), name}, s.device());
+  CallRecord& recent = recent_[static_cast<std::size_t>(call.record.kind)];
+  if (!set_name_like(call.record, name, recent)) {
+    set_name(call.record, name);
+    recent = call.record;
+  }
+  return post(s, call);
 }
 
 void QueuedCommunicator::wait(Stream& s, Request request) {

@@ -52,6 +52,8 @@ class QueuedCommunicator : public Communicator {
   void start(std::unique_ptr<Transport> transport);
   const Watch& watch() const { return watch_; }
   const Place& place() const { return place_; }
+  // By Call::slot, with streams of its own.
+  std::span<CallEvents> events() { return events_; }
 
   // For a communicator that is made over this one, which is then its own (queue_streams.cpp):
   // Makes a call that it has checked and recorded.
@@ -113,16 +115,22 @@ class QueuedCommunicator : public Communicator {
   virtual Communicator& host_side() { return *this; }
 
  private:
-  struct Slot {
+  struct alignas(64) Slot {
     Call call;
     std::uint64_t since = 0;  // ticks of flight_'s clock
   };
   static constexpr std::size_t kSlots = 64;
 
-  Call make_call(CallKind kind, DType dtype, std::int64_t count) const;
-  void add_input(Call& call, const Tensor& x) const;
-  void add_output(Call& call, const Tensor& y) const;
-  [[noreturn]] void refuse_device(const Call& call, std::string_view name) const;
+  void add_input(const CallPlace& place, Call& call, const Tensor& x) const {
+    if (!(x.device == place_.device)) refuse(place, x.device);
+    call.inputs[static_cast<std::size_t>(call.input_count++)] = x.as<const std::byte>();
+    call.input_elements = x.numel();
+  }
+  void add_output(const CallPlace& place, Call& call, const Tensor& y) const {
+    if (!(y.device == place_.device)) refuse(place, y.device);
+    call.outputs[static_cast<std::size_t>(call.output_count++)] = y.as<std::byte>();
+  }
+  [[noreturn]] void refuse(const CallPlace& place, const Device& device) const;
   Request enqueue(Stream& s, Call& call, std::string_view name);
   Request post(Stream& s, Call& call);
   // Calls whose slots may be used again.
@@ -168,15 +176,15 @@ class QueuedCommunicator : public Communicator {
   std::uint64_t collectives_ = 0;              // of them, calls that every rank makes
   std::vector<std::uint64_t> pair_calls_;      // of them, those with each rank
   std::atomic<std::uint64_t> completed_{0};    // calls that have ended (or started), in order
-  bool only_starts_ = false;                   // of the transport
-  std::uint64_t ended_ = 0;                    // if so: calls that have ended, in order
-  std::vector<CallEvents> events_;             // by slot, with streams of our own
   bool running_ = false, napping_ = false;
   bool waiting_ = false;      // the caller sleeps on finished_
   bool hurried_ = false;      // somebody polls: do not leave calls to wait()
   std::uint64_t urgent_ = 0;  // up to this ticket calls are not left to wait()
+  bool only_starts_ = false;  // of the transport
   std::optional<Error> broken_;
   bool stopping_ = false;
+  std::uint64_t ended_ = 0;         // if it only starts them: calls that have ended, in order
+  std::vector<CallEvents> events_;  // by slot, with streams of our own
   std::thread thread_;
 };
 

@@ -17,15 +17,7 @@ QueuedCommunicator& queue_of(Communicator& comm) {
   return *queue;
 }
 
-Request QueuedCommunicator::pass(const Call& call) {
-  Stream s;
-  Call mine = call;
-  mine.events = nullptr;
-  return post(s, mine);
-}
-
 Request QueuedCommunicator::meet(const Call& call) {
-  Stream s;
   Call meeting;
   meeting.record = call.record;
   meeting.longest = call.longest;
@@ -33,14 +25,15 @@ Request QueuedCommunicator::meet(const Call& call) {
   meeting.bound_count = call.bound_count;
   meeting.tree = call.tree;
   meeting.only_meets = true;
-  return post(s, meeting);
+  return pass(meeting);
 }
 
 void QueuedCommunicator::mark_begin(Stream& s, Call& call) {
-  call.events = &events_[posted_ % kSlots];
-  call.events->end.synchronize();  // of kSlots calls ago
-  call.events->begin.record(s);
-  call.events->ticket = posted_ + 1;
+  call.slot = static_cast<std::uint8_t>(posted_ % kSlots);
+  CallEvents& events = events_[call.slot];
+  events.end.synchronize();  // of kSlots calls ago
+  events.begin.record(s);
+  events.ticket = posted_ + 1;
 }
 
 // Makes `s` wait for the end of a call that has been run.

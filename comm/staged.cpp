@@ -12,8 +12,10 @@ namespace {
 class StagedTransport final : public Transport {
  public:
   // Collective over `side`.
-  StagedTransport(std::unique_ptr<Communicator> side, const Device& device, std::size_t chunk_bytes)
+  StagedTransport(std::unique_ptr<Communicator> side, std::span<CallEvents> events,
+                  const Device& device, std::size_t chunk_bytes)
       : side_(std::move(side)),
+        events_(events),
         queue_(queue_of(*side_)),
         staging_(side_->world_size(), side_->rank()),
         bytes_(std::max(chunk_bytes, Staging::least_bytes(side_->world_size()))),
@@ -46,6 +48,7 @@ class StagedTransport final : public Transport {
   void copy_out(const Call& call, Slice chunk, Staged& buffer);
 
   std::unique_ptr<Communicator> side_;
+  std::span<CallEvents> events_;
   QueuedCommunicator& queue_;
   Staging staging_;
   std::size_t bytes_;
@@ -64,12 +67,12 @@ StagedTransport::~StagedTransport() {
 
 void StagedTransport::run(const Call& call) {
   try {
-    in_.wait(call.events->begin);
-    out_.wait(call.events->begin);
+    in_.wait(events_[call.slot].begin);
+    out_.wait(events_[call.slot].begin);
     in_.wait(last_);
     move(call);
     last_.record(out_);
-    call.events->end.record(out_);
+    events_[call.slot].end.record(out_);
   } catch (...) {
     // No late copy lands in memory that its owner takes back.
     in_.synchronize();
@@ -83,7 +86,7 @@ void StagedTransport::run(const Call& call) {
 void StagedTransport::move(const Call& call) {
   Stream host;
   if (call.record.kind == CallKind::barrier) {
-    call.events->begin.synchronize();
+    events_[call.slot].begin.synchronize();
     return side_->wait(host, queue_.pass(call));
   }
   const auto step = staging_.chunk_elements(call, bytes_);
@@ -137,7 +140,8 @@ class StagedCommunicator final : public DeviceCommunicator {
   StagedCommunicator(std::unique_ptr<Communicator> side, Device device,
                      const StagedOptions& options)
       : DeviceCommunicator(*side, device, "staged"), options_(options) {
-    start(std::make_unique<StagedTransport>(std::move(side), device, options.chunk_bytes));
+    start(
+        std::make_unique<StagedTransport>(std::move(side), events(), device, options.chunk_bytes));
   }
 
  protected:

@@ -152,7 +152,7 @@ class NcclEngine final : public DeviceEngine {
     return scratch_.data();
   }
 
-  bool ended(const Call& call) override { return call.events->end.done(); }
+  bool ended(const Event& end) override { return end.done(); }
   void check() override {
     ncclResult_t state = ncclSuccess;
     if (comm_ == nullptr || ncclCommGetAsyncError(comm_, &state) != ncclSuccess) return;

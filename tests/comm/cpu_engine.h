@@ -94,7 +94,7 @@ class CpuEngine final : public DeviceEngine {
     return scratch_.data();
   }
 
-  bool ended(const Call&) override { return !control_.stuck; }
+  bool ended(const Event&) override { return !control_.stuck; }
   void check() override {}
   void abort() noexcept override { ++control_.aborted; }
   void close() override {
