@@ -12,21 +12,13 @@ SmallReduce::SmallReduce(int ranks, int rank)
       pairs_(tree_plan(ranks, ranks).reduce),
       inputs_(kMostBytes) {}
 
-bool SmallReduce::begin(const Call& call) {
-  const bool tree = call.record.kind == CallKind::all_reduce_tree;
-  if (!tree && (call.record.kind != CallKind::all_reduce || call.is_group())) return false;
+void SmallReduce::begin(const Call& call) {
   const std::size_t bytes = call.count() * call.element_size();
-  const std::size_t most = tree ? static_cast<std::size_t>(call.tree->most) : 1;
-  if (bytes == 0 || bytes > kMostBytes ||
-      bytes * most * static_cast<std::size_t>(ranks_) > kMostBytes) {
-    return false;
-  }
-  block_ = bytes * most;
+  block_ = bytes * (call.tree != nullptr ? static_cast<std::size_t>(call.tree->most) : 1);
   for (int i = 0; i < call.input_count; ++i) {
     const auto k = static_cast<std::size_t>(i);
     std::memcpy(inputs_.data() + k * bytes, call.inputs[k], bytes);
   }
-  return true;
 }
 
 std::size_t SmallReduce::blocks(int distance) const {

@@ -17,11 +17,15 @@ namespace peal {
 class SmallReduce {
  public:
   static constexpr std::size_t kMostBytes = std::size_t{16} << 10;  // of the inputs of all ranks
+  // Of one input, where each rank has up to `inputs`.
+  static std::size_t most(int ranks, int inputs) {
+    return kMostBytes / static_cast<std::size_t>(ranks) / static_cast<std::size_t>(inputs);
+  }
 
   SmallReduce(int ranks, int rank);
 
-  // Whether the call is small; if so it has begun. The same on all ranks that make the same call.
-  bool begin(const Call& call);
+  // An all-reduce of at least one and at most most() bytes.
+  void begin(const Call& call);
   std::span<const std::byte> outgoing(int distance) const;
   std::span<std::byte> incoming(int distance);
   void finish(const Call& call);
