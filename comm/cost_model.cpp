@@ -11,9 +11,7 @@
 namespace peal {
 namespace {
 
-constexpr std::array<std::string_view, kWays> kNames{"mail",   "slices",     "small",       "ring",
-                                                     "direct", "hosts_ring", "hosts_direct"};
-enum Value { meeting, copied, added, step, message, sent, added_between };
+enum Value { meeting, copied, added, step, message, sent };
 
 int log2_up(int n) {
   return std::bit_width(static_cast<unsigned>(n - 1));
@@ -25,18 +23,22 @@ double pieces(double bytes, int slices, int peers) {
 
 }  // namespace
 
-std::string_view name_of(Way way) {
-  return kNames[static_cast<std::size_t>(way)];
-}
-
 std::optional<Way> way_of(std::string_view name) {
-  const auto found = std::find(kNames.begin(), kNames.end(), name);
-  if (found == kNames.end()) return std::nullopt;
-  return static_cast<Way>(found - kNames.begin());
+  const auto found = std::find(kWayNames.begin(), kWayNames.end(), name);
+  if (found == kWayNames.end()) return std::nullopt;
+  return static_cast<Way>(found - kWayNames.begin());
 }
 
 std::string names_of_ways() {
-  return join({kNames.begin(), kNames.end()});
+  return join({kWayNames.begin(), kWayNames.end()});
+}
+
+double CostModel::factor(Way way, double bytes) const {
+  const Factors& of_way = factors[static_cast<std::size_t>(way)];
+  const double place = std::clamp(std::log2(bytes / kFirstSize), 0.0, kSizes - 1.0);
+  const auto below = std::min(static_cast<std::size_t>(place), kSizes - 2);
+  const double part = place - static_cast<double>(below);
+  return (1 - part) * of_way[below] + part * of_way[below + 1];
 }
 
 CostModel::Values counts(Way way, const Load& load, const Spread& spread) {
@@ -60,19 +62,19 @@ CostModel::Values counts(Way way, const Load& load, const Spread& spread) {
       for (int d = 1; d < spread.ranks; d *= 2) {
         c[sent] += std::min<double>(d, l) * std::min<double>(d, n - d) * p * N;
       }
-      c[added_between] = n * p * N;
+      c[added] = n * p * N;
       break;
     case Way::ring:
       c[step] += 2 * (n - 1);
       c[message] += 2 * (n - 1);
       c[sent] = 2 * (n - 1) / n * N;
-      c[added_between] = N;
+      c[added] = N;
       break;
     case Way::direct:
       c[step] += 2;
       c[message] += 2 * (n - 1);
       c[sent] = l * (p + 1) * (n - l) / n * N;
-      c[added_between] = p * N;
+      c[added] = p * N;
       break;
     case Way::hosts_ring:
     case Way::hosts_direct: {
@@ -85,7 +87,7 @@ CostModel::Values counts(Way way, const Load& load, const Spread& spread) {
       c[step] += ring ? 2 * (h - 1) : 2;
       c[message] += 2 * (h - 1);
       c[sent] = (ring ? 2 : p + 1) * (h - 1) / h * N;
-      c[added_between] = (ring ? 1 : p) * N / spread.rails;
+      c[added] += (ring ? 1 : p) * N / spread.rails;
       break;
     }
   }
@@ -96,7 +98,7 @@ double seconds(const CostModel& model, Way way, const Load& load, const Spread& 
   const CostModel::Values each = model.values(), often = counts(way, load, spread);
   double sum = 0;
   for (std::size_t i = 0; i < each.size(); ++i) sum += each[i] * often[i];
-  return sum;
+  return sum * model.factor(way, load.bytes);
 }
 
 // Sizes in steps of half an octave; where the way changes between two, the byte is sought.

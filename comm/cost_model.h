@@ -23,7 +23,11 @@ enum class Way : std::uint8_t {
   hosts_direct  // slices inside each host, direct between hosts
 };
 inline constexpr std::size_t kWays = 7;
-std::string_view name_of(Way way);
+inline constexpr std::array<std::string_view, kWays> kWayNames{
+    "mail", "slices", "small", "ring", "direct", "hosts_ring", "hosts_direct"};
+inline std::string_view name_of(Way way) {
+  return kWayNames[static_cast<std::size_t>(way)];
+}
 std::optional<Way> way_of(std::string_view name);
 std::string names_of_ways();  // "mail, slices, ..."
 
@@ -31,26 +35,44 @@ std::string names_of_ways();  // "mail, slices, ..."
 struct InsideCosts {
   double meeting = 0.4e-6;  // all ranks of a host hear of each other
   double copied = 0.1e-9;   // a byte, from or to memory that another rank has written
-  double added = 0.05e-9;   // a byte of an input that is added up
+  double added =
+      0.05e-9;  // a byte of an input that is added up; also of one that a message brought
 };
 struct BetweenCosts {
   double step = 20e-6;    // a message from its send until its receiver goes on
-  double message = 2e-6;  // one more message of the same step
+  double message = 2e-6;  // sending or taking one more
   double sent = 0.9e-9;   // a byte over the link of a host
-  double added = 0.1e-9;  // a byte of an input that is added up
 };
 struct CostModel {
+  // What lines do not show (queues that overflow, protocols that change with the size): measured
+  // over modelled, by size. A size between two has one between theirs, others that of the nearest.
+  static constexpr std::size_t kSizes = 17;
+  static constexpr double kFirstSize = 64;  // bytes; each size is twice the one before
+  using Factors = std::array<double, kSizes>;
+
   InsideCosts inside;
   BetweenCosts between;
+  std::array<Factors, kWays> factors = all_one();
 
-  // In the order in which they stand.
-  static constexpr std::size_t kInside = 3, kBetween = 4, kAll = kInside + kBetween;
+  // The costs, in the order in which they stand.
+  static constexpr std::size_t kInside = 3, kBetween = 3, kAll = kInside + kBetween;
   using Values = std::array<double, kAll>;
   Values values() const {
-    return {inside.meeting,  inside.copied, inside.added, between.step,
-            between.message, between.sent,  between.added};
+    return {inside.meeting, inside.copied,   inside.added,
+            between.step,   between.message, between.sent};
   }
-  static CostModel of(const Values& v) { return {{v[0], v[1], v[2]}, {v[3], v[4], v[5], v[6]}}; }
+  void set(const Values& v) {
+    inside = {v[0], v[1], v[2]};
+    between = {v[3], v[4], v[5]};
+  }
+  double factor(Way way, double bytes) const;
+
+ private:
+  static constexpr std::array<Factors, kWays> all_one() {
+    std::array<Factors, kWays> all{};
+    for (Factors& factors : all) factors.fill(1);
+    return all;
+  }
 };
 
 // Where the ranks are.

@@ -16,7 +16,9 @@ namespace peal {
 // inputs a rank.
 class SmallReduce {
  public:
-  static constexpr std::size_t kMostBytes = std::size_t{16} << 10;  // of the inputs of all ranks
+  // Of the inputs of all ranks. The longest message takes half of it: what MPI sends without asking
+  // the receiver first, 64 KiB over TCP.
+  static constexpr std::size_t kMostBytes = std::size_t{96} << 10;
   // Of one input, where each rank has up to `inputs`.
   static std::size_t most(int ranks, int inputs) {
     return kMostBytes / static_cast<std::size_t>(ranks) / static_cast<std::size_t>(inputs);

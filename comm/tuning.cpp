@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <span>
 
 #include "core/base/error.h"
 #include "core/base/file.h"
@@ -22,8 +23,11 @@ constexpr int kMostRanks = 1 << 24;
 constexpr std::string_view kEnd = "tuning";
 constexpr std::array<std::string_view, CostModel::kInside> kInsideKeys{"meeting", "copied",
                                                                        "added"};
-constexpr std::array<std::string_view, CostModel::kBetween> kBetweenKeys{"step", "message", "sent",
-                                                                         "added"};
+constexpr std::array<std::string_view, CostModel::kBetween> kBetweenKeys{"step", "message", "sent"};
+constexpr Way kInsideWays[] = {Way::mail, Way::slices};
+constexpr Way kBetweenWays[] = {Way::small, Way::ring, Way::direct, Way::hosts_ring,
+                                Way::hosts_direct};
+constexpr double kLeastFactor = 1e-3, kMostFactor = 1e3;
 
 struct Line {
   std::string_view value;
@@ -50,18 +54,30 @@ class Reader {
     return value;
   }
   int whole(const std::string& key, int least, int most) {
-    int value = 0;
-    number(key, value);
+    const int value = number<int>(key);
     if (value < least || value > most) refuse(key, cat(value, "; allowed: ", least, " to ", most));
     return value;
   }
   double seconds(const std::string& key) {
-    double value = 0;
-    number(key, value);
+    const double value = number<double>(key);
     if (!(value >= 0 && value <= kMostSeconds)) {  // so is NaN
       refuse(key, cat(value, "; allowed: 0 to ", kMostSeconds, " seconds"));
     }
     return value;
+  }
+  CostModel::Factors factors(const std::string& key) {
+    CostModel::Factors factors;
+    std::string_view given = text(key);
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+      const std::size_t end = i + 1 < factors.size() ? given.find(' ') : given.size();
+      if (end == std::string_view::npos) refuse(key, cat(i + 1, " numbers; ", factors.size()));
+      factors[i] = parse<double>(key, given.substr(0, end));
+      if (!(factors[i] >= kLeastFactor && factors[i] <= kMostFactor)) {
+        refuse(key, cat(factors[i], "; allowed: ", kLeastFactor, " to ", kMostFactor));
+      }
+      given.remove_prefix(std::min(end + 1, given.size()));
+    }
+    return factors;
   }
   std::string name(const std::string& key) {
     const std::string_view value = text(key);
@@ -100,12 +116,17 @@ class Reader {
     }
   }
   template <typename T>
-  void number(const std::string& key, T& value) {
-    const std::string_view given = text(key);
+  T number(const std::string& key) {
+    return parse<T>(key, text(key));
+  }
+  template <typename T>
+  T parse(const std::string& key, std::string_view given) const {
+    T value{};
     const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
     if (error != std::errc() || end != given.data() + given.size()) {
       refuse(key, cat("\"", given.substr(0, kLongestName), "\" is no number"));
     }
+    return value;
   }
 
   const std::string& where_;
@@ -113,28 +134,56 @@ class Reader {
   int current_ = 0;
 };
 
-template <std::size_t N>
-std::optional<FittedOn> read_section(Reader& reader, const std::string& prefix,
-                                     const std::array<std::string_view, N>& keys, double* values) {
+// One kind of link.
+struct Section {
+  std::string prefix;
+  std::span<const std::string_view> keys;
+  std::span<const Way> ways;
+  std::size_t first;  // of CostModel::Values
+};
+const Section kInside{"inside.", kInsideKeys, kInsideWays, 0};
+const Section kBetween{"between.", kBetweenKeys, kBetweenWays, CostModel::kInside};
+
+std::optional<FittedOn> read_section(Reader& reader, const Section& section, CostModel& costs) {
+  const std::string& prefix = section.prefix;
   if (!reader.has_any(prefix)) return std::nullopt;
   FittedOn on;
   on.hosts = reader.whole(prefix + "hosts", 1, kMostRanks);
   on.ranks_per_host = reader.whole(prefix + "ranks_per_host", 1, kMostRanks);
   on.cpu = reader.name(prefix + "cpu");
-  for (std::size_t i = 0; i < N; ++i) values[i] = reader.seconds(prefix + std::string(keys[i]));
+  CostModel::Values values = costs.values();
+  for (std::size_t i = 0; i < section.keys.size(); ++i) {
+    values[section.first + i] = reader.seconds(prefix + std::string(section.keys[i]));
+  }
+  costs.set(values);
+  for (const Way way : section.ways) {
+    const std::string key = cat(prefix, "factors.", name_of(way));
+    if (reader.has_any(key)) costs.factors[static_cast<std::size_t>(way)] = reader.factors(key);
+  }
   return on;
 }
 
-template <std::size_t N>
-std::string print_section(const FittedOn& on, const std::string& prefix,
-                          const std::array<std::string_view, N>& keys, const double* values) {
+std::string print_number(double value) {
+  std::array<char, 32> text;
+  std::snprintf(text.data(), text.size(), "%.6g", value);
+  return text.data();
+}
+
+std::string print_section(const FittedOn& on, const Section& section, const CostModel& costs) {
+  const std::string& prefix = section.prefix;
   std::string text =
       cat(prefix, "hosts: ", on.hosts, "\n", prefix, "ranks_per_host: ", on.ranks_per_host, "\n",
           prefix, "cpu: ", on.cpu, "\n");
-  for (std::size_t i = 0; i < N; ++i) {
-    std::array<char, 32> number;
-    std::snprintf(number.data(), number.size(), "%.6g", values[i]);
-    text += cat(prefix, keys[i], ": ", number.data(), "\n");
+  for (std::size_t i = 0; i < section.keys.size(); ++i) {
+    text +=
+        cat(prefix, section.keys[i], ": ", print_number(costs.values()[section.first + i]), "\n");
+  }
+  for (const Way way : section.ways) {
+    text += cat(prefix, "factors.", name_of(way), ":");
+    for (const double factor : costs.factors[static_cast<std::size_t>(way)]) {
+      text += cat(" ", print_number(std::clamp(factor, kLeastFactor, kMostFactor)));
+    }
+    text += "\n";
   }
   return text;
 }
@@ -149,28 +198,21 @@ Tuning parse_tuning(std::string_view text, const std::string& where) {
                ": run peal bench collectives --tune again");
   }
   Tuning tuning;
-  CostModel::Values values = tuning.costs.values();
-  tuning.inside = read_section(reader, "inside.", kInsideKeys, values.data());
-  tuning.between =
-      read_section(reader, "between.", kBetweenKeys, values.data() + CostModel::kInside);
+  tuning.inside = read_section(reader, kInside, tuning.costs);
+  tuning.between = read_section(reader, kBetween, tuning.costs);
   if (reader.text("end") != kEnd) reader.refuse("end", "is cut short");
   reader.end();
   if (!tuning.inside && !tuning.between) fail_input(where, "nothing was fitted");
-  tuning.costs = CostModel::of(values);
   return tuning;
 }
 
 std::string print_tuning(const Tuning& tuning) {
-  const CostModel::Values values = tuning.costs.values();
   std::string text =
       cat("# What communication takes, in seconds; written by peal bench collectives --tune.\n"
           "version: ",
           Tuning::kVersion, "\n");
-  if (tuning.inside) text += print_section(*tuning.inside, "inside.", kInsideKeys, values.data());
-  if (tuning.between) {
-    text += print_section(*tuning.between, "between.", kBetweenKeys,
-                          values.data() + CostModel::kInside);
-  }
+  if (tuning.inside) text += print_section(*tuning.inside, kInside, tuning.costs);
+  if (tuning.between) text += print_section(*tuning.between, kBetween, tuning.costs);
   return text + cat("end: ", kEnd, "\n");
 }
 

@@ -3,6 +3,7 @@
 // Lines `key: value`; `#` begins a comment line. First `version`,
 // then for each kind of link that was measured where (hosts, ranks_per_host, cpu) and what
 // (cost_model.h, seconds), such as `inside.meeting: 4.1e-07`; last `end: tuning`.
+// `between.factors.ring` and the like, one number for each size, may be left out.
 #pragma once
 
 #include <filesystem>

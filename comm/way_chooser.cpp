@@ -34,9 +34,9 @@ Way WayChooser::way(const Call& call) {
 // By fixed sizes: the ways of a ring differ in the order of additions, and who asks for one wants
 // the same bits from run to run, whatever was measured between them.
 Way WayChooser::ring_way(const Call& call) const {
-  constexpr std::size_t kSmallestInside = std::size_t{16} << 10;
+  constexpr std::size_t kSmallestInside = std::size_t{16} << 10, kMostSmall = kSmallestInside;
   const std::size_t bytes = call.count() * call.element_size();
-  if (bytes <= SmallReduce::most(hosts_.spread.ranks, 1)) return Way::small;
+  if (bytes * static_cast<std::size_t>(hosts_.spread.ranks) <= kMostSmall) return Way::small;
   return hosts_.share_memory && bytes >= kSmallestInside ? Way::hosts_ring : Way::ring;
 }
 

@@ -59,6 +59,23 @@ void solve(const std::vector<Row>& rows, std::vector<double>& values) {
   }
 }
 
+double seconds_of(const CostSample& sample, const CostModel::Values& each) {
+  const CostModel::Values often = counts(sample.way, sample.load, sample.spread);
+  double sum = 0;
+  for (std::size_t i = 0; i < often.size(); ++i) sum += often[i] * each[i];
+  return sum;
+}
+
+// Samples come by size: the last of a way also stands for what is longer.
+void set_factor(CostModel& model, const CostSample& sample, double modelled) {
+  const double place = std::log2(sample.load.bytes / CostModel::kFirstSize);
+  CostModel::Factors& factors = model.factors[static_cast<std::size_t>(sample.way)];
+  for (auto i = static_cast<std::size_t>(std::max(0.0, std::round(place))); i < factors.size();
+       ++i) {
+    factors[i] = sample.seconds / modelled;
+  }
+}
+
 }  // namespace
 
 CostFit fit_costs(const std::vector<CostSample>& samples, const CostModel& start, std::size_t first,
@@ -74,7 +91,11 @@ CostFit fit_costs(const std::vector<CostSample>& samples, const CostModel& start
   std::copy(values.begin(), values.end(), all.begin() + static_cast<std::ptrdiff_t>(first));
   std::vector<double> errors;
   for (const Row& row : rows) errors.push_back(std::abs(error_of(row, values)));
-  CostFit fit{CostModel::of(all)};
+  CostFit fit{start};
+  fit.model.set(all);
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    set_factor(fit.model, samples[i], seconds_of(samples[i], all));
+  }
   fit.median_error = quantile(errors, 0.5);
   fit.largest_error = quantile(errors, 1);
   return fit;

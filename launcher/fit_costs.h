@@ -16,12 +16,14 @@ struct CostSample {
 
 struct CostFit {
   CostModel model;
-  // |model / measured - 1| over the samples.
+  // |costs / measured - 1| over the samples, without the model's factors.
   double median_error = 0, largest_error = 0;
 };
 
-// Least squares of relative errors, in which samples far from the others weigh less, without
-// negative costs. Values [first, first + count) of `start` are fitted, the others stay.
+// Samples are of the sizes of CostModel::factors, each way's in their order. Least squares of
+// relative errors, in which samples far from the others weigh less, without
+// negative costs. Values [first, first + count) of `start` are fitted, the others stay; so do the
+// factors of ways without a sample. What is left becomes the factors of the others.
 CostFit fit_costs(const std::vector<CostSample>& samples, const CostModel& start, std::size_t first,
                   std::size_t count);
 

@@ -21,7 +21,6 @@
 namespace peal {
 namespace {
 
-constexpr std::size_t kSmallest = 64, kLargest = std::size_t{4} << 20, kFactor = 4;
 constexpr int kRounds = 3;        // of which the median counts
 constexpr double kSeconds = 0.1;  // of each
 
@@ -106,7 +105,8 @@ std::vector<CostSample> Tuner::measure(const std::vector<Way>& ways, bool inside
   const int n = spread_.of_host;
   const Spread spread = inside ? Spread{n, 1, n, n} : spread_;
   std::vector<CostSample> samples;
-  for (std::size_t bytes = kSmallest; bytes <= kLargest; bytes *= kFactor) {
+  auto bytes = static_cast<std::size_t>(CostModel::kFirstSize);
+  for (std::size_t size = 0; size < CostModel::kSizes; ++size, bytes *= 2) {
     for (std::size_t i = 0; i < ways.size(); ++i) {
       Communicator& ranks = inside ? *hosts[i] : *worlds[i];
       const auto count = static_cast<std::int64_t>(bytes / size_of(what_.dtype));
@@ -128,9 +128,9 @@ std::vector<CostSample> Tuner::measure(const std::vector<Way>& ways, bool inside
 
 void Tuner::report(const char* where, const CostFit& fit, const FittedOn& on, std::size_t first,
                    std::size_t count) {
-  constexpr std::array<const char*, CostModel::kAll> kValues{
-      "meeting %.2f us", "copied %.3f ns/B", "added %.3f ns/B", "step %.2f us",
-      "message %.2f us", "sent %.3f ns/B",   "added %.3f ns/B"};
+  constexpr std::array<const char*, CostModel::kAll> kValues{"meeting %.2f us", "copied %.3f ns/B",
+                                                             "added %.3f ns/B", "step %.2f us",
+                                                             "message %.2f us", "sent %.3f ns/B"};
   const CostModel::Values values = fit.model.values();
   std::string line =
       cat("# ", where, " (hosts ", on.hosts, ", ranks per host ", on.ranks_per_host, "):");
@@ -179,9 +179,7 @@ void Tuner::fit(const std::filesystem::path& path) {
     }
   }
   Stream s;  // one model for all, as some values stay and others are fitted beside them
-  CostModel::Values values = tuning.costs.values();
-  comm_.wait(s, comm_.broadcast(s, "tune", {values.data(), {CostModel::kAll}, DType::f64}, 0));
-  tuning.costs = CostModel::of(values);
+  comm_.wait(s, comm_.broadcast(s, "tune", {&tuning.costs, {sizeof tuning.costs}, DType::u8}, 0));
   const FittedOn here{spread_.hosts, spread_.of_host, cpu_name()};
   const auto fit_part = [&](const char* where, const std::vector<Way>& ways, bool inside) {
     const std::size_t first = inside ? 0 : CostModel::kInside;

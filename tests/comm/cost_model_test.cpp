@@ -1,6 +1,8 @@
 // Which way the cost model picks, where the answer can be worked out by hand.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "comm/small_reduce.h"
 #include "comm/way_chooser.h"
 
@@ -13,7 +15,7 @@ constexpr double kMicro = 1e-6, kNano = 1e-9;
 CostModel simple() {
   CostModel model;
   model.inside = {1 * kMicro, 0, 0.1 * kNano};
-  model.between = {10 * kMicro, 0, 1 * kNano, 0};
+  model.between = {10 * kMicro, 0, 1 * kNano};
   return model;
 }
 
@@ -33,10 +35,10 @@ WayChooser::Hosts one_rank_each(int hosts) {
 
 TEST(CostModel, CostLines) {
   const Spread four{4, 4, 1, 1};
-  // steps, messages, bytes sent, bytes added
+  // steps, messages, bytes sent; bytes added
   const auto between = [&](Way way, const Load& load, const Spread& spread) {
     const CostModel::Values c = counts(way, load, spread);
-    return std::vector<double>(c.begin() + CostModel::kInside, c.end());
+    return std::vector<double>{c[3], c[4], c[5], c[2]};
   };
   using Numbers = std::vector<double>;
   EXPECT_EQ(between(Way::small, {1000}, four), (Numbers{2, 2, 3000, 4000}));
@@ -46,9 +48,10 @@ TEST(CostModel, CostLines) {
   const Spread two_by_two{4, 2, 2, 2};
   // The link of a host carries what both of its ranks send to the other two.
   EXPECT_EQ(between(Way::direct, {1000}, two_by_two), (Numbers{4, 8, 2000, 1000}));
-  EXPECT_EQ(between(Way::hosts_direct, {1000}, two_by_two), (Numbers{2 + 2, 2 + 2, 1000, 500}));
-  EXPECT_EQ(between(Way::hosts_ring, {1000}, two_by_two), (Numbers{2 + 2, 2 + 2, 1000, 500}));
-  EXPECT_DOUBLE_EQ(seconds(simple(), Way::ring, {1000}, four), 80 * kMicro + 1500 * kNano);
+  EXPECT_EQ(between(Way::hosts_direct, {1000}, two_by_two), (Numbers{2 + 2, 2 + 2, 1000, 1500}));
+  EXPECT_EQ(between(Way::hosts_ring, {1000}, two_by_two), (Numbers{2 + 2, 2 + 2, 1000, 1500}));
+  EXPECT_DOUBLE_EQ(seconds(simple(), Way::ring, {1000}, four),
+                   80 * kMicro + 1500 * kNano + 100 * kNano);
 }
 
 // 1 us for another meeting against (n - 1) N bytes of 0.1 ns to add: N = 10000 / (n - 1).
@@ -64,18 +67,19 @@ TEST(CostModel, MailUntilAnotherMeetingIsCheaper) {
   EXPECT_EQ(most_mail_bytes(free_meetings, 4), 0u);
 }
 
-// Two more steps, 20 us, against (n - 1) (1 - 2/n) N bytes less.
+// Two more steps, 2 us, against (n - 1) (1 - 2/n) N bytes less.
 TEST(CostModel, SmallUntilTwoMoreStepsAreCheaper) {
   CostModel model = simple();
   model.between.step = 1 * kMicro;
+  model.inside.added = 0;
   WayChooser eight(model, one_rank_each(8), std::nullopt);  // 5.25 N ns = 2 us: 380.95
   EXPECT_EQ(eight.way(all_reduce(380)), Way::small);
   EXPECT_EQ(eight.way(all_reduce(381)), Way::direct);
   EXPECT_EQ(eight.way(all_reduce(1 << 28)), Way::direct);
   // On two ranks it sends no byte more; the buffer ends it.
   WayChooser two(model, one_rank_each(2), std::nullopt);
-  EXPECT_EQ(two.way(all_reduce(8192)), Way::small);
-  EXPECT_EQ(two.way(all_reduce(8193)), Way::direct);
+  EXPECT_EQ(two.way(all_reduce(48 << 10)), Way::small);
+  EXPECT_EQ(two.way(all_reduce((48 << 10) + 1)), Way::direct);
 }
 
 TEST(CostModel, HostsReduceInsideFirstWhereLinksAreSlow) {
@@ -95,8 +99,8 @@ TEST(CostModel, HostsReduceInsideFirstWhereLinksAreSlow) {
 // Whatever the model: what a job is promised about its bits.
 TEST(CostModel, WaysThatAreAllowed) {
   std::vector<CostModel> models(4, simple());
-  models[1].between = {0, 0, 1 * kNano, 0};
-  models[2].between = {1, 0, 0, 0};
+  models[1].between = {0, 0, 1 * kNano};
+  models[2].between = {1, 0, 0};
   models[3].inside = {0, 0, 0};
   const TreePlan tree = tree_plan(16, 8);
   for (const CostModel& model : models) {
@@ -134,9 +138,25 @@ TEST(CostModel, OnlyOneWayWhereItCanGo) {
   WayChooser ring(simple(), hosts, Way::ring), small(simple(), hosts, Way::small);
   EXPECT_EQ(ring.way(all_reduce(1)), Way::ring);
   EXPECT_NE(ring.way(all_reduce(1, DType::f32, Algorithm::ordered_tree)), Way::ring);
-  EXPECT_EQ(small.way(all_reduce(2048)), Way::small);
-  EXPECT_NE(small.way(all_reduce(2049)), Way::small);
+  EXPECT_EQ(small.way(all_reduce(12 << 10)), Way::small);
+  EXPECT_NE(small.way(all_reduce((12 << 10) + 1)), Way::small);
   EXPECT_EQ(ring.way(all_reduce(0)), Way::direct);
+}
+
+// Direct takes ten times as long around 512 KiB: there, and only there, a ring is quicker.
+TEST(CostModel, Factors) {
+  CostModel model = simple();
+  model.factors[static_cast<std::size_t>(Way::direct)][13] = 10;
+  EXPECT_EQ(model.factor(Way::direct, 512 << 10), 10);
+  EXPECT_EQ(model.factor(Way::direct, 256 << 10), 1);
+  EXPECT_EQ(model.factor(Way::ring, 512 << 10), 1);
+  EXPECT_EQ(model.factor(Way::direct, 1), 1);
+  EXPECT_EQ(model.factor(Way::direct, 1e12), 1);
+  EXPECT_NEAR(model.factor(Way::direct, std::exp2(18.5)), 5.5, 1e-9);
+  WayChooser ways(model, one_rank_each(4), std::nullopt);
+  EXPECT_EQ(ways.way(all_reduce(256 << 10)), Way::direct);
+  EXPECT_EQ(ways.way(all_reduce(512 << 10)), Way::ring);
+  EXPECT_EQ(ways.way(all_reduce(1 << 20)), Way::direct);
 }
 
 // Every switch is where the cost of two ways is the same.

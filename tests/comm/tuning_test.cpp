@@ -18,7 +18,8 @@ using testing::HasSubstr;
 
 Tuning example() {
   Tuning tuning;
-  tuning.costs = CostModel::of({4.25e-7, 0, 5e-11, 3e-5, 2e-6, 8.5e-9, 1e-10});
+  tuning.costs.set({4.25e-7, 0, 5e-11, 3e-5, 2e-6, 8.5e-9});
+  tuning.costs.factors[static_cast<std::size_t>(Way::direct)][3] = 2.5;
   tuning.inside = FittedOn{1, 2, "A CPU @ 2 GHz"};
   tuning.between = FittedOn{4, 1, "A CPU @ 2 GHz"};
   return tuning;
@@ -46,6 +47,7 @@ TEST(Tuning, WhatIsPrintedIsRead) {
   const Tuning given = example();
   const Tuning read = parse_tuning(print_tuning(given), "tuning");
   EXPECT_EQ(read.costs.values(), given.costs.values());
+  EXPECT_EQ(read.costs.factors, given.costs.factors);
   ASSERT_TRUE(read.inside && read.between);
   EXPECT_EQ(read.inside->cpu, "A CPU @ 2 GHz");
   EXPECT_EQ(read.inside->ranks_per_host, 2);
@@ -68,6 +70,10 @@ TEST(Tuning, NumbersThatCannotBe) {
     EXPECT_THAT(said, HasSubstr("tuning:6 inside.meeting")) << number;
   }
   EXPECT_EQ(parse_tuning(with("4.25e-07", "0"), "tuning").costs.inside.meeting, 0);
+  for (const char* number : {"-2.5", "nan", "0", "1e4", "2.5 1", "2,5"}) {
+    EXPECT_THAT(refused(with("2.5", number)), HasSubstr("between.factors.direct")) << number;
+  }
+  EXPECT_THAT(refused(with("2.5 1 ", "")), HasSubstr("17"));
   EXPECT_THAT(refused(with("between.hosts: 4", "between.hosts: 0")), HasSubstr("1 to"));
   EXPECT_THAT(refused(with("between.hosts: 4", "between.hosts: 99999999999")), HasSubstr("number"));
 }

@@ -16,6 +16,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const double value : tuning.costs.values()) {
       if (!(value >= 0 && value <= 10)) std::abort();
     }
+    for (const auto& factors : tuning.costs.factors) {
+      for (const double factor : factors) {
+        if (!(factor > 0 && factor <= 1000)) std::abort();
+      }
+    }
     const std::string printed = peal::print_tuning(tuning);
     if (peal::print_tuning(peal::parse_tuning(printed, "printed")) != printed) std::abort();
   } catch (const peal::Error& error) {

@@ -16,7 +16,7 @@ std::vector<CostSample> samples_of(const CostModel& model, bool inside, double n
   const Spread spread = inside ? Spread{4, 1, 4, 4} : Spread{4, 4, 1, 1};
   const Random random({.seed = 7, .stream = 1});
   std::vector<CostSample> samples;
-  for (double bytes = 64; bytes <= 1 << 22; bytes *= 4) {
+  for (double bytes = 64; bytes <= 1 << 22; bytes *= 2) {
     for (const Way way : ways) {
       const double off = static_cast<double>(random.u64(samples.size()) % 2001) / 1000 - 1;
       samples.push_back(
@@ -26,7 +26,11 @@ std::vector<CostSample> samples_of(const CostModel& model, bool inside, double n
   return samples;
 }
 
-const CostModel kTrue = CostModel::of({8e-7, 2e-10, 7e-11, 5e-5, 4e-6, 8e-9, 3e-10});
+const CostModel kTrue = [] {
+  CostModel model;
+  model.set({8e-7, 2e-10, 7e-11, 5e-5, 4e-6, 8e-9});
+  return model;
+}();
 
 TEST(FitCosts, ExactTimes) {
   const CostFit inside = fit_costs(samples_of(kTrue, true, 0), {}, 0, CostModel::kInside);
@@ -51,9 +55,27 @@ TEST(FitCosts, NoiseAndOutliers) {
   EXPECT_NEAR(fit.model.between.step / kTrue.between.step, 1, 0.1);
   EXPECT_LT(fit.median_error, 0.03);
   EXPECT_GT(fit.largest_error, 0.5);
+  CostModel lines = fit.model;
+  lines.factors = CostModel().factors;
   for (const CostSample& clean : samples_of(kTrue, false, 0)) {
-    EXPECT_NEAR(seconds(fit.model, clean.way, clean.load, clean.spread) / clean.seconds, 1, 0.08);
+    EXPECT_NEAR(seconds(lines, clean.way, clean.load, clean.spread) / clean.seconds, 1, 0.08);
   }
+}
+
+// With its factors a model says what was measured, and leaves other ways as they were.
+TEST(FitCosts, FactorsAreWhatTheLinesLeave) {
+  std::vector<CostSample> samples = samples_of(kTrue, false, 0);
+  for (CostSample& sample : samples) {
+    if (sample.way == Way::direct && sample.load.bytes == 512 << 10) sample.seconds *= 3;
+  }
+  const CostFit fit = fit_costs(samples, kTrue, CostModel::kInside, CostModel::kBetween);
+  for (const CostSample& sample : samples) {
+    EXPECT_NEAR(seconds(fit.model, sample.way, sample.load, sample.spread) / sample.seconds, 1,
+                1e-9);
+  }
+  EXPECT_NEAR(fit.model.factor(Way::direct, 512 << 10), 3, 0.1);
+  EXPECT_NEAR(fit.model.factor(Way::ring, 512 << 10), 1, 0.05);
+  EXPECT_EQ(fit.model.factor(Way::hosts_ring, 512 << 10), 1);
 }
 
 // Times that no positive costs explain: none becomes negative.
