@@ -17,6 +17,13 @@ int log2_up(int n) {
   return std::bit_width(static_cast<unsigned>(n - 1));
 }
 
+// How many ranks of a host send beyond it where ranks compare their calls at this distance.
+double crossing(int distance, const Spread& spread) {
+  const bool pairs = std::has_single_bit(static_cast<unsigned>(spread.ranks));
+  if (pairs) return distance < spread.of_host ? 0 : spread.of_host;
+  return std::min(distance, spread.of_host);
+}
+
 double pieces(double bytes, int slices, int peers) {
   return std::ceil(bytes / (slices * static_cast<double>(ReducePipeline::piece_bytes(peers))));
 }
@@ -60,9 +67,15 @@ CostModel::Values counts(Way way, const Load& load, const Spread& spread) {
       break;
     case Way::small:
       for (int d = 1; d < spread.ranks; d *= 2) {
-        c[sent] += std::min<double>(d, l) * std::min<double>(d, n - d) * p * N;
+        c[sent] += crossing(d, spread) * std::min<double>(d, n - d) * p * N;
       }
       c[added] = n * p * N;
+      break;
+    case Way::doubling:
+      for (int d = 1; d < spread.ranks; d *= 2) {
+        c[sent] += crossing(d, spread) * N;
+        c[added] += 2 * N;
+      }
       break;
     case Way::ring:
       c[step] += 2 * (n - 1);

@@ -17,14 +17,15 @@ enum class Way : std::uint8_t {
   mail,         // inside a host: inputs beside the word that says who has come (shared_small.cpp)
   slices,       // inside a host: every rank reduces a slice (shared.cpp)
   small,        // with the messages in which ranks compare their calls (small_reduce.h)
+  doubling,     // the same, but partial sums go to and fro between pairs (small_reduce.h)
   ring,         // over messages: a ring of all ranks (reduce_pipeline.h)
   direct,       // over messages: slices straight to their owners, and back
   hosts_ring,   // slices inside each host, rings between hosts (hierarchical.h)
   hosts_direct  // slices inside each host, direct between hosts
 };
-inline constexpr std::size_t kWays = 7;
+inline constexpr std::size_t kWays = 8;
 inline constexpr std::array<std::string_view, kWays> kWayNames{
-    "mail", "slices", "small", "ring", "direct", "hosts_ring", "hosts_direct"};
+    "mail", "slices", "small", "doubling", "ring", "direct", "hosts_ring", "hosts_direct"};
 inline std::string_view name_of(Way way) {
   return kWayNames[static_cast<std::size_t>(way)];
 }

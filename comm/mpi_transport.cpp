@@ -226,8 +226,8 @@ void MpiTransport::run(const Call& call) {
     if (failed()) throw_cause(cause_);
     if (call.is_pair()) return run_pair(call);
     const Way way = ways_.way(call);
-    const bool small = way == Way::small;
-    if (small) small_.begin(call);
+    const bool small = way == Way::small || way == Way::doubling;
+    if (small) small_.begin(call, way == Way::doubling);
     hello(call, small);
     if (failed()) throw_cause(cause_);
     compare_counts(call);
@@ -494,8 +494,8 @@ std::string MpiTransport::late_ranks() const {
   return "data sent have not been taken";
 }
 
-// Do all ranks make the same call? Dissemination: ceil(log2 n) steps of 2 call records each. Also
-// what a barrier is. The inputs of a `small` call travel behind the records, as long as all agree.
+// Do all ranks make the same call? ceil(log2 n) steps of 2 call records each. Also what a barrier
+// is. The inputs of a `small` call travel behind the records, as long as all agree.
 void MpiTransport::hello(const Call& call, bool small) {
   Hello mine;
   mine.low = mine.high = call.record;
@@ -507,8 +507,8 @@ void MpiTransport::hello(const Call& call, bool small) {
         small && agreed ? small_.outgoing(distance) : std::span<const std::byte>();
     std::memcpy(hello_out_.data(), &mine, sizeof mine);
     if (!out.empty()) std::memcpy(hello_out_.data() + sizeof mine, out.data(), out.size());
-    send(hello_out_.data(), sizeof mine + out.size(), around(rank_ + distance), kHelloTag, lane_);
-    receive(hello_in_.data(), hello_in_.size(), around(rank_ - distance), kHelloTag, lane_);
+    send(hello_out_.data(), sizeof mine + out.size(), small_.to(distance), kHelloTag, lane_);
+    receive(hello_in_.data(), hello_in_.size(), small_.from(distance), kHelloTag, lane_);
     finish(call, lane_);
     Hello theirs;
     std::memcpy(&theirs, hello_in_.data(), sizeof theirs);
@@ -516,6 +516,7 @@ void MpiTransport::hello(const Call& call, bool small) {
     if (!small || mine.low.digest != mine.high.digest) continue;
     const std::span<std::byte> in = small_.incoming(distance);
     std::memcpy(in.data(), hello_in_.data() + sizeof theirs, in.size());
+    small_.arrived(call, distance);
   }
   if (mine.low.digest == mine.high.digest) return;
   if (mine.low_rank > mine.high_rank) {

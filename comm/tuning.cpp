@@ -25,8 +25,8 @@ constexpr std::array<std::string_view, CostModel::kInside> kInsideKeys{"meeting"
                                                                        "added"};
 constexpr std::array<std::string_view, CostModel::kBetween> kBetweenKeys{"step", "message", "sent"};
 constexpr Way kInsideWays[] = {Way::mail, Way::slices};
-constexpr Way kBetweenWays[] = {Way::small, Way::ring, Way::direct, Way::hosts_ring,
-                                Way::hosts_direct};
+constexpr Way kBetweenWays[] = {Way::small,  Way::doubling,   Way::ring,
+                                Way::direct, Way::hosts_ring, Way::hosts_direct};
 constexpr double kLeastFactor = 1e-3, kMostFactor = 1e3;
 
 struct Line {

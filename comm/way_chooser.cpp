@@ -1,5 +1,7 @@
 #include "comm/way_chooser.h"
 
+#include <bit>
+
 #include "comm/combine.h"
 #include "comm/small_reduce.h"
 
@@ -20,7 +22,8 @@ Way WayChooser::way(const Call& call) {
   Kind kind = call.is_group() ? half ? Kind::half_flat : Kind::any_flat
               : half          ? Kind::half
                               : Kind::any;
-  if (tree || (call.record.algorithm == Algorithm::ordered_tree && !half)) kind = Kind::tree;
+  if (tree) kind = Kind::tree;
+  if (!tree && !half && call.record.algorithm == Algorithm::ordered_tree) kind = Kind::ordered;
   const int inputs = tree ? call.tree->most : 1;
   auto& of_kind = switches_[static_cast<std::size_t>(kind)];
   auto found = of_kind.find(inputs);
@@ -42,8 +45,14 @@ Way WayChooser::ring_way(const Call& call) const {
 
 std::vector<Switches::Candidate> WayChooser::candidates(Kind kind, int inputs) const {
   std::vector<Switches::Candidate> ways;
+  const int ranks = hosts_.spread.ranks;
   const bool flat = kind == Kind::any_flat || kind == Kind::half_flat;
-  if (!flat) ways.push_back({Way::small, SmallReduce::most(hosts_.spread.ranks, inputs)});
+  if (!flat) ways.push_back({Way::small, SmallReduce::most(ranks, inputs)});
+  // On two ranks it is the same as small.
+  const bool pairs = ranks > 2 && std::has_single_bit(static_cast<unsigned>(ranks));
+  if (pairs && (kind == Kind::any || kind == Kind::ordered)) {
+    ways.push_back({Way::doubling, SmallReduce::kMostDoubled});
+  }
   ways.push_back({Way::direct});
   if (kind == Kind::any || kind == Kind::any_flat) ways.push_back({Way::ring});
   if (!hosts_.share_memory || flat || kind == Kind::half) return ways;

@@ -25,8 +25,8 @@ class WayChooser {
   Way way(const Call& call);
 
  private:
-  enum class Kind { any, any_flat, half, half_flat, tree };
-  static constexpr std::size_t kKinds = 5;
+  enum class Kind { any, any_flat, half, half_flat, ordered, tree };
+  static constexpr std::size_t kKinds = 6;
 
   Way ring_way(const Call& call) const;
   std::vector<Switches::Candidate> candidates(Kind kind, int inputs) const;

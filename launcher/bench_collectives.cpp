@@ -359,6 +359,7 @@ void add_bench_collectives(CLI::App& bench) {
       "4.\n"
       "Examples:\n"
       "  mpirun -np 2 --bind-to core peal bench collectives --compare mpi\n"
+      "  mpirun -np 4 --bind-to core peal bench collectives --tune\n"
       "  mpirun -np 4 peal bench collectives --op reduce_scatter --min 64KiB --max 64MiB --json\n"
       "  mpirun -np 2 --bind-to core peal bench collectives --op ordered_tree --compare ring\n"
       "  peal bench collectives --local 2 --dtype f64 --algorithm ordered_tree");

@@ -21,8 +21,8 @@
 namespace peal {
 namespace {
 
-constexpr int kRounds = 3;        // of which the median counts
-constexpr double kSeconds = 0.1;  // of each
+constexpr int kRounds = 5;         // of which the median counts
+constexpr double kSeconds = 0.05;  // of each
 
 std::filesystem::path path_for(const std::string& file) {
   if (!file.empty()) return file;
@@ -48,7 +48,8 @@ class Tuner {
   void find_hosts();
   bool several_hosts() const { return spread_.hosts > 1; }
   std::vector<CostSample> measure(const std::vector<Way>& ways, bool inside);
-  double measure_once(Communicator& ranks, std::size_t bytes);
+  double measure_once(CollectiveBench* ranks, std::int64_t count);
+  bool goes(Communicator& ranks, Way way, std::int64_t count);
   void report(const char* where, const CostFit& fit, const FittedOn& on, std::size_t first,
               std::size_t count);
   void say_switches(const std::filesystem::path& path);
@@ -81,47 +82,63 @@ void Tuner::find_hosts() {
   }
 }
 
-double Tuner::measure_once(Communicator& ranks, std::size_t bytes) {
-  double seconds = 0;
-  const auto count = static_cast<std::int64_t>(bytes / size_of(what_.dtype));
-  if (ranks.world_size() > 1) {
-    CollectiveBench bench(what_, count, ranks);
-    seconds = bench.measure(count, /*in_place=*/true).median;
-  }
+// On this rank's `ranks`, if it is there; the slowest of all hosts.
+double Tuner::measure_once(CollectiveBench* ranks, std::int64_t count) {
+  double seconds = ranks != nullptr ? ranks->measure(count, /*in_place=*/true).median : 0;
   Stream s;
   const Tensor slowest{&seconds, {1}, DType::f64};
   comm_.wait(s, comm_.all_reduce(s, "tune", slowest, slowest, ReduceOp::max));
   return seconds;
 }
 
-// The ways take turns, so that what else the machine does meets all of them. Of each host alone, or
-// over all ranks.
+// Whether a way is taken where it is asked for: on every rank, or those whose host has one are
+// alone in `ranks`.
+bool Tuner::goes(Communicator& ranks, Way way, std::int64_t count) {
+  int here = ranks.world_size() == 1 ||
+             ranks.way(count, what_.dtype, Algorithm::automatic) == name_of(way);
+  Stream s;
+  const Tensor all{&here, {1}, DType::i32};
+  comm_.wait(s, comm_.all_reduce(s, "tune", all, all, ReduceOp::min));
+  return here != 0;
+}
+
+// Of each host alone, or over all ranks. The ways take turns and all of it is done again and again,
+// so that what else the machine does for a while meets all ways, and no round but one.
 std::vector<CostSample> Tuner::measure(const std::vector<Way>& ways, bool inside) {
-  std::vector<std::unique_ptr<Communicator>> worlds, hosts;
-  for (const Way way : ways) {
-    worlds.push_back(make_host_communicator({.tune_file = "", .way = std::string(name_of(way))}));
-    if (inside) hosts.push_back(worlds.back()->split(host_, comm_.rank()));
-  }
+  constexpr auto kLargest = static_cast<std::int64_t>(CostModel::kFirstSize)
+                            << (CostModel::kSizes - 1);
   const int n = spread_.of_host;
   const Spread spread = inside ? Spread{n, 1, n, n} : spread_;
-  std::vector<CostSample> samples;
-  auto bytes = static_cast<std::size_t>(CostModel::kFirstSize);
-  for (std::size_t size = 0; size < CostModel::kSizes; ++size, bytes *= 2) {
-    for (std::size_t i = 0; i < ways.size(); ++i) {
-      Communicator& ranks = inside ? *hosts[i] : *worlds[i];
-      const auto count = static_cast<std::int64_t>(bytes / size_of(what_.dtype));
-      // The slowest rank's answer on all: a host alone has another.
-      int goes = ranks.world_size() == 1 ||
-                 ranks.way(count, what_.dtype, Algorithm::automatic) == name_of(ways[i]);
-      Stream s;
-      const Tensor all_go{&goes, {1}, DType::i32};
-      comm_.wait(s, comm_.all_reduce(s, "tune", all_go, all_go, ReduceOp::min));
-      if (goes == 0) continue;
-      progress_.note(cat(name_of(ways[i]), ", ", bytes, " bytes ..."));
-      std::vector<double> seconds;
-      for (int round = 0; round < kRounds; ++round) seconds.push_back(measure_once(ranks, bytes));
-      samples.push_back({ways[i], {static_cast<double>(bytes), 1}, spread, quantile(seconds, 0.5)});
+  const auto element = static_cast<std::int64_t>(size_of(what_.dtype));
+  struct Lane {
+    std::unique_ptr<Communicator> world, host;
+    std::unique_ptr<CollectiveBench> bench;
+    Communicator& ranks() const { return host ? *host : *world; }
+  };
+  std::vector<Lane> lanes;
+  for (const Way way : ways) {
+    Lane& lane = lanes.emplace_back();
+    lane.world = make_host_communicator({.tune_file = "", .way = std::string(name_of(way))});
+    if (inside) lane.host = lane.world->split(host_, comm_.rank());
+    if (lane.ranks().world_size() == 1) continue;
+    lane.bench = std::make_unique<CollectiveBench>(what_, kLargest / element, lane.ranks());
+  }
+  std::map<std::pair<std::int64_t, Way>, std::vector<double>> seconds;
+  for (int round = 1; round <= kRounds; ++round) {
+    for (auto bytes = static_cast<std::int64_t>(CostModel::kFirstSize); bytes <= kLargest;
+         bytes *= 2) {
+      for (std::size_t i = 0; i < ways.size(); ++i) {
+        const std::int64_t count = bytes / element;
+        if (!goes(lanes[i].ranks(), ways[i], count)) continue;
+        progress_.note(cat("round ", round, ", ", name_of(ways[i]), ", ", bytes, " bytes ..."));
+        seconds[{bytes, ways[i]}].push_back(measure_once(lanes[i].bench.get(), count));
+      }
     }
+  }
+  std::vector<CostSample> samples;
+  for (auto& [what, all] : seconds) {
+    const auto& [bytes, way] = what;
+    samples.push_back({way, {static_cast<double>(bytes), 1}, spread, quantile(all, 0.5)});
   }
   return samples;
 }
@@ -191,7 +208,7 @@ void Tuner::fit(const std::filesystem::path& path) {
   };
   if (spread_.of_host > 1) fit_part("inside a host", {Way::mail, Way::slices}, /*inside=*/true);
   if (several_hosts()) {
-    std::vector<Way> ways{Way::small, Way::direct, Way::ring};
+    std::vector<Way> ways{Way::small, Way::doubling, Way::direct, Way::ring};
     if (spread_.of_host > 1) ways.insert(ways.end(), {Way::hosts_direct, Way::hosts_ring});
     fit_part("between hosts", ways, /*inside=*/false);
   }

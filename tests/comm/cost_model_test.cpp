@@ -42,6 +42,7 @@ TEST(CostModel, CostLines) {
   };
   using Numbers = std::vector<double>;
   EXPECT_EQ(between(Way::small, {1000}, four), (Numbers{2, 2, 3000, 4000}));
+  EXPECT_EQ(between(Way::doubling, {1000}, four), (Numbers{2, 2, 2000, 4000}));
   EXPECT_EQ(between(Way::ring, {1000}, four), (Numbers{2 + 6, 2 + 6, 1500, 1000}));
   EXPECT_EQ(between(Way::direct, {1000}, four), (Numbers{2 + 2, 2 + 6, 1500, 1000}));
   EXPECT_EQ(between(Way::direct, {1000, 3}, four), (Numbers{2 + 2, 2 + 6, 3000, 3000}));
@@ -72,10 +73,15 @@ TEST(CostModel, SmallUntilTwoMoreStepsAreCheaper) {
   CostModel model = simple();
   model.between.step = 1 * kMicro;
   model.inside.added = 0;
-  WayChooser eight(model, one_rank_each(8), std::nullopt);  // 5.25 N ns = 2 us: 380.95
-  EXPECT_EQ(eight.way(all_reduce(380)), Way::small);
-  EXPECT_EQ(eight.way(all_reduce(381)), Way::direct);
-  EXPECT_EQ(eight.way(all_reduce(1 << 28)), Way::direct);
+  WayChooser six(model, one_rank_each(6), std::nullopt);  // 1 + 2 + 2 blocks; 10/3 N ns = 2 us: 600
+  EXPECT_EQ(six.way(all_reduce(600)), Way::small);
+  EXPECT_EQ(six.way(all_reduce(601)), Way::direct);
+  EXPECT_EQ(six.way(all_reduce(1 << 28)), Way::direct);
+  // 3 N instead of 7 N; then 1.25 N ns = 2 us more than direct: 1600.
+  WayChooser eight(model, one_rank_each(8), std::nullopt);
+  EXPECT_EQ(eight.way(all_reduce(1600)), Way::doubling);
+  EXPECT_EQ(eight.way(all_reduce(1601)), Way::direct);
+  EXPECT_EQ(eight.way(all_reduce(100, DType::f16)), Way::small);
   // On two ranks it sends no byte more; the buffer ends it.
   WayChooser two(model, one_rank_each(2), std::nullopt);
   EXPECT_EQ(two.way(all_reduce(48 << 10)), Way::small);
@@ -115,6 +121,7 @@ TEST(CostModel, WaysThatAreAllowed) {
         ordered.record.kind = CallKind::all_reduce_tree;
         ordered.tree = &tree;
         EXPECT_TRUE(ways.way(ordered) != Way::ring && ways.way(ordered) != Way::hosts_ring);
+        EXPECT_NE(ways.way(ordered), Way::doubling);
         for (const Algorithm algorithm :
              {Algorithm::automatic, Algorithm::ring, Algorithm::ordered_tree}) {
           const Way half = ways.way(all_reduce(count, DType::bf16, algorithm));

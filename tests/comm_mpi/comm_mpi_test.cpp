@@ -282,7 +282,9 @@ void ways(const std::string& memory, Communicator& comm) {
     const bool several = comm.world_size() > comm.local_size();
     const bool inside = static_cast<Way>(i) == Way::mail || static_cast<Way>(i) == Way::slices;
     const bool over_hosts = options.way.starts_with("hosts");
-    const bool can = memory == "shared" ? inside : !inside && (!over_hosts || several);
+    const bool pairs = comm.world_size() > 2 && (comm.world_size() & (comm.world_size() - 1)) == 0;
+    bool can = memory == "shared" ? inside : !inside && (!over_hosts || several);
+    if (static_cast<Way>(i) == Way::doubling) can = can && pairs;
     require(taken == can, options.way, can ? " is never taken" : " is taken");
     require(ordered_sums(*world) == expected, "other bits by ", options.way);
     contract::all_reduce<float>(*world);
