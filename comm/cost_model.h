@@ -66,6 +66,10 @@ struct CostModel {
     inside = {v[0], v[1], v[2]};
     between = {v[3], v[4], v[5]};
   }
+  // Whether a value is paid whatever the size: a meeting, a step, a message.
+  static constexpr bool is_wait(std::size_t value) {
+    return value != 1 && value != 2 && value != 5;
+  }
   double factor(Way way, double bytes) const;
 
  private:

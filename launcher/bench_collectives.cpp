@@ -99,16 +99,20 @@ CollectiveCase read_case(const Arguments& arguments) {
     fail_input("--algorithm", arguments.algorithm, "; allowed with --op ", arguments.op,
                ": automatic");
   }
-  if (arguments.tune && (arguments.local > 0 || !MpiSession::launched())) {
-    fail_input("--tune",
-               "these ranks have no MPI; start them with mpirun or srun, such as "
-               "mpirun -np 2 peal bench collectives --tune");
+  const bool mpi = arguments.local == 0 && MpiSession::launched();
+  for (const auto& [option, given] :
+       {std::pair("--tune", arguments.tune), std::pair("--tune-file", !arguments.tune_file.empty()),
+        std::pair("--way", !arguments.way.empty())}) {
+    if (!given || mpi) continue;
+    fail_input(option,
+               "these ranks have no MPI; start them with mpirun or srun, such as mpirun -np 2 "
+               "peal bench collectives --tune");
   }
   const bool all_reduces = what.op == Collective::all_reduce || what.op == Collective::ordered_tree;
   if (what.peer == Peer::ring && !all_reduces) {
     fail_input("--compare ring", "--op ", arguments.op, "; allowed: all_reduce, ordered_tree");
   }
-  if (what.peer == Peer::mpi && (arguments.local > 0 || !MpiSession::launched())) {
+  if (what.peer == Peer::mpi && !mpi) {
     fail_input("--compare mpi",
                "these ranks have no MPI; start them with mpirun or srun, such as "
                "mpirun -np 2 peal bench collectives --compare mpi");

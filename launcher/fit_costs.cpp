@@ -59,20 +59,31 @@ void solve(const std::vector<Row>& rows, std::vector<double>& values) {
   }
 }
 
-double seconds_of(const CostSample& sample, const CostModel::Values& each) {
+struct Modelled {
+  double all = 0, waits = 0;  // seconds; of them, meetings and messages
+};
+
+Modelled modelled(const CostSample& sample, const CostModel& model) {
   const CostModel::Values often = counts(sample.way, sample.load, sample.spread);
-  double sum = 0;
-  for (std::size_t i = 0; i < often.size(); ++i) sum += often[i] * each[i];
+  const CostModel::Values each = model.values();
+  Modelled sum;
+  for (std::size_t i = 0; i < often.size(); ++i) {
+    sum.all += often[i] * each[i];
+    if (CostModel::is_wait(i)) sum.waits += often[i] * each[i];
+  }
   return sum;
 }
 
-// Samples come by size: the last of a way also stands for what is longer.
-void set_factor(CostModel& model, const CostSample& sample, double modelled) {
+// Where waits are most of a call, how long they were is the machine's mood more than the way: there
+// the lines hold. Samples come by size: the last of a way also stands for what is longer.
+void set_factor(CostModel& model, const CostSample& sample) {
+  const Modelled lines = modelled(sample, model);
+  if (2 * lines.waits > lines.all) return;
   const double place = std::log2(sample.load.bytes / CostModel::kFirstSize);
   CostModel::Factors& factors = model.factors[static_cast<std::size_t>(sample.way)];
   for (auto i = static_cast<std::size_t>(std::max(0.0, std::round(place))); i < factors.size();
        ++i) {
-    factors[i] = sample.seconds / modelled;
+    factors[i] = sample.seconds / lines.all;
   }
 }
 
@@ -93,9 +104,10 @@ CostFit fit_costs(const std::vector<CostSample>& samples, const CostModel& start
   for (const Row& row : rows) errors.push_back(std::abs(error_of(row, values)));
   CostFit fit{start};
   fit.model.set(all);
-  for (std::size_t i = 0; i < samples.size(); ++i) {
-    set_factor(fit.model, samples[i], seconds_of(samples[i], all));
+  for (const CostSample& sample : samples) {
+    fit.model.factors[static_cast<std::size_t>(sample.way)].fill(1);
   }
+  for (const CostSample& sample : samples) set_factor(fit.model, sample);
   fit.median_error = quantile(errors, 0.5);
   fit.largest_error = quantile(errors, 1);
   return fit;

@@ -23,7 +23,8 @@ struct CostFit {
 // Samples are of the sizes of CostModel::factors, each way's in their order. Least squares of
 // relative errors, in which samples far from the others weigh less, without
 // negative costs. Values [first, first + count) of `start` are fitted, the others stay; so do the
-// factors of ways without a sample. What is left becomes the factors of the others.
+// factors of ways without a sample. What is left becomes the factors of the others,
+// where bytes are most of a call.
 CostFit fit_costs(const std::vector<CostSample>& samples, const CostModel& start, std::size_t first,
                   std::size_t count);
 

@@ -169,7 +169,8 @@ class Tune(unittest.TestCase):
         cases = [(["--tune"], 0, "mpirun"), (["--tune", "--local", 2], 0, "mpirun"),
                  (["--tune", "--tune-file", self.folder / "one"], 1, "2 and more"),
                  (["--tune", "--tune-file", "/proc/peal/tuning", *QUICK], 2, "/proc/peal"),
-                 (["--way", "detour"], 2, "mail, slices, small, ring")]
+                 (["--way", "ring", "--local", 2], 0, "mpirun"), (["--tune-file", "x"], 0, "mpirun"),
+                 (["--way", "detour"], 2, "mail, slices, small, doubling, ring")]
         for arguments, ranks, expected in cases:
             with self.subTest(arguments=arguments):
                 result = run(["bench", "collectives", *arguments], ranks)
