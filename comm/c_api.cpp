@@ -112,6 +112,7 @@ HostOptions host_options(const peal_comm_options* options) {
   HostOptions result;
   result.shared_memory = read.shared_memory != 0;
   result.deadline_seconds = read.deadline_seconds;
+  if (read.tune_file != nullptr) result.tune_file = read.tune_file;
   return result;
 }
 

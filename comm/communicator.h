@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -146,6 +147,10 @@ class Communicator {
   // with the code of the first.
   virtual void abort(const std::string& cause, int exit_code) = 0;
 
+  // How an all_reduce of one tensor of `count` elements is carried out here, in a word of the
+  // backend's: ways of "local" and "host" are those of cost_model.h. While no call is under way.
+  virtual std::string_view way(std::int64_t count, DType dtype, Algorithm algorithm) = 0;
+
   virtual void set_deadline(double seconds) = 0;
   virtual void set_step(std::int64_t step) = 0;  // for messages
 
@@ -168,6 +173,14 @@ struct HostOptions {
   bool shared_memory = true;  // false: MPI even between ranks of one host (tests)
   double deadline_seconds = 300;
   int ranks_per_host = 0;  // > 0: as if every so many ranks had a host of their own (tests)
+  // What `peal bench collectives --tune` stored, from which Algorithm::automatic chooses; "": none,
+  // but costs that are built in. Rank 0's holds for all; Error(input) on every rank where it cannot
+  // be read. Nothing given: the environment variable PEAL_TUNE in the same way, else
+  // $XDG_CACHE_HOME/peal/tuning or ~/.cache/peal/tuning: built-in costs where that is not there
+  // and, with a warning, where it cannot be read or is of another CPU.
+  std::optional<std::string> tune_file = {};
+  std::string way =
+      {};  // the way of every all-reduce that can go it (measurements); see cost_model.h
   // Told what costs speed here, in words, while a communicator is made; empty: stderr.
   std::function<void(const std::string&)> warn = {};
 };

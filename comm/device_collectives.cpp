@@ -74,12 +74,17 @@ void DeviceCollectives::run(const Call& call) {
   }
 }
 
+bool DeviceCollectives::is_native(const Call& call) {
+  return call.record.algorithm != Algorithm::ordered_tree &&
+         peal::is_native(call.record.dtype, call.record.op);
+}
+
 // NCCL's: a ring or a tree, 2 (n-1)/n N bytes per rank; the tensors of a group are one launch.
 // Otherwise as `ordered` says, tensor by tensor.
 void DeviceCollectives::all_reduce(const Call& call) {
   const CallRecord& record = call.record;
   const bool ordered_tree = record.algorithm == Algorithm::ordered_tree;
-  const bool native = !ordered_tree && is_native(record.dtype, record.op);
+  const bool native = is_native(call);
   if (native) engine_.begin_group();
   for (int i = 0; i < call.parts(); ++i) {
     const std::size_t count = call.part(i).size();
@@ -103,7 +108,7 @@ void DeviceCollectives::reduce(const Call& call) {
   const CallRecord& record = call.record;
   std::byte* y = call.output_count > 0 ? call.output() : nullptr;
   if (call.count() == 0) return;
-  if (!is_native(record.dtype, record.op)) {
+  if (!peal::is_native(record.dtype, record.op)) {
     return ordered(call, chain_, {{call.inputs.data(), 1}, y, call.count()});
   }
   engine_.reduce(call.inputs[0], y, call.count(), record.dtype, without_mean(record.op),
@@ -116,7 +121,7 @@ void DeviceCollectives::reduce(const Call& call) {
 void DeviceCollectives::reduce_scatter(const Call& call) {
   const CallRecord& record = call.record;
   const std::size_t size = call.element_size();
-  if (call.bounds == nullptr && is_native(record.dtype, record.op)) {
+  if (call.bounds == nullptr && peal::is_native(record.dtype, record.op)) {
     if (call.count() == 0) return;
     engine_.reduce_scatter(call.inputs[0], call.output(), call.count(), record.dtype,
                            without_mean(record.op));

@@ -16,6 +16,8 @@ class DeviceCollectives {
 
   // Enqueues all work of the call, which every rank is known to make.
   void run(const Call& call);
+  // Whether an all_reduce is the engine's own; else slices are exchanged and summed by a kernel.
+  static bool is_native(const Call& call);
 
  private:
   // An array, or one tensor of a group. y: nullptr on a rank that does not receive the reduction.

@@ -71,6 +71,9 @@ class DeviceTransport final : public Transport {
   void abort(const Cause&) override {}
   const Cause* failure() override { return nullptr; }
   void wait_elsewhere(bool) override {}
+  std::string_view way(const Call& call) override {
+    return collectives_.is_native(call) ? "engine" : "exchange";
+  }
   void leave() override {
     peers_.leave();
     queue_.give_up();

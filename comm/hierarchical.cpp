@@ -8,9 +8,6 @@
 namespace peal {
 namespace {
 
-// Below it the meetings inside a host cost more than they save.
-constexpr std::size_t kSmallestBytes = std::size_t{16} << 10;
-
 std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
@@ -59,7 +56,7 @@ HierarchicalCollectives::HierarchicalCollectives(Messages& messages, SharedTrans
       chain_(chain()) {}
 
 HostPart::HostPart(const Watch& all, HostShare share, Messages& messages, Beyond& beyond)
-    : shared(std::move(share.space), watch_of(all, share.layout), &beyond),
+    : shared(std::move(share.space), watch_of(all, share.layout), /*most_mail=*/0, &beyond),
       collectives(messages, shared, std::move(share.layout), all.ranks()) {}
 
 void HostPart::update(const Watch& all) {
@@ -89,16 +86,6 @@ Slice HierarchicalCollectives::block() const {
 
 void HierarchicalCollectives::reset() {
   pipeline_.reset();
-}
-
-// Half types stay flat, but for a tree, whose every node is rounded: between hosts their partial
-// sums would have to travel as f32.
-bool HierarchicalCollectives::takes(const Call& call) const {
-  if (call.count() * call.element_size() < kSmallestBytes) return false;
-  if (call.record.kind == CallKind::all_reduce_tree) return layout_.in_order;
-  if (call.record.kind != CallKind::all_reduce || call.is_group()) return false;
-  if (partial_is_f32(call.record.dtype)) return false;
-  return call.record.algorithm != Algorithm::ordered_tree || layout_.in_order;
 }
 
 HierarchicalCollectives::Plan HierarchicalCollectives::chain() const {
@@ -147,11 +134,8 @@ HierarchicalCollectives::Plan HierarchicalCollectives::tree(int virtual_ranks) c
   return plan;
 }
 
-const HierarchicalCollectives::Plan& HierarchicalCollectives::plan_for(const Call& call) {
-  int virtual_ranks = ranks_;
-  if (call.record.kind == CallKind::all_reduce_tree) virtual_ranks = call.record.parameter;
-  const bool ordered = call.tree != nullptr || call.record.algorithm == Algorithm::ordered_tree;
-  if (!ordered) return chain_;
+const HierarchicalCollectives::Plan& HierarchicalCollectives::tree_for(const Call& call) {
+  const int virtual_ranks = call.tree != nullptr ? call.record.parameter : ranks_;
   const auto found = trees_.find(virtual_ranks);
   if (found != trees_.end()) return found->second;
   return trees_.emplace(virtual_ranks, tree(virtual_ranks)).first->second;
@@ -169,9 +153,9 @@ void HierarchicalCollectives::set_bounds(const Call& call, Slice piece) {
 // With h hosts of l ranks each and p partial sums of a host: in shared memory p + 1 calls of 2
 // meetings a piece, reading N (inputs p N) and N bytes; between hosts every rank sends
 // 2 (h-1)/h N/l bytes, in 2 (h-1) steps around a ring or (p+1) (h-1)/h N/l in 2 steps along a tree.
-void HierarchicalCollectives::run(const Call& call) {
+void HierarchicalCollectives::run(const Call& call, bool around_ring) {
   constexpr std::size_t kAtOnce = ReducePipeline::kPieces;
-  const Plan& plan = plan_for(call);
+  const Plan& plan = around_ring ? chain_ : tree_for(call);
   const std::size_t step = at(layout_.rails) *
                            ReducePipeline::piece_bytes(static_cast<int>(layout_.members.size())) /
                            call.element_size();

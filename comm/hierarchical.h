@@ -27,8 +27,8 @@ class HierarchicalCollectives {
   // `host`: among the ranks of this host, numbered by local rank.
   HierarchicalCollectives(Messages& messages, SharedTransport& host, HostLayout layout, int ranks);
 
-  bool takes(const Call& call) const;
-  void run(const Call& call);
+  // All-reduces of one array on each rank. Direct: needs every host to have its ranks in a row.
+  void run(const Call& call, bool around_ring);
   void reset();  // after a failure
 
  private:
@@ -40,7 +40,7 @@ class HierarchicalCollectives {
   };
   Plan chain() const;
   Plan tree(int virtual_ranks) const;
-  const Plan& plan_for(const Call& call);
+  const Plan& tree_for(const Call& call);
   void begin_piece(const Call& call, const Plan& plan, Slice piece, int place);
   void reduce_inside(const Call& call, const Plan& plan, int partial, Slice piece, std::byte* y);
   void share(const Call& call, Slice piece);

@@ -17,6 +17,7 @@
 #include "comm/mpi_transport.h"
 #include "comm/process_space.h"
 #include "comm/queue.h"
+#include "comm/tuning.h"
 #include "comm/versions.h"
 
 namespace peal {
@@ -126,6 +127,12 @@ std::shared_ptr<ProcessSpace> share_control(const AllGather& all_gather, int ran
   return space;
 }
 
+// What decides the ways of all-reduces; the same on every rank.
+struct Choice {
+  CostModel costs;
+  std::optional<Way> only;
+};
+
 // Where the ranks of a communicator are and how they reach each other.
 struct Site {
   std::vector<int> hosts;  // by rank: a number for its host
@@ -133,6 +140,7 @@ struct Site {
   bool mpi_progress = true;                   // a thread of ours may call MPI
   std::shared_ptr<const MpiChannel> channel;  // null: all share memory
   std::vector<int> in_channel;                // by rank
+  Choice choice;
 
   bool one_host() const {
     for (const int host : hosts) {
@@ -150,6 +158,20 @@ struct Site {
     }
     return group;
   }
+  WayChooser ways(bool share_memory, int rank) const {
+    const HostLayout layout(hosts, rank);
+    WayChooser::Hosts all;
+    all.share_memory = share_memory;
+    all.in_order = layout.in_order;
+    const int ranks = static_cast<int>(hosts.size());
+    all.spread = {ranks, static_cast<int>(layout.members.size()), 1, layout.rails};
+    for (const auto& members : layout.members) {
+      all.spread.of_host = std::max(all.spread.of_host, static_cast<int>(members.size()));
+    }
+    // One host whose ranks share no memory: as if each had a host of its own.
+    if (all.spread.hosts == 1) all.spread = {ranks, ranks, 1, 1};
+    return {choice.costs, all, choice.only};
+  }
   // Whether some ranks can share memory. The same on every rank.
   bool wants_sharing() const {
     if (!shared_memory) return false;
@@ -165,13 +187,15 @@ class HostCommunicator final : public QueuedCommunicator {
   // `space`: of the ranks of this host; null: none is shared.
   HostCommunicator(Place place, Site site, std::shared_ptr<ProcessSpace> space, std::int64_t group)
       : QueuedCommunicator(std::move(place)), site_(std::move(site)), space_(std::move(space)) {
+    const std::size_t mail = most_mail_bytes(site_.choice.costs, world_size(), site_.choice.only);
     if (world_size() == 1) {
-      start(std::make_unique<SharedTransport>(make_thread_space(1), watch()));
+      start(std::make_unique<SharedTransport>(make_thread_space(1), watch(), mail));
     } else if (space_ && site_.one_host()) {
-      start(std::make_unique<SharedTransport>(space_, watch()));
+      start(std::make_unique<SharedTransport>(space_, watch(), mail));
     } else {
       start(make_mpi_transport(watch(), site_.channel, site_.in_channel, group,
-                               {space_, HostLayout(site_.hosts, rank())}));
+                               {space_, HostLayout(site_.hosts, rank())},
+                               site_.ways(space_ != nullptr, rank())));
     }
   }
 
@@ -205,6 +229,7 @@ class HostCommunicator final : public QueuedCommunicator {
     site.shared_memory = site_.shared_memory;
     site.mpi_progress = site_.mpi_progress;
     site.channel = site_.channel;
+    site.choice = site_.choice;
     for (const int member : group.members) {
       const auto m = static_cast<std::size_t>(member);
       site.hosts.push_back(site_.hosts[m]);
@@ -267,6 +292,57 @@ std::string level_warning() {
              "MPI_Init_thread for MPI_THREAD_MULTIPLE to have them overlap");
 }
 
+std::optional<Way> chosen_way(const HostOptions& options) {
+  if (options.way.empty()) return std::nullopt;
+  const std::optional<Way> way = way_of(options.way);
+  if (!way) fail_input("way", "\"", options.way, "\"; allowed: ", names_of_ways());
+  return way;
+}
+
+// From the file that the user names, or the one found by default, which is a matter of speed alone.
+CostModel read_costs(const HostOptions& options, const std::function<void(std::string)>& warn) {
+  std::optional<std::string> named = options.tune_file;
+  if (const char* variable = std::getenv("PEAL_TUNE"); variable != nullptr && !named) {
+    named = variable;
+  }
+  if (named) return named->empty() ? CostModel() : read_tuning(*named).costs;
+  const std::filesystem::path path = default_tuning_path();
+  std::error_code none;
+  if (path.empty() || !std::filesystem::exists(path, none)) return {};
+  try {
+    const Tuning tuning = read_tuning(path);
+    for (const auto& on : {tuning.inside, tuning.between}) {
+      if (!on || on->cpu == cpu_name()) continue;
+      warn(cat(path.string(), ": fitted on ", on->cpu, ", not on ", cpu_name(),
+               "; using built-in costs (peal bench collectives --tune fits others)"));
+      return {};
+    }
+    return tuning.costs;
+  } catch (const Error& error) {
+    warn(cat(error.what(), "; using built-in costs"));
+    return {};
+  }
+}
+
+// Rank 0 reads for all.
+CostModel agree_on_costs(MPI_Comm all, const HostOptions& options,
+                         const std::function<void(std::string)>& warn) {
+  struct {
+    CostModel costs;
+    Cause cause;
+  } shared{};
+  if (rank_in(all) == 0) {
+    try {
+      shared.costs = read_costs(options, warn);
+    } catch (const Error& error) {
+      shared.cause = make_cause(0, exit_code(error.kind()), error.where(), error.message());
+    }
+  }
+  check(MPI_Bcast(&shared, sizeof shared, MPI_BYTE, 0, all), "exchange of costs");
+  if (shared.cause.exit_code != 0) throw_cause(shared.cause);
+  return shared.costs;
+}
+
 // `mpi_progress`: whether a thread of ours may call MPI.
 std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& options,
                                         bool mpi_progress) {
@@ -295,6 +371,7 @@ std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& optio
   check(MPI_Bcast(&host_number, 1, MPI_INT, 0, host.comm), "MPI_Bcast");
   if (options.ranks_per_host > 0) host_number = place.rank / options.ranks_per_host;
   Site site;
+  site.choice = {agree_on_costs(all.comm, options, place.warn), chosen_way(options)};
   site.shared_memory = options.shared_memory;
   site.mpi_progress = mpi_progress;
   site.hosts = gather_from_all(exchange, n, host_number);

@@ -37,7 +37,8 @@ class LocalCommunicator final : public QueuedCommunicator {
  public:
   LocalCommunicator(Place place, std::shared_ptr<ThreadRanks> ranks)
       : QueuedCommunicator(std::move(place)), ranks_(std::move(ranks)) {
-    start(std::make_unique<SharedTransport>(ranks_->space, watch()));
+    start(std::make_unique<SharedTransport>(ranks_->space, watch(),
+                                            most_mail_bytes(CostModel(), world_size())));
   }
 
  protected:

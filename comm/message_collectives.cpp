@@ -4,8 +4,6 @@
 #include <cstring>
 #include <numeric>
 
-#include "comm/combine.h"
-
 namespace peal {
 namespace {
 
@@ -39,12 +37,12 @@ void MessageCollectives::reset() {
   pipeline_.reset();
 }
 
-void MessageCollectives::run(const Call& call) {
+void MessageCollectives::run(const Call& call, Way way) {
   switch (call.record.kind) {
     case CallKind::all_reduce:
     case CallKind::all_reduce_tree:
     case CallKind::reduce:
-      return reduce(call);
+      return reduce(call, way);
     case CallKind::reduce_scatter:
       return reduce_scatter(call);
     case CallKind::all_gather:
@@ -67,9 +65,7 @@ std::byte* MessageCollectives::scratch(std::size_t bytes) {
   return scratch_.data();
 }
 
-// Half types are summed by the owner of a slice, in f32, at the same number of bytes: around a ring
-// partial sums travel, and would be rounded at every step.
-ReducePipeline::Work MessageCollectives::work_of(const Call& call) const {
+ReducePipeline::Work MessageCollectives::work_of(const Call& call, Way way) const {
   ReducePipeline::Work work;
   work.tree = call.tree;
   work.dtype = call.record.dtype;
@@ -78,17 +74,15 @@ ReducePipeline::Work MessageCollectives::work_of(const Call& call) const {
   if (call.record.kind == CallKind::reduce) work.root = call.record.parameter;
   const bool ordered = call.record.algorithm == Algorithm::ordered_tree;
   work.plan = call.tree != nullptr ? &call.tree->reduce : ordered ? &pairs_ : &chain_;
-  const bool planned =
-      call.tree != nullptr || ordered || work.root >= 0 || partial_is_f32(work.dtype);
-  work.order = planned ? ReducePipeline::Order::planned : ReducePipeline::Order::ring;
+  work.order = way == Way::ring ? ReducePipeline::Order::ring : ReducePipeline::Order::planned;
   return work;
 }
 
 // Steps and bytes: of the pipeline's order. A group passes through packed buffers, which costs a
 // copy in and out and saves a message for each tensor.
-void MessageCollectives::reduce(const Call& call) {
+void MessageCollectives::reduce(const Call& call, Way way) {
   constexpr std::size_t kAtOnce = ReducePipeline::kPieces;
-  const ReducePipeline::Work work = work_of(call);
+  const ReducePipeline::Work work = work_of(call, way);
   const std::size_t step = ReducePipeline::piece_bytes(ranks_) / call.element_size();
   const std::size_t pieces = (call.count() + step - 1) / step;
   const auto piece = [&](std::size_t i) {

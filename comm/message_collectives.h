@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "comm/cost_model.h"
 #include "comm/reduce_pipeline.h"
 
 namespace peal {
@@ -16,12 +17,13 @@ class MessageCollectives {
  public:
   MessageCollectives(Messages& messages, int ranks, int rank);
 
-  void run(const Call& call);
+  // `way`, of a reduction to all ranks: ring or direct.
+  void run(const Call& call, Way way = Way::direct);
   void reset();  // after a failure
 
  private:
-  void reduce(const Call& call);
-  ReducePipeline::Work work_of(const Call& call) const;
+  void reduce(const Call& call, Way way);
+  ReducePipeline::Work work_of(const Call& call, Way way) const;
   void begin_piece(const Call& call, const ReducePipeline::Work& work, Slice piece, int packed);
   void pack(const Call& call, Slice piece, std::vector<std::byte>& packed);
   void unpack(const Call& call, Slice piece, const std::vector<std::byte>& packed);

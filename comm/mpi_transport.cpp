@@ -90,7 +90,7 @@ struct Notice {
 class MpiTransport final : public Transport, private Messages, private Beyond {
  public:
   MpiTransport(const Watch& watch, std::shared_ptr<const MpiChannel> channel,
-               std::vector<int> in_channel, std::int64_t group, HostShare share)
+               std::vector<int> in_channel, std::int64_t group, HostShare share, WayChooser ways)
       : watch_(watch),
         ranks_(watch.ranks()),
         rank_(watch.rank),
@@ -99,6 +99,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
         tag_(first_tag(*channel_, group)),
         waiting_in_(static_cast<std::size_t>(ranks_), 0),
         elsewhere_(static_cast<std::size_t>(ranks_), false),
+        ways_(std::move(ways)),
         small_(ranks_, rank_),
         hello_out_(sizeof(Hello) + SmallReduce::kMostBytes),
         hello_in_(hello_out_.size()),
@@ -118,6 +119,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   void abort(const Cause& cause) override;
   const Cause* failure() override;
   void wait_elsewhere(bool long_since) override;
+  std::string_view way(const Call& call) override { return name_of(ways_.way(call)); }
 
  private:
   void send(const std::byte* from, std::size_t bytes, int to, Lane& lane) override {
@@ -152,7 +154,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
     return sequence_ > 1 && waiting_in_[at(rank)] == sequence_ - 1;
   }
 
-  void collective(const Call& call);
+  void collective(const Call& call, Way way);
   void hello(const Call& call, bool small = false);
   void compare_counts(const Call& call);
   void run_pair(const Call& call);
@@ -191,6 +193,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   Lane lane_;
   std::uint64_t sequence_ = 0;
   CallRecord previous_;
+  WayChooser ways_;
   SmallReduce small_;
   std::vector<std::byte> hello_out_, hello_in_;
   std::vector<std::uint64_t> pair_calls_;  // by rank
@@ -222,12 +225,14 @@ void MpiTransport::run(const Call& call) {
     poll();  // a rank may have failed since the last call
     if (failed()) throw_cause(cause_);
     if (call.is_pair()) return run_pair(call);
-    const bool small = !call.only_meets && small_.begin(call);
+    const Way way = ways_.way(call);
+    const bool small = !call.only_meets && (way == Way::small || way == Way::doubling);
+    if (small) small_.begin(call, way == Way::doubling);
     hello(call, small);
     if (failed()) throw_cause(cause_);
     compare_counts(call);
     if (call.count() * call.element_size() >= kLongBytes) busy_seconds_ = kBusyLong;
-    small ? small_.finish(call) : collective(call);
+    small ? small_.finish(call) : collective(call, way);
   } catch (...) {
     drop_messages();
     if (host_) {
@@ -240,11 +245,11 @@ void MpiTransport::run(const Call& call) {
   previous_ = call.record;
 }
 
-void MpiTransport::collective(const Call& call) {
+void MpiTransport::collective(const Call& call, Way way) {
   if (call.only_meets) return;
-  if (!host_ || !host_->collectives.takes(call)) return collectives_.run(call);
+  if (way != Way::hosts_ring && way != Way::hosts_direct) return collectives_.run(call, way);
   host_->update(watch_);
-  host_->collectives.run(call);
+  host_->collectives.run(call, /*around_ring=*/way == Way::hosts_ring);
 }
 
 MPI_Request& MpiTransport::begin(Lane& lane, int awaited) {
@@ -490,8 +495,8 @@ std::string MpiTransport::late_ranks() const {
   return "data sent have not been taken";
 }
 
-// Do all ranks make the same call? Dissemination: ceil(log2 n) steps of 2 call records each. Also
-// what a barrier is. The inputs of a `small` call travel behind the records, as long as all agree.
+// Do all ranks make the same call? ceil(log2 n) steps of 2 call records each. Also what a barrier
+// is. The inputs of a `small` call travel behind the records, as long as all agree.
 void MpiTransport::hello(const Call& call, bool small) {
   Hello mine;
   mine.low = mine.high = call.record;
@@ -503,8 +508,8 @@ void MpiTransport::hello(const Call& call, bool small) {
         small && agreed ? small_.outgoing(distance) : std::span<const std::byte>();
     std::memcpy(hello_out_.data(), &mine, sizeof mine);
     if (!out.empty()) std::memcpy(hello_out_.data() + sizeof mine, out.data(), out.size());
-    send(hello_out_.data(), sizeof mine + out.size(), around(rank_ + distance), kHelloTag, lane_);
-    receive(hello_in_.data(), hello_in_.size(), around(rank_ - distance), kHelloTag, lane_);
+    send(hello_out_.data(), sizeof mine + out.size(), small_.to(distance), kHelloTag, lane_);
+    receive(hello_in_.data(), hello_in_.size(), small_.from(distance), kHelloTag, lane_);
     finish(call, lane_);
     Hello theirs;
     std::memcpy(&theirs, hello_in_.data(), sizeof theirs);
@@ -512,6 +517,7 @@ void MpiTransport::hello(const Call& call, bool small) {
     if (!small || mine.low.digest != mine.high.digest) continue;
     const std::span<std::byte> in = small_.incoming(distance);
     std::memcpy(in.data(), hello_in_.data() + sizeof theirs, in.size());
+    small_.arrived(call, distance);
   }
   if (mine.low.digest == mine.high.digest) return;
   if (mine.low_rank > mine.high_rank) {
@@ -586,9 +592,9 @@ MpiChannel::MpiChannel(MPI_Comm ranks) : data(duplicate(ranks)), control(duplica
 std::unique_ptr<Transport> make_mpi_transport(const Watch& watch,
                                               std::shared_ptr<const MpiChannel> channel,
                                               std::vector<int> ranks, std::int64_t group,
-                                              HostShare share) {
+                                              HostShare share, WayChooser ways) {
   return std::make_unique<MpiTransport>(watch, std::move(channel), std::move(ranks), group,
-                                        std::move(share));
+                                        std::move(share), std::move(ways));
 }
 
 }  // namespace peal

@@ -8,6 +8,7 @@
 #include "comm/hierarchical.h"
 #include "comm/mpi_comm.h"
 #include "comm/transport.h"
+#include "comm/way_chooser.h"
 
 namespace peal {
 
@@ -25,6 +26,6 @@ struct MpiChannel {
 std::unique_ptr<Transport> make_mpi_transport(const Watch& watch,
                                               std::shared_ptr<const MpiChannel> channel,
                                               std::vector<int> ranks, std::int64_t group,
-                                              HostShare share);
+                                              HostShare share, WayChooser ways);
 
 }  // namespace peal

@@ -85,9 +85,11 @@ typedef struct peal_comm_options {
   size_t size;
   int shared_memory;       /* 0: MPI even between ranks of one host */
   double deadline_seconds; /* of every wait */
+  const char* tune_file;   /* costs to choose ways by; "": built-in ones; NULL: $PEAL_TUNE or the
+                            * default place (comm/README.md). Rank 0's holds for all. */
 } peal_comm_options;
 #define PEAL_COMM_OPTIONS \
-  { sizeof(peal_comm_options), 1, 300.0 }
+  { sizeof(peal_comm_options), 1, 300.0, NULL }
 
 typedef struct peal_bucket_options {
   size_t size;

@@ -515,6 +515,12 @@ void QueuedCommunicator::abort(const std::string& cause, int code) {
   place_.family->fail(make_cause(rank(), code, me, cause), /*here=*/nullptr);
 }
 
+std::string_view QueuedCommunicator::way(std::int64_t count, DType dtype, Algorithm algorithm) {
+  Call call = make_call(CallKind::all_reduce, dtype, count);
+  call.record.algorithm = algorithm;
+  return transport_->way(call);
+}
+
 void QueuedCommunicator::set_deadline(double seconds) {
   watch_.deadline.store(seconds, std::memory_order_relaxed);
 }

@@ -98,6 +98,7 @@ class QueuedCommunicator : public Communicator {
   void wait(Stream& s, Request request) override;
   bool done(Request request) override;
   void abort(const std::string& cause, int exit_code) override;
+  std::string_view way(std::int64_t count, DType dtype, Algorithm algorithm) override;
   void set_deadline(double seconds) override;
   void set_step(std::int64_t step) override;
   void set_flight_directory(const std::string& directory) override;

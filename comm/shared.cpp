@@ -108,10 +108,11 @@ std::shared_ptr<SharedSpace> make_thread_space(int ranks) {
 }
 
 SharedTransport::SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch,
-                                 Beyond* beyond)
+                                 std::size_t most_mail, Beyond* beyond)
     : space_(std::move(space)),
       watch_(watch),
       beyond_(beyond),
+      most_mail_(std::min(most_mail, Mail::kPayload)),
       ranks_(space_->ranks()),
       rank_(watch.rank),
       chain_(chain_plan(ranks_)),

@@ -138,8 +138,10 @@ class Beyond {
 
 class SharedTransport final : public Transport {
  public:
-  // With `beyond` it decides how long waits may be.
-  SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch, Beyond* beyond = nullptr);
+  // With `beyond` it decides how long waits may be. `most_mail`: inputs of so many bytes, and no
+  // more than fit, go by mail (cost_model.h).
+  SharedTransport(std::shared_ptr<SharedSpace> space, const Watch& watch, std::size_t most_mail,
+                  Beyond* beyond = nullptr);
   ~SharedTransport() override;
 
   void begin(const Call& call) override;
@@ -147,6 +149,9 @@ class SharedTransport final : public Transport {
   void abort(const Cause& cause) override;
   const Cause* failure() override;
   void wait_elsewhere(bool long_since) override;
+  std::string_view way(const Call& call) override {
+    return name_of(is_small(call) ? Way::mail : Way::slices);
+  }
 
  private:
   void throw_if_failed();
@@ -210,6 +215,7 @@ class SharedTransport final : public Transport {
   std::shared_ptr<SharedSpace> space_;
   const Watch& watch_;
   Beyond* beyond_;
+  std::size_t most_mail_;
   int ranks_, rank_;
   std::uint64_t sequence_ = 0;
   std::uint64_t meetings_ = 0;

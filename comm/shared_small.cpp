@@ -77,9 +77,7 @@ bool SharedTransport::is_small(const Call& call) const {
   } else if (call.record.kind != CallKind::all_reduce || call.is_group()) {
     return false;
   }
-  const std::size_t bytes = inputs * call.count() * call.element_size();
-  // The more ranks, the more each reads that the owners of slices would have read for it.
-  return bytes <= Mail::kPayload && bytes * at(ranks_) <= 4 * Mail::kPayload;
+  return inputs * call.count() * call.element_size() <= most_mail_;
 }
 
 std::size_t SharedTransport::mail_bytes(const Call& call, int rank) const {

@@ -34,6 +34,9 @@ class StagedTransport final : public Transport {
   void abort(const Cause&) override {}
   const Cause* failure() override { return nullptr; }
   void wait_elsewhere(bool) override {}
+  std::string_view way(const Call& call) override {
+    return queue_.way(call.longest, call.record.dtype, call.record.algorithm);
+  }
 
  private:
   static constexpr int kBuffers = 2;

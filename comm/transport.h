@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/call.h"
+#include "comm/cost_model.h"
 
 namespace peal {
 
@@ -55,6 +56,8 @@ class Transport {
   // Any thread: whether this rank has waited for long, not in a call that all ranks make here but
   // in one of another communicator or of a pair. Peers that wait for it here then blame others.
   virtual void wait_elsewhere(bool long_since) = 0;
+  // The way that an all-reduce goes here.
+  virtual std::string_view way(const Call& call) = 0;
 
   virtual void leave() {}  // Watch::closing was set: what waits elsewhere gives up, too
 

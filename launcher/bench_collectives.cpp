@@ -7,12 +7,14 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "comm/tuning.h"
 #include "core/base/error.h"
 #include "launcher/bench.h"
 #include "launcher/cli.h"
 #include "launcher/measure_collectives.h"
 #include "launcher/progress.h"
 #include "launcher/train.h"
+#include "launcher/tune_collectives.h"
 
 namespace peal {
 namespace {
@@ -34,17 +36,20 @@ constexpr Choice<DType> kDTypes[] = {
     {"i8", DType::i8},     {"u8", DType::u8},   {"bool", DType::boolean}};
 constexpr Choice<Peer> kPeers[] = {{"mpi", Peer::mpi}, {"ring", Peer::ring}};
 constexpr Choice<Algorithm> kAlgorithms[] = {{"automatic", Algorithm::automatic},
+                                             {"auto", Algorithm::automatic},
                                              {"ring", Algorithm::ring},
                                              {"ordered_tree", Algorithm::ordered_tree}};
 
 struct Arguments {
-  std::string op = "all_reduce", dtype = "f32", algorithm = "automatic";
+  std::string op = "all_reduce", dtype = "f32", algorithm = "automatic", way;
   std::string smallest = "4B", largest = "256MiB";
   std::int64_t factor = 2;
   std::int64_t warmup = 5, iterations = 0;
   int local = 0;
   bool private_memory = false, fresh = false, json = false;
   std::string compare;  // empty: with nothing
+  bool tune = false;
+  std::string tune_file;
 };
 
 template <typename T, std::size_t N>
@@ -94,11 +99,20 @@ CollectiveCase read_case(const Arguments& arguments) {
     fail_input("--algorithm", arguments.algorithm, "; allowed with --op ", arguments.op,
                ": automatic");
   }
+  const bool mpi = arguments.local == 0 && MpiSession::launched();
+  for (const auto& [option, given] :
+       {std::pair("--tune", arguments.tune), std::pair("--tune-file", !arguments.tune_file.empty()),
+        std::pair("--way", !arguments.way.empty())}) {
+    if (!given || mpi) continue;
+    fail_input(option,
+               "these ranks have no MPI; start them with mpirun or srun, such as mpirun -np 2 "
+               "peal bench collectives --tune");
+  }
   const bool all_reduces = what.op == Collective::all_reduce || what.op == Collective::ordered_tree;
   if (what.peer == Peer::ring && !all_reduces) {
     fail_input("--compare ring", "--op ", arguments.op, "; allowed: all_reduce, ordered_tree");
   }
-  if (what.peer == Peer::mpi && (arguments.local > 0 || !MpiSession::launched())) {
+  if (what.peer == Peer::mpi && !mpi) {
     fail_input("--compare mpi",
                "these ranks have no MPI; start them with mpirun or srun, such as "
                "mpirun -np 2 peal bench collectives --compare mpi");
@@ -143,8 +157,10 @@ void check_largest(const CollectiveCase& what, std::int64_t count, const Communi
 struct Row {
   std::int64_t count = 0;
   std::size_t bytes = 0;
+  std::string way = "-";  // of all_reduce
   std::optional<CollectiveTimes> out_of_place, in_place;
 };
+constexpr const char* kFirst = "%1s%11s %12s %6s %6s %12s";  // columns before the times
 
 class Report {
  public:
@@ -195,9 +211,9 @@ std::vector<std::string> Report::head() const {
           " memory", what_.fresh ? ", fresh inputs" : "",
           compare ? cat(", beside ", mpi ? MpiPeer::library() : "all_reduce around a ring") : ""),
       "# time: mean; algbw and busbw: of p50; a call takes as long as on its slowest rank",
-      format("#%11s %12s %6s %6s", "", "", "", "") + group("out-of-place") + group("in-place"),
-      format("#%11s %12s %6s %6s", "size", "count", "type", "redop") + columns + columns,
-      format("#%11s %12s %6s %6s", "(B)", "(elements)", "", "") + units + units};
+      format(kFirst, "#", "", "", "", "", "") + group("out-of-place") + group("in-place"),
+      format(kFirst, "#", "size", "count", "type", "redop", "way") + columns + columns,
+      format(kFirst, "#", "(B)", "(elements)", "", "", "") + units + units};
 }
 
 std::string Report::columns(const std::optional<CollectiveTimes>& times, std::size_t bytes) const {
@@ -213,8 +229,8 @@ std::string Report::columns(const std::optional<CollectiveTimes>& times, std::si
 }
 
 std::string Report::table_line(const Row& row) const {
-  return format("%12zu %12lld %6s %6s", row.bytes, static_cast<long long>(row.count),
-                arguments_.dtype.c_str(), what_.reduces() ? "sum" : "none") +
+  return format(kFirst, "", std::to_string(row.bytes).c_str(), std::to_string(row.count).c_str(),
+                arguments_.dtype.c_str(), what_.reduces() ? "sum" : "none", row.way.c_str()) +
          columns(row.out_of_place, row.bytes) + columns(row.in_place, row.bytes);
 }
 
@@ -226,6 +242,7 @@ std::string Report::json_line(const Row& row, const CollectiveTimes& times, bool
                                  {"ranks", comm_.world_size()},
                                  {"backend", comm_.backend()},
                                  {"algorithm", arguments_.algorithm},
+                                 {"way", row.way},
                                  {"memory", what_.private_memory ? "private" : "shared"},
                                  {"fresh", what_.fresh},
                                  {"in_place", in_place},
@@ -263,6 +280,7 @@ void bench_collectives(const Arguments& arguments, const CollectiveCase& what, c
   std::string first_wrong;
   for (const std::int64_t count : counts) {
     Row row{count, what.bytes(count, comm.world_size())};
+    if (what.op == Collective::all_reduce) row.way = comm.way(count, what.dtype, what.algorithm);
     const auto measure = [&](bool in_place) {
       const std::string where = cat(row.bytes, " bytes ", in_place ? "in place" : "out of place");
       progress.note(cat(arguments.op, ", ", where, " ..."));
@@ -298,6 +316,9 @@ void add_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--algorithm", arguments.algorithm, "of all_reduce")
       ->check(one_of(kAlgorithms))
       ->capture_default_str();
+  command.add_option(
+      "--way", arguments.way,
+      "how every all_reduce is carried out that can be, whatever is tuned: " + names_of_ways());
   command.add_option("--min", arguments.smallest, "smallest size: 4096, 64KiB, 128MB, ...")
       ->capture_default_str();
   command.add_option("--max", arguments.largest, "largest size")->capture_default_str();
@@ -318,6 +339,12 @@ void add_options(CLI::App& command, Arguments& arguments) {
                   "theirs / ours")
       ->check(one_of(kPeers));
   command.add_flag("--json", arguments.json, "print one JSON object a line");
+  command.add_flag("--tune", arguments.tune,
+                   "fit what meetings, messages and bytes cost here, inside hosts and between them "
+                   "as the ranks lie, and store it: all_reduce then goes the quickest way");
+  command.add_option("--tune-file", arguments.tune_file,
+                     "where --tune stores that, and other runs find it; otherwise $PEAL_TUNE or " +
+                         default_tuning_path().string());
 }
 
 }  // namespace
@@ -336,14 +363,24 @@ void add_bench_collectives(CLI::App& bench) {
       "4.\n"
       "Examples:\n"
       "  mpirun -np 2 --bind-to core peal bench collectives --compare mpi\n"
+      "  mpirun -np 4 --bind-to core peal bench collectives --tune\n"
       "  mpirun -np 4 peal bench collectives --op reduce_scatter --min 64KiB --max 64MiB --json\n"
       "  mpirun -np 2 --bind-to core peal bench collectives --op ordered_tree --compare ring\n"
       "  peal bench collectives --local 2 --dtype f64 --algorithm ordered_tree");
   command->callback([arguments] {
     const CollectiveCase what = read_case(*arguments);
     const Sizes sizes = read_sizes(*arguments);
-    with_ranks(arguments->local,
-               [&](Communicator& comm) { bench_collectives(*arguments, what, sizes, comm); });
+    HostOptions options;
+    if (!arguments->tune_file.empty()) options.tune_file = arguments->tune_file;
+    if (arguments->tune) options.tune_file = "";
+    options.way = arguments->way;
+    with_ranks(
+        arguments->local,
+        [&](Communicator& comm) {
+          if (arguments->tune) return tune_collectives(arguments->tune_file, what.iterations, comm);
+          bench_collectives(*arguments, what, sizes, comm);
+        },
+        options);
   });
 }
 

@@ -64,7 +64,7 @@ JobSpec read_job(const JobArguments& arguments) {
   return job;
 }
 
-void with_ranks(int local, const std::function<void(Communicator&)>& work) {
+void with_ranks(int local, const std::function<void(Communicator&)>& work, HostOptions options) {
   const auto guarded = [&](Communicator& comm) {
     try {
       work(comm);
@@ -79,10 +79,11 @@ void with_ranks(int local, const std::function<void(Communicator&)>& work) {
   if (local > 0) {
     run_local_ranks(local, guarded);
   } else if (MpiSession::launched()) {
+    options.warn = log::warn;
     // Left alive on an error: finalising MPI would wait for peers that may be gone.
     auto* session = new MpiSession;
     try {
-      const std::unique_ptr<Communicator> comm = make_host_communicator({.warn = log::warn});
+      const std::unique_ptr<Communicator> comm = make_host_communicator(options);
       guarded(*comm);
     } catch (const Error& error) {
       print_error(error.what(), error.kind() != ErrorKind::peer);

@@ -45,7 +45,9 @@ void add_timeline_arguments(CLI::App& app, TimelineArguments& arguments);
 
 // Runs `work` as one MPI rank under mpirun or srun, as `local` threads when asked, or alone. An
 // error travels to the other ranks before it is thrown here.
-void with_ranks(int local, const std::function<void(Communicator&)>& work);
+// `options` of ranks over MPI.
+void with_ranks(int local, const std::function<void(Communicator&)>& work,
+                HostOptions options = {});
 
 // Whether people watch: standard output, or mpirun's where that started this process, is a
 // terminal.

@@ -10,7 +10,6 @@
 namespace peal {
 namespace {
 
-constexpr double kSeconds = 0.4;  // of a measurement, where the iterations are not given
 constexpr double kFewest = 5, kMost = 5000;
 constexpr int kRoot = 0;
 constexpr int kPoison = 0xA5;  // no element of any dtype that is right looks like this
@@ -209,7 +208,7 @@ double CollectiveBench::timed(const std::function<void()>& work) {
 
 // The warm-up, whose fastest call tells how many fit the time.
 std::int64_t CollectiveBench::iterations(const Operands& ours, const Operands& theirs) {
-  std::vector<double> fastest = {kSeconds};
+  std::vector<double> fastest = {what_.seconds};
   for (std::int64_t i = 0; i < what_.warmup; ++i) {
     const double start = seconds_now();
     timed([&] { call(ours); });
@@ -218,7 +217,7 @@ std::int64_t CollectiveBench::iterations(const Operands& ours, const Operands& t
   }
   if (what_.iterations > 0) return what_.iterations;
   agree_on_slowest(fastest);
-  return static_cast<std::int64_t>(std::clamp(kSeconds / fastest[0], kFewest, kMost));
+  return static_cast<std::int64_t>(std::clamp(what_.seconds / fastest[0], kFewest, kMost));
 }
 
 void CollectiveBench::agree_on_slowest(std::vector<double>& seconds) {

@@ -32,7 +32,8 @@ struct CollectiveCase {
   DType dtype = DType::f32;
   Algorithm algorithm = Algorithm::automatic;
   std::int64_t warmup = 5;      // calls before the measurement, at least 1
-  std::int64_t iterations = 0;  // calls measured; 0: as many as fit a fixed time
+  std::int64_t iterations = 0;  // calls measured; 0: as many as fit `seconds`, 5 to 5000
+  double seconds = 0.4;
   bool private_memory = false;  // instead of Communicator::allocate
   bool fresh = false;           // inputs are written before every call, which is not measured
   Peer peer = Peer::none;

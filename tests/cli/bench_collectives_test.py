@@ -7,7 +7,7 @@ from peal_cli import run
 
 INPUT = 2
 QUICK = ["--warmup", 1, "--iterations", 3]
-FIELDS = {"op", "bytes", "count", "dtype", "ranks", "backend", "algorithm", "memory", "fresh",
+FIELDS = {"op", "bytes", "count", "dtype", "ranks", "backend", "algorithm", "way", "memory", "fresh",
           "in_place", "iterations", "time_us", "mean_us", "p99_us", "algbw", "busbw", "wrong"}
 BLOCKS = ("reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")
 BUS_FACTOR = {"all_reduce": lambda n: 2 * (n - 1) / n, "ordered_tree": lambda n: 2 * (n - 1) / n,
@@ -48,17 +48,17 @@ class BenchCollectives(unittest.TestCase):
         rows = [line.split() for line in said.splitlines() if not line.startswith("#")]
         names = next(line for line in head if " size " in line).split()
         placement = ["time", "p50", "p99", "algbw", "busbw", "#wrong"]
-        self.assertEqual(names, ["#", "size", "count", "type", "redop", *placement, *placement])
+        self.assertEqual(names, ["#", "size", "count", "type", "redop", "way", *placement, *placement])
         self.assertTrue(any("out-of-place" in line and " in-place" in line for line in head))
         self.assertIn("2 ranks", head[0])
-        self.assertEqual([row[:4] for row in rows],
-                         [["4", "1", "f32", "sum"], ["512", "128", "f32", "sum"],
-                          ["65536", "16384", "f32", "sum"]])
+        self.assertEqual([row[:5] for row in rows],
+                         [["4", "1", "f32", "sum", "mail"], ["512", "128", "f32", "sum", "mail"],
+                          ["65536", "16384", "f32", "sum", "slices"]])
         for row in rows:
             self.assertEqual(len(row), len(names) - 1)
-            numbers = [float(value) for value in row[4:]]
+            numbers = [float(value) for value in row[5:]]
             self.assertTrue(all(math.isfinite(number) for number in numbers))
-            self.assertEqual((row[9], row[15]), ("0", "0"))
+            self.assertEqual((row[10], row[16]), ("0", "0"))
 
     def test_sizes(self):
         def sizes(*arguments):

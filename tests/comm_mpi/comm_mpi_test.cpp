@@ -3,6 +3,7 @@
 //   comm_mpi_test CARRIER groups          split, make_group
 //   comm_mpi_test CARRIER failing_groups  what reaches whom when a group fails
 //   comm_mpi_test CARRIER sizes           every collective and dtype at > 16 Mi elements
+//   comm_mpi_test CARRIER ways            every way of an all-reduce; what a tune file may change
 //   comm_mpi_test CARRIER large|mismatch|counts|pair|late|abort|kill
 // CARRIER: shared, mpi, or hosts2 (every two ranks as if on a host of their own: both together).
 // Ends with 0 when this rank saw what it should.
@@ -12,12 +13,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <set>
 #include <thread>
 
+#include "comm/tuning.h"
 #include "core/base/error.h"
+#include "core/base/file.h"
+#include "core/base/random.h"
 #include "tests/comm/contract_compression.h"
 #include "tests/comm/contract_large.h"
 #include "tests/comm/group_contract.h"
+#include "tests/temporary_folder.h"
 
 namespace peal {
 namespace {
@@ -190,12 +196,109 @@ void failing_groups(Communicator& comm) {
   comm.wait(s, comm.barrier(s, "this world is well"));
 }
 
+HostOptions options_of(const std::string& memory) {
+  HostOptions options;
+  options.deadline_seconds = 60;
+  options.shared_memory = memory != "mpi";
+  if (memory == "hosts2") options.ranks_per_host = 2;
+  options.tune_file = "";
+  return options;
+}
+
+std::vector<float> numbers(std::int64_t count, int rank) {
+  std::vector<float> x(static_cast<std::size_t>(count));
+  const Random random({.seed = 5, .stream = static_cast<std::uint64_t>(rank)});
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = static_cast<float>(random.u64(i) % 1000003) / 1009.0f - 400;
+  }
+  return x;
+}
+
+// Sums whose bits depend on the order of additions, of all sizes and orders but automatic.
+std::vector<float> ordered_sums(Communicator& comm) {
+  Stream s;
+  std::vector<float> all;
+  for (const std::int64_t count : {1, 400, 3000, 9000, 200'000}) {
+    for (const Algorithm algorithm : {Algorithm::ring, Algorithm::ordered_tree}) {
+      std::vector<float> x = numbers(count, comm.rank());
+      const Tensor view = contract::view(x);
+      comm.wait(s, comm.all_reduce(s, "sum", view, view, ReduceOp::sum, algorithm));
+      all.insert(all.end(), x.begin(), x.end());
+    }
+    const int virtual_ranks = 12;
+    const auto nodes =
+        maximal_nodes(virtual_ranks, block_of(virtual_ranks, comm.world_size(), comm.rank()));
+    std::vector<std::vector<float>> partials;
+    std::vector<Tensor> views;
+    for (const TreeNode& node : nodes) partials.push_back(numbers(count, node.begin));
+    for (auto& partial : partials) views.push_back(contract::view(partial));
+    comm.wait(s, comm.all_reduce_tree(s, "tree", virtual_ranks, views, views[0]));
+    all.insert(all.end(), partials[0].begin(), partials[0].end());
+  }
+  return all;
+}
+
+// By size, what this communicator does; the same on all ranks.
+std::string ways_of(Communicator& comm) {
+  std::string ways;
+  for (std::int64_t bytes = 1; bytes < 1 << 24; bytes *= 2) {
+    ways += cat(comm.way(bytes, DType::u8, Algorithm::automatic), " ");
+  }
+  agree(comm, {{"ways", ways}});
+  return ways;
+}
+
+// Each rank brings a file of its own: rank 0's decides. Whatever it says, sums that are promised
+// have the same bits; the others are right.
+void ways(const std::string& memory, Communicator& comm) {
+  const TemporaryFolder folder;
+  HostOptions options = options_of(memory);
+  const std::vector<float> expected = ordered_sums(comm);
+  std::set<std::string> seen;
+  for (int k = 0; k < 4; ++k) {
+    Tuning tuning;
+    tuning.inside = tuning.between = FittedOn{1, 1, "any"};
+    // Meetings or steps that cost nothing, or all there is; every rank has other costs.
+    const int costly = (k + comm.rank()) % 4;
+    if (costly == 0) tuning.costs.set({0, 1e-9, 1e-9, 0, 0, 1e-9});
+    if (costly == 1) tuning.costs.set({1, 0, 0, 1e-6, 1e-6, 1e-6});
+    if (costly == 2) tuning.costs.set({0, 0, 0, 1, 0, 1e-9});
+    if (costly == 3) tuning.costs.factors[static_cast<std::size_t>(Way::direct)].fill(100);
+    options.tune_file = (folder.path() / "tuning").string();
+    write_file_atomically(*options.tune_file, print_tuning(tuning));
+    if (comm.rank() == 1 && k == 3) options.tune_file = "/absent";
+    const auto tuned = make_host_communicator(options);
+    seen.insert(ways_of(*tuned));
+    require(ordered_sums(*tuned) == expected, "other bits with costs ", k);
+    contract::all_reduce<float>(*tuned);
+    contract::all_reduce<contract::Bf16>(*tuned);
+  }
+  require(comm.world_size() == 1 || seen.size() > 1, "all costs lead to the same ways");
+  for (std::size_t i = 0; i < kWays; ++i) {
+    options.tune_file = "";
+    options.way = name_of(static_cast<Way>(i));
+    const auto world = make_host_communicator(options);
+    const bool taken = ways_of(*world).find(options.way) != std::string::npos;
+    const bool several = comm.world_size() > comm.local_size();
+    const bool inside = static_cast<Way>(i) == Way::mail || static_cast<Way>(i) == Way::slices;
+    const bool over_hosts = options.way.starts_with("hosts");
+    const bool pairs = comm.world_size() > 2 && (comm.world_size() & (comm.world_size() - 1)) == 0;
+    bool can = memory == "shared" ? inside : !inside && (!over_hosts || several);
+    if (static_cast<Way>(i) == Way::doubling) can = can && pairs;
+    require(taken == can, options.way, can ? " is never taken" : " is taken");
+    require(ordered_sums(*world) == expected, "other bits by ", options.way);
+    contract::all_reduce<float>(*world);
+    contract::all_reduce<std::int64_t>(*world);
+  }
+}
+
 int run(const std::string& memory, const std::string& what) {
   const std::map<std::string, void (*)(Communicator&)> tests{
       {"contract", run_contract},
       {"groups", contract::groups},
       {"failing_groups", memory == "shared" ? failing_groups<true> : failing_groups<false>},
       {"large", run_large},
+      {"ways", nullptr},
       {"sizes", run_sizes},
       {"mismatch", mismatch},
       {"counts", counts},
@@ -204,13 +307,10 @@ int run(const std::string& memory, const std::string& what) {
       {"abort", abort_is_heard},
       {"kill", kill_one}};
   MpiSession session;
-  HostOptions options;
-  options.deadline_seconds = 60;
-  options.shared_memory = memory != "mpi";
-  if (memory == "hosts2") options.ranks_per_host = 2;
-  const auto comm = make_host_communicator(options);
+  const auto comm = make_host_communicator(options_of(memory));
   try {
-    tests.at(what)(*comm);
+    const auto test = tests.at(what);
+    test != nullptr ? test(*comm) : ways(memory, *comm);
     if (comm->rank() == 0)
       std::printf("passed: %s %s on %d\n", memory.c_str(), what.c_str(), comm->world_size());
   } catch (const std::exception& error) {
