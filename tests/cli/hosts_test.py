@@ -2,7 +2,6 @@
 training across it, and what a cut cable leads to."""
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -10,23 +9,10 @@ import tempfile
 import time
 import unittest
 
-from peal_cli import DATA, PEAL, SOURCE, PealTest, run
+from bed import TESTBED, testbed, traces
+from peal_cli import DATA, PEAL, PealTest, run
 
-TESTBED = [*([] if os.geteuid() == 0 else ["sudo", "-n", "--preserve-env=PEAL_TESTBED"]),
-           str(SOURCE / "cluster/testbed.sh")]
 CONTRACT = pathlib.Path(PEAL).parent / "comm_mpi_test"
-
-
-def testbed(*words, **options):
-    return subprocess.run([*TESTBED, *map(str, words)], capture_output=True, text=True,
-                          timeout=120, **options)
-
-
-def traces():
-    """What a bed could leave behind in the namespaces of this machine."""
-    links = pathlib.Path("/sys/class/net").iterdir()
-    mounts = re.findall(r" (\S*testbed\S*) ", pathlib.Path("/proc/self/mountinfo").read_text())
-    return sorted(link.name for link in links), mounts
 
 
 class Hosts(PealTest):
