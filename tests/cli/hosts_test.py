@@ -60,6 +60,24 @@ class Hosts(PealTest):
             self.assertIn(f"{2 * slots} ranks (host)", done.stdout)
             self.assertEqual(self.hash(self.folder / "run"), alone)
 
+    def test_launch_refuses_hosts_that_it_cannot_use(self):
+        job = self.job()
+
+        def launch(hosts, code, program=PEAL):
+            said = testbed("exec", "h1", program, "launch", "--hosts", hosts, job)
+            self.assertEqual(said.returncode, code, said.stdout + said.stderr)
+            self.assertFalse((self.folder / "run").exists())
+            return said.stderr
+
+        self.assertIn("h9: is no host that is known here", launch("h1,h9", 2))
+        self.assertEqual(testbed("exec", "h1", "cp", PEAL, "/tmp/only-here").returncode, 0)
+        self.assertIn("h2: has no program /tmp/only-here", launch("h1,h2", 2, "/tmp/only-here"))
+        testbed("link", "h2", "down")
+        try:
+            self.assertRegex(launch("h1,h2", 3), r"h2: cannot be reached: .*; `ssh h2 true` must")
+        finally:
+            testbed("link", "h2", "up")
+
     def test_a_cut_cable_is_named(self):
         job = self.job(limit=4000, epochs=4000,
                        extra="eval { every_epochs: 0 }\ncheckpoint { every_steps: 5 }\n")
