@@ -8,7 +8,8 @@ usage() {
 usage: cluster/install_deps.sh [--tests] [--dev] [--list]
   --tests also what only the tests need: LibTorch (large) and pkg-config, for the examples that
           link the comm layer; iproute2 and openssh-server, to make hosts on one machine
-          (cluster/testbed.sh); Debian starts the ssh service when it installs that one
+          (cluster/testbed.sh), and Slurm with munge, to run jobs on them; Debian starts the
+          services ssh and munge when it installs them
   --dev   also what working on Peal needs: clang (fuzzing), clang-format, clang-tidy, shellcheck
   --list  print the packages and change nothing
 EOF
@@ -25,7 +26,8 @@ packages=(
   python3 python3-venv procps                                 # tests
   dataset-fashion-mnist                                       # pictures to train on
 )
-test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client)
+test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client
+               slurmctld slurmd slurm-client munge)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 
 fail() {

@@ -7,10 +7,13 @@ set -euo pipefail
 usage() {
   cat <<'EOF'
 usage: cluster/testbed.sh COMMAND, as root
-  up N [--rate RATE] [--share FOLDER]...
-                        make hosts h1..hN (10.77.0.1..N); RATE limits every link, both ways (1gbit)
+  up N [--rate RATE] [--share FOLDER]... [--slurm]
+                        make hosts h1..hN (10.77.0.1..N); RATE limits every link, both ways (1gbit);
+                        --slurm: Slurm runs on them, and a host `control` beside them controls it
   mpirun SLOTS ARG...   mpirun from h1 over all hosts, with SLOTS ranks on each
   exec HOST COMMAND...  run a command on a host, in the folder where you are
+  srun ARG...           a command of Slurm on `control`; likewise sbatch, salloc, scancel, squeue,
+                        sinfo and scontrol
   rate RATE|none        change the speed of all links
   link HOST down|up     take a host's cable out, or put it back
   freeze HOST           stop everything on a host, as a machine that hangs; `thaw HOST` goes on
@@ -19,7 +22,8 @@ usage: cluster/testbed.sh COMMAND, as root
   down                  end all of it
 
 Hosts see the whole file system of this machine, except /tmp and /dev/shm, which are their own.
-This checkout stays visible also where it lies in /tmp; so does each FOLDER.
+This checkout stays visible also where it lies in /tmp; so does each FOLDER. They reach each other
+by ssh without a password.
 PEAL_TESTBED names the folder of the bed's state (default /run/peal-testbed): several beds can be
 up at once.
 
@@ -27,17 +31,23 @@ Examples:
   cluster/testbed.sh up 2 --rate 1gbit
   cluster/testbed.sh mpirun 2 build/peal train job.textproto
   cluster/testbed.sh down
+  cluster/testbed.sh up 2 --slurm
+  cluster/testbed.sh srun --nodes 2 --ntasks-per-node 2 build/peal train job.textproto
 EOF
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 state=${PEAL_TESTBED:-/run/peal-testbed}
 network=10.77.0
+control_number=254  # the host `control` in the network
 
 fail() {
   printf 'testbed.sh: %s\n' "$*" >&2
   exit 2
 }
+
+# shellcheck source=cluster/testbed_slurm.sh
+source "$here/cluster/testbed_slurm.sh"
 
 # What tells a process from a later one with the same number.
 started() {
@@ -53,9 +63,21 @@ hosts() {
   find "$state" -name 'h*.pid' -printf '%f\n' 2> /dev/null | sed 's/\.pid$//' | sort -V
 }
 
+# The hosts, and `control` where there is one.
+machines() {
+  hosts
+  [[ ! -r $state/control.pid ]] || echo control
+}
+
+address_of() {
+  local number=${1#h}
+  [[ $1 != control ]] || number=$control_number
+  echo "$network.$number"
+}
+
 # The first process of a host, or of the switch.
 pid_of() {
-  alive "$1" || fail "no host '$1' is up; there are: $(hosts | paste -sd' ')"
+  alive "$1" || fail "no host '$1' is up; there are: $(machines | paste -sd' ')"
   cut -d' ' -f1 "$state/$1.pid"
 }
 
@@ -84,7 +106,7 @@ in_network_of() {
 
 set_rate() {
   local rate=$1 host
-  for host in $(hosts); do
+  for host in $(machines); do
     in_network_of "$host" tc qdisc del dev eth0 root 2> /dev/null || true
     in_network_of switch tc qdisc del dev "$host" root 2> /dev/null || true
     [[ $rate != none ]] || continue
@@ -95,14 +117,14 @@ set_rate() {
 }
 
 write_files() {
-  local n=$1 k
+  local host
   ssh-keygen -q -t ed25519 -N '' -f "$state/key"
   ssh-keygen -q -t ed25519 -N '' -f "$state/host_key"
   cp "$state/key.pub" "$state/authorized_keys"
   printf '127.0.0.1 localhost\n' > "$state/hosts"
-  for ((k = 1; k <= n; ++k)); do
-    printf '%s.%s h%s\n' "$network" "$k" "$k" >> "$state/hosts"
-    printf 'h%s,%s.%s %s\n' "$k" "$network" "$k" "$(cut -d' ' -f1,2 "$state/host_key.pub")"
+  for host in "$@"; do
+    printf '%s %s\n' "$(address_of "$host")" "$host" >> "$state/hosts"
+    printf '%s,%s %s\n' "$host" "$(address_of "$host")" "$(cut -d' ' -f1,2 "$state/host_key.pub")"
   done > "$state/known_hosts"
   cat > "$state/ssh_config" <<END
 Host *
@@ -129,6 +151,7 @@ boot() {
   shift
   hostname "$name"
   mount --bind "$state/hosts" /etc/hosts
+  mount --bind "$state/ssh_config" /etc/ssh/ssh_config
   mount -t tmpfs tmpfs /mnt
   k=0
   for folder in "$@"; do
@@ -143,29 +166,30 @@ boot() {
     mount --bind "/mnt/$((++k))" "$folder"
   done
   umount --recursive /mnt
+  [[ ! -e $state/slurm ]] || start_slurm "$name"
   exec /usr/sbin/sshd -D -e -f "$state/sshd_config"
 }
 
-# Host hK: its namespaces, and a cable to the switch.
+# A host: its namespaces, and a cable to the switch.
 make_host() {
-  local name=h$1 k=$1 pid
+  local name=$1 pid
   shift
   spawn "$name" --net --mount --uts --ipc --pid --fork --kill-child --mount-proc \
     "$here/cluster/testbed.sh" boot "$name" "$@"
   pid=$(pid_of "$name")
   in_network_of switch ip link add "$name" type veth peer name eth0 netns "$pid"
   in_network_of switch ip link set "$name" master br0 up
-  in_network_of "$name" ip address add "$network.$k/24" dev eth0
+  in_network_of "$name" ip address add "$(address_of "$name")/24" dev eth0
   in_network_of "$name" ip link set eth0 up
   in_network_of "$name" ip link set lo up
 }
 
 wait_for_sshd() {
   local host
-  for host in $(hosts); do
+  for host in $(machines); do
     for _ in {1..250}; do
       alive "$host" || fail "$host did not start: $(tail -n3 "$state/$host.log")"
-      if in_network_of "$host" bash -c "exec 3<> /dev/tcp/$network.${host#h}/22" 2> /dev/null; then
+      if in_network_of "$host" bash -c "exec 3<> /dev/tcp/$(address_of "$host")/22" 2> /dev/null; then
         continue 2
       fi
       sleep 0.02
@@ -175,35 +199,45 @@ wait_for_sshd() {
 }
 
 up() {
-  local n=${1:-} rate=none shares=("$here" "$state") k
+  local n=${1:-} rate=none slurm=false shares=("$here" "$state") names=() name k
   [[ $n =~ ^[1-9][0-9]?$ ]] || fail "up needs a number of hosts from 1 to 99, not '$n'"
   shift
   while [[ $# -gt 0 ]]; do
+    if [[ $1 == --slurm ]]; then
+      slurm=true
+      shift
+      continue
+    fi
     [[ $# -ge 2 ]] || fail "$1 needs a value"
     case "$1" in
       --rate) rate=$2 ;;
       --share) shares+=("$(cd "$2" && pwd)") ;;
-      *) fail "unknown argument '$1'; allowed: --rate RATE, --share FOLDER" ;;
+      *) fail "unknown argument '$1'; allowed: --rate RATE, --share FOLDER, --slurm" ;;
     esac
     shift 2
   done
+  ! $slurm || check_slurm_installed
   mkdir -p "$(dirname "$state")" /run/sshd
   mkdir "$state" 2> /dev/null || fail "$state exists: a bed is up, or crashed; 'down' ends it"
   trap down EXIT
-  write_files "$n"
+  for ((k = 1; k <= n; ++k)); do names+=("h$k"); done
+  ! $slurm || names=(control "${names[@]}")
+  write_files "${names[@]}"
+  ! $slurm || write_slurm_files "$n"
   spawn switch --net --pid --fork --kill-child sleep infinity
   in_network_of switch ip link add br0 type bridge
   in_network_of switch ip link set br0 up
-  for ((k = 1; k <= n; ++k)); do make_host "$k" "${shares[@]}"; done
+  for name in "${names[@]}"; do make_host "$name" "${shares[@]}"; done
   set_rate "$rate"
   wait_for_sshd
+  ! $slurm || wait_for_slurm "$n"
   trap - EXIT
-  echo "up: $(hosts | paste -sd' '); state in $state"
+  echo "up: $(machines | paste -sd' '); state in $state"
 }
 
 down() {
   local name
-  for name in $(hosts) switch; do
+  for name in $(machines) switch; do
     alive "$name" || continue
     kill -KILL "$(pid_of "$name")"
     for _ in {1..250}; do
@@ -220,6 +254,7 @@ on_host() {
   pid=$(pid_of "$1")
   shift
   # shellcheck disable=SC2016  # expanded on the host
+  [[ ! -e $state/slurm ]] || export SLURM_CONF=$state/slurm/slurm.conf
   exec nsenter -t "$pid" --net --mount --uts --ipc --pid --root -- \
     sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
 }
@@ -232,7 +267,6 @@ run_mpi() {
   [[ -n $list ]] || fail "no hosts are up; see 'up'"
   on_host h1 env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
     mpirun --host "$list" --oversubscribe --bind-to none \
-    --mca plm_rsh_agent "ssh -F $state/ssh_config" \
     --mca oob_tcp_if_include "$network.0/24" --mca btl_tcp_if_include "$network.0/24" \
     --mca btl_vader_single_copy_mechanism none "$@"
 }
@@ -251,7 +285,7 @@ signal_host() {
 
 status() {
   local host
-  for host in $(hosts); do
+  for host in $(machines); do
     if alive "$host"; then
       printf '%s up, %s processes\n' "$host" "$(processes "$host" | wc -l)"
     else
@@ -271,6 +305,10 @@ case "$command" in
   down) down ;;
   exec) [[ $# -ge 2 ]] || fail "exec needs a host and a command"; on_host "$@" ;;
   mpirun) run_mpi "$@" ;;
+  srun | sbatch | salloc | scancel | squeue | sinfo | scontrol)
+    [[ -e $state/slurm ]] || fail "no Slurm runs here; see 'up --slurm'"
+    on_host control "$command" "$@"
+    ;;
   rate) [[ $# -eq 1 ]] || fail "rate needs a rate, or none"; set_rate "$1" ;;
   link)
     [[ $# -eq 2 && ($2 == down || $2 == up) ]] || fail "link needs a host, then down or up"

@@ -34,6 +34,15 @@ void print_error(const std::string& message, bool everybody_has_it) {
   std::fputs((prefix + message + "\n").c_str(), stderr);
 }
 
+// Tasks of srun that know nothing of one another would all be rank 0 of the same run.
+void refuse_tasks_without_pmix() {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (tasks == nullptr || std::atoi(tasks) < 2) return;
+  fail_input("srun", "it has started ", tasks,
+             " tasks without PMIx, so that they do not find one "
+             "another; start them with srun --mpi=pmix");
+}
+
 }  // namespace
 
 void add_job_arguments(CLI::App& app, JobArguments& arguments) {
@@ -94,6 +103,7 @@ void with_ranks(int local, const std::function<void(Communicator&)>& work, HostO
     }
     delete session;
   } else {
+    refuse_tasks_without_pmix();
     const std::unique_ptr<Communicator> comm = make_single_communicator();
     guarded(*comm);
   }
@@ -119,11 +129,14 @@ int run_cli(int argc, char** argv) {
       "  peal train job.textproto --set train.epochs=3\n"
       "  mpirun -np 4 peal train job.textproto\n"
       "  peal launch -n 4 job.textproto\n"
+      "  peal submit --nodes 2 --ranks-per-node 4 job.textproto\n"
       "  peal inspect --hash runs/fashion_mnist\n"
       "Exit codes: 0 done, 2 the input is wrong, 3 a peer or the network failed,\n"
       "4 the numbers went wrong, 1 anything else.");
   add_train_command(app);
   add_launch_command(app);
+  add_submit_command(app);
+  add_status_command(app);
   add_shard_command(app);
   add_eval_command(app);
   add_inspect_command(app);
@@ -133,6 +146,8 @@ int run_cli(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     return 0;
+  } catch (const EndWith& end) {
+    return end.code;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0 || rank_from_environment() == 0) app.exit(error);
     return error.get_exit_code() == 0 ? 0 : exit_code(ErrorKind::input);

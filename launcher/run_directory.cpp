@@ -45,6 +45,7 @@ void RunDirectory::clear() {
   std::filesystem::remove_all(path_ / "logs", ignored);
   std::filesystem::remove(path_ / "metrics.jsonl", ignored);
   std::filesystem::remove(path_ / "job.textproto", ignored);
+  std::filesystem::remove(path_ / "status.json", ignored);
   std::vector<std::filesystem::path> events;
   for (const auto& entry : std::filesystem::directory_iterator(path_, ignored)) {
     if (entry.path().filename().string().starts_with("events.out.tfevents.")) {

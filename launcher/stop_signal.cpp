@@ -1,6 +1,7 @@
 #include "launcher/stop_signal.h"
 
 #include <csignal>
+#include <utility>
 
 namespace peal {
 namespace {
@@ -22,15 +23,13 @@ void install(int number, void (*handler)(int)) {
 
 }  // namespace
 
-StopSignal::StopSignal() {
-  stop_asked = 0;
-  install(SIGINT, on_stop_signal);
-  install(SIGTERM, on_stop_signal);
+StopSignal::StopSignal(std::vector<int> signals) : signals_(std::move(signals)) {
+  for (const int number : signals_) install(number, on_stop_signal);
 }
 
 StopSignal::~StopSignal() {
-  install(SIGINT, SIG_DFL);
-  install(SIGTERM, SIG_DFL);
+  for (const int number : signals_) install(number, SIG_DFL);
+  stop_asked = 0;
 }
 
 bool StopSignal::asked() {

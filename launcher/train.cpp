@@ -1,7 +1,12 @@
 #include "launcher/train.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <memory>
 
 #include "core/base/checksum.h"
@@ -13,6 +18,7 @@
 #include "launcher/metrics.h"
 #include "launcher/progress.h"
 #include "launcher/run_directory.h"
+#include "launcher/status.h"
 #include "launcher/stop_signal.h"
 #include "launcher/trainer.h"
 #include "launcher/version.h"
@@ -49,11 +55,16 @@ class Run {
 
   void prepare();
   void loop();
+  // Leaves a word for `peal status`.
+  void tell_failure(const std::string& error, int code) {
+    if (status_) status_->fail(error, code);
+  }
 
  private:
   bool first_rank() const { return comm_.rank() == 0; }
   void open_directory();
   void share_start();
+  std::vector<std::string> hosts();
   void announce();
   void after_step(std::int64_t step, const StepResult& result);
   void log_window(std::int64_t step, const StepResult& result);
@@ -79,6 +90,7 @@ class Run {
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<CheckpointWriter> writer_;
+  std::unique_ptr<StatusFile> status_;
   std::int64_t first_step_ = 0, saved_step_ = -1, evaluated_step_ = -1;
 
   // The steps since the last line of metrics.
@@ -129,8 +141,15 @@ void Run::prepare() {
   trainer_->start(first_step_);
   checkpoint_.reset();
   if (!options_.timeline.empty() && first_step_ < trainer_->total_steps()) make_timeline();
+  RunStatus status{.step = first_step_,
+                   .steps = trainer_->total_steps(),
+                   .epochs = job_.train().epochs(),
+                   .ranks = comm_.world_size(),
+                   .hosts = hosts()};
+  if (first_step_ > 0) status.epoch = epoch_of(first_step_);
   together(comm_, [&] {
     if (!first_rank()) return;
+    status_ = std::make_unique<StatusFile>(directory_->path(), status);
     directory_->write_job(job_);
     metrics_ = std::make_unique<Metrics>(directory_->path(), first_step_, job_.run().tensorboard());
     writer_ = std::make_unique<CheckpointWriter>(
@@ -198,6 +217,26 @@ void Run::write_timeline() {
                     "; the clocks of its ranks agree to ", std::ceil(1e6 * error), " us", lost));
 }
 
+// The hosts of all ranks, in their order, each once.
+std::vector<std::string> Run::hosts() {
+  constexpr std::size_t kRoom = 64;
+  std::array<char, kRoom> own{};
+  gethostname(own.data(), kRoom - 1);
+  std::vector<char> all(kRoom * static_cast<std::size_t>(comm_.world_size()));
+  Stream stream;
+  const auto bytes = [](std::int64_t n, char* data) {
+    return Tensor{.data = data, .shape = {n}, .dtype = DType::u8};
+  };
+  comm_.wait(stream, comm_.all_gather(stream, "hosts", bytes(kRoom, own.data()),
+                                      bytes(static_cast<std::int64_t>(all.size()), all.data())));
+  std::vector<std::string> names;
+  for (std::size_t r = 0; r < all.size(); r += kRoom) {
+    const std::string name = &all[r];
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  return names;
+}
+
 void Run::announce() {
   const MemoryTable memory = trainer_->memory();
   std::int64_t values = 0;
@@ -218,7 +257,7 @@ void Run::announce() {
 }
 
 void Run::loop() {
-  const StopSignal signals;
+  const StopSignal signals({SIGINT, SIGTERM});
   const std::int64_t steps = trainer_->total_steps();
   if (first_step_ == steps) {
     progress_.say(cat("the run is finished after step ", steps,
@@ -253,6 +292,7 @@ void Run::loop() {
     evaluate(step);
   }
   if (timeline_) write_timeline();
+  if (status_) status_->end(stop ? "stopped" : "finished");
   if (stop) {
     progress_.say(cat("stopped after step ", step,
                       "; a checkpoint is written and the same command "
@@ -281,15 +321,16 @@ void Run::log_window(std::int64_t step, const StepResult& result) {
   const double accuracy = result.accuracy >= 0 ? window_.correct / records : -1;
   const double left =
       static_cast<double>((trainer_->total_steps() - step) * job_.train().global_batch()) / speed_;
-  progress_.step({.epoch = epoch_of(step),
-                  .epochs = job_.train().epochs(),
-                  .step = step,
-                  .steps = trainer_->total_steps(),
-                  .loss = loss,
-                  .accuracy = accuracy,
-                  .samples_per_second = speed_,
-                  .seconds_left = left},
-                 due);
+  const ProgressLine line{.epoch = epoch_of(step),
+                          .epochs = job_.train().epochs(),
+                          .step = step,
+                          .steps = trainer_->total_steps(),
+                          .loss = loss,
+                          .accuracy = accuracy,
+                          .samples_per_second = speed_,
+                          .seconds_left = left};
+  progress_.step(line, due);
+  status_->step(line);
   if (!due) return;
   std::map<std::string, double> values{
       {"loss", loss}, {"learning_rate", result.learning_rate}, {"samples_per_second", speed_}};
@@ -356,9 +397,20 @@ void Run::save(std::int64_t step) {
 }  // namespace
 
 void train(JobSpec job, Communicator& comm, const TrainOptions& options) {
+  // Batch systems send it ahead of the time limit, maybe while the run still gets ready: it then
+  // makes one step and stops, so that no start is for nothing.
+  const StopSignal warning({SIGUSR1});
   Run run(std::move(job), comm, options);
-  run.prepare();
-  run.loop();
+  try {
+    run.prepare();
+    run.loop();
+  } catch (const Error& error) {
+    run.tell_failure(error.what(), exit_code(error.kind()));
+    throw;
+  } catch (const std::exception& error) {
+    run.tell_failure(error.what(), exit_code(ErrorKind::internal));
+    throw;
+  }
 }
 
 }  // namespace peal

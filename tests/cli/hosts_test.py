@@ -2,7 +2,6 @@
 training across it, and what a cut cable leads to."""
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -10,23 +9,10 @@ import tempfile
 import time
 import unittest
 
-from peal_cli import DATA, PEAL, SOURCE, PealTest, run
+from bed import TESTBED, testbed, traces
+from peal_cli import DATA, PEAL, PealTest, run
 
-TESTBED = [*([] if os.geteuid() == 0 else ["sudo", "-n", "--preserve-env=PEAL_TESTBED"]),
-           str(SOURCE / "cluster/testbed.sh")]
 CONTRACT = pathlib.Path(PEAL).parent / "comm_mpi_test"
-
-
-def testbed(*words, **options):
-    return subprocess.run([*TESTBED, *map(str, words)], capture_output=True, text=True,
-                          timeout=120, **options)
-
-
-def traces():
-    """What a bed could leave behind in the namespaces of this machine."""
-    links = pathlib.Path("/sys/class/net").iterdir()
-    mounts = re.findall(r" (\S*testbed\S*) ", pathlib.Path("/proc/self/mountinfo").read_text())
-    return sorted(link.name for link in links), mounts
 
 
 class Hosts(PealTest):
@@ -73,6 +59,24 @@ class Hosts(PealTest):
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
             self.assertIn(f"{2 * slots} ranks (host)", done.stdout)
             self.assertEqual(self.hash(self.folder / "run"), alone)
+
+    def test_launch_refuses_hosts_that_it_cannot_use(self):
+        job = self.job()
+
+        def launch(hosts, code, program=PEAL):
+            said = testbed("exec", "h1", program, "launch", "--hosts", hosts, job)
+            self.assertEqual(said.returncode, code, said.stdout + said.stderr)
+            self.assertFalse((self.folder / "run").exists())
+            return said.stderr
+
+        self.assertIn("h9: is no host that is known here", launch("h1,h9", 2))
+        self.assertEqual(testbed("exec", "h1", "cp", PEAL, "/tmp/only-here").returncode, 0)
+        self.assertIn("h2: has no program /tmp/only-here", launch("h1,h2", 2, "/tmp/only-here"))
+        testbed("link", "h2", "down")
+        try:
+            self.assertRegex(launch("h1,h2", 3), r"h2: cannot be reached: .*; `ssh h2 true` must")
+        finally:
+            testbed("link", "h2", "up")
 
     def test_a_cut_cable_is_named(self):
         job = self.job(limit=4000, epochs=4000,

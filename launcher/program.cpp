@@ -1,0 +1,108 @@
+#include "launcher/program.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "core/base/error.h"
+
+namespace peal {
+namespace {
+
+std::vector<char*> arguments(const std::vector<std::string>& words) {
+  std::vector<char*> out;
+  for (const std::string& word : words) out.push_back(const_cast<char*>(word.c_str()));
+  out.push_back(nullptr);
+  return out;
+}
+
+// Output goes to memory, so that a program never waits for this one to read.
+std::string contents(int file) {
+  std::string text;
+  char block[4096];
+  ssize_t n = 0;
+  while ((n = ::pread(file, block, sizeof block, static_cast<off_t>(text.size()))) > 0) {
+    text.append(block, static_cast<std::size_t>(n));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string shell_quoted(const std::string& word) {
+  const std::string plain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=./:,+@%";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+std::string command_line(const std::vector<std::string>& words) {
+  std::string line;
+  for (const std::string& word : words) line += (line.empty() ? "" : " ") + shell_quoted(word);
+  return line;
+}
+
+Program::Program(const std::vector<std::string>& words)
+    : out_(memfd_create("out", MFD_CLOEXEC)), error_(memfd_create("error", MFD_CLOEXEC)) {
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&files, out_, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&files, error_, STDERR_FILENO);
+  const int failed =
+      posix_spawnp(&pid_, words[0].c_str(), &files, nullptr, arguments(words).data(), environ);
+  posix_spawn_file_actions_destroy(&files);
+  if (failed == 0) return;
+  ended_ = true;
+  outcome_ = {.code = 127, .out = "", .error = cat(words[0], ": ", std::strerror(failed))};
+}
+
+Program::Program(Program&& other) noexcept
+    : pid_(other.pid_),
+      out_(std::exchange(other.out_, -1)),
+      error_(std::exchange(other.error_, -1)),
+      ended_(std::exchange(other.ended_, true)),
+      outcome_(std::move(other.outcome_)) {}
+
+Program::~Program() {
+  wait();
+  for (const int file : {out_, error_}) {
+    if (file >= 0) ::close(file);
+  }
+}
+
+const Outcome& Program::wait() {
+  if (ended_) return outcome_;
+  ended_ = true;
+  int status = 0;
+  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  outcome_ = {.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
+              .out = contents(out_),
+              .error = contents(error_)};
+  return outcome_;
+}
+
+Outcome run_program(const std::vector<std::string>& words) {
+  return Program(words).wait();
+}
+
+void become(const std::vector<std::string>& words, const std::string& remedy) {
+  ::execvp(words[0].c_str(), arguments(words).data());
+  fail_input(words[0], "cannot start: ", std::strerror(errno), "; ", remedy);
+}
+
+std::string own_path() {
+  return std::filesystem::read_symlink("/proc/self/exe").string();
+}
+
+}  // namespace peal

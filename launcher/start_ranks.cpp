@@ -1,0 +1,131 @@
+#include "launcher/start_ranks.h"
+
+#include <arpa/inet.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <thread>
+
+#include "core/base/error.h"
+
+namespace peal {
+namespace {
+
+using Words = std::vector<std::string>;
+
+void append(Words& words, std::initializer_list<std::string> more) {
+  words.insert(words.end(), more);
+}
+
+// Alone on this host, ranks take a core each while there is one for each. How many cores others
+// have is not known here: their ranks share all.
+void bind_for_mpirun(const RankPlan& plan, int ranks, Words& words) {
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  const bool fits = plan.hosts.empty() && ranks <= cores;
+  if (plan.hosts.empty() && !fits) words.push_back("--oversubscribe");
+  if (plan.bind != "auto") {
+    append(words, {"--bind-to", plan.bind});
+  } else if (fits) {
+    append(words, {"--bind-to", "core"});
+  } else {
+    append(words, {"--bind-to", "none"});
+  }
+}
+
+int slots_of(const std::vector<HostSlots>& hosts) {
+  int sum = 0;
+  for (const HostSlots& host : hosts) sum += host.slots;
+  return sum;
+}
+
+}  // namespace
+
+Words mpirun_command(const RankPlan& plan, const Words& program) {
+  const int slots = slots_of(plan.hosts);
+  const int ranks = plan.ranks > 0 ? plan.ranks : slots;
+  if (!plan.hosts.empty() && ranks > slots) {
+    fail_input("--ranks", ranks, " ranks do not fit in the ", slots, " slots of ",
+               host_list(plan.hosts));
+  }
+  Words words = {"mpirun", "-np", std::to_string(ranks)};
+  if (!plan.hosts.empty()) append(words, {"--host", host_list(plan.hosts)});
+  bind_for_mpirun(plan, ranks, words);
+  if (geteuid() == 0) words.push_back("--allow-run-as-root");
+  if (!plan.interface.empty()) {
+    append(words, {"--mca", "oob_tcp_if_include", plan.interface});
+    append(words, {"--mca", "btl_tcp_if_include", plan.interface});
+  }
+  for (const std::string& variable : plan.environment) append(words, {"-x", variable});
+  // Ctrl-C: time to finish a step and write a checkpoint before mpirun kills the ranks.
+  append(words, {"--mca", "odls_base_sigkill_timeout", "60"});
+  // Containers forbid the system call behind this; Peal's own shared memory does not need it.
+  append(words, {"--mca", "btl_vader_single_copy_mechanism", "none"});
+  words.insert(words.end(), program.begin(), program.end());
+  return words;
+}
+
+Words srun_command(const RankPlan& plan, const Words& program) {
+  static const std::map<std::string, std::string> kBind = {
+      {"core", "cores"}, {"socket", "sockets"}, {"numa", "ldoms"}, {"none", "none"}};
+  // srun hands its own environment to every rank.
+  Words words = {"env", "OMPI_MCA_btl_vader_single_copy_mechanism=none"};
+  if (!plan.interface.empty()) words.push_back("OMPI_MCA_btl_tcp_if_include=" + plan.interface);
+  for (const std::string& variable : plan.environment) {
+    if (variable.find('=') != std::string::npos) words.push_back(variable);
+  }
+  append(words, {"srun", "--mpi=pmix", "--kill-on-bad-exit=1"});
+  if (plan.ranks > 0) words.push_back(cat("--ntasks=", plan.ranks));
+  if (plan.ranks_per_host > 0) words.push_back(cat("--ntasks-per-node=", plan.ranks_per_host));
+  if (plan.cores_per_rank > 0) words.push_back(cat("--cpus-per-task=", plan.cores_per_rank));
+  if (plan.bind != "auto") words.push_back("--cpu-bind=" + kBind.at(plan.bind));
+  words.insert(words.end(), program.begin(), program.end());
+  return words;
+}
+
+bool in_slurm() {
+  return std::getenv("SLURM_JOB_ID") != nullptr;
+}
+
+void check_interface(const std::string& interface) {
+  const std::size_t slash = interface.find('/');
+  if (slash != std::string::npos) {
+    in_addr address{};
+    char* end = nullptr;
+    const std::string bits = interface.substr(slash + 1);
+    const long length = std::strtol(bits.c_str(), &end, 10);
+    if (inet_pton(AF_INET, interface.substr(0, slash).c_str(), &address) != 1 || bits.empty() ||
+        *end != '\0' || length < 1 || length > 32) {
+      fail_input("--interface", "'", interface, "' is no network; write it like 10.0.0.0/24");
+    }
+    return;
+  }
+  Words cards;
+  for (const auto& card : std::filesystem::directory_iterator("/sys/class/net")) {
+    cards.push_back(card.path().filename().string());
+  }
+  std::sort(cards.begin(), cards.end());
+  if (std::find(cards.begin(), cards.end(), interface) == cards.end()) {
+    fail_input("--interface", "this host has no network card '", interface, "'; it has ",
+               join(cards), "; or name a network like 10.0.0.0/24");
+  }
+}
+
+void check_environment(const Words& environment) {
+  for (const std::string& variable : environment) {
+    const std::size_t equals = variable.find('=');
+    const std::string name = variable.substr(0, equals);
+    const bool plain = std::all_of(
+        name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; });
+    if (name.empty() || !plain || std::isdigit(static_cast<unsigned char>(name[0])) != 0) {
+      fail_input("--env", "'", variable, "' is neither NAME nor NAME=VALUE");
+    }
+    if (equals == std::string::npos && std::getenv(name.c_str()) == nullptr) {
+      fail_input("--env", "'", name, "' is not set here; set it, or give NAME=VALUE");
+    }
+  }
+}
+
+}  // namespace peal

@@ -1,0 +1,37 @@
+// The command that starts ranks: mpirun over ssh, or srun inside an allocation of Slurm.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/hosts.h"
+
+namespace peal {
+
+struct RankPlan {
+  int ranks = 0;                         // 0: every slot, or as many as the allocation says
+  std::vector<HostSlots> hosts;          // empty: this one; must be under srun
+  int ranks_per_host = 0;                // srun only; 0: as the allocation says
+  int cores_per_rank = 0;                // srun only; 0: not said
+  std::string bind = "auto";             // auto, core, socket, numa, none
+  std::string interface;                 // of MPI's TCP: a name or a network; empty: MPI chooses
+  std::vector<std::string> environment;  // NAME=VALUE; mpirun also NAME alone
+};
+
+// `program`: what each rank is, with its arguments. With hosts, mpirun_command throws Error(input)
+// when the ranks are more than the slots; without, ranks must be > 0.
+std::vector<std::string> mpirun_command(const RankPlan& plan,
+                                        const std::vector<std::string>& program);
+std::vector<std::string> srun_command(const RankPlan& plan,
+                                      const std::vector<std::string>& program);
+
+// Whether this process runs inside an allocation of Slurm.
+bool in_slurm();
+
+// Throws Error(input) when `interface` is neither a network card of this host nor a network like
+// 10.0.0.0/24.
+void check_interface(const std::string& interface);
+// Throws Error(input) unless each is NAME=VALUE, or the NAME of a variable that is set.
+void check_environment(const std::vector<std::string>& environment);
+
+}  // namespace peal

@@ -1,0 +1,152 @@
+#include "launcher/status.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+#include "core/base/file.h"
+
+namespace peal {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// JSON has no NaN.
+double or_none(double value) {
+  return std::isfinite(value) ? value : -1;
+}
+
+RunStatus parse(const std::filesystem::path& path) {
+  try {
+    const Json json = Json::parse(read_file(path));
+    RunStatus status;
+    json.at("state").get_to(status.state);
+    json.at("error").get_to(status.error);
+    json.at("exit_code").get_to(status.exit_code);
+    json.at("step").get_to(status.step);
+    json.at("steps").get_to(status.steps);
+    json.at("epoch").get_to(status.epoch);
+    json.at("epochs").get_to(status.epochs);
+    json.at("loss").get_to(status.loss);
+    json.at("samples_per_second").get_to(status.samples_per_second);
+    json.at("seconds_left").get_to(status.seconds_left);
+    json.at("ranks").get_to(status.ranks);
+    json.at("hosts").get_to(status.hosts);
+    json.at("restarts").get_to(status.restarts);
+    json.at("slurm_job").get_to(status.slurm_job);
+    json.at("started").get_to(status.started);
+    json.at("updated").get_to(status.updated);
+    return status;
+  } catch (const Json::exception& error) {
+    fail_input(path.string(), "is no status of a run: ", error.what());
+  }
+}
+
+// Whether some process holds the lock that a run has on its directory. Where the file system knows
+// no locks, a run that wrote within a minute counts as alive.
+bool is_held(const std::filesystem::path& run_directory, double updated) {
+  const int file = ::open((run_directory / ".lock").c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return false;
+  const bool taken = ::flock(file, LOCK_SH | LOCK_NB) == 0;
+  const int error = errno;
+  ::close(file);
+  if (taken) return false;
+  return error == EWOULDBLOCK || now() - updated < 60;
+}
+
+}  // namespace
+
+std::string status_json(const RunStatus& status) {
+  const Json json = {{"state", status.state},
+                     {"error", status.error},
+                     {"exit_code", status.exit_code},
+                     {"step", status.step},
+                     {"steps", status.steps},
+                     {"epoch", status.epoch},
+                     {"epochs", status.epochs},
+                     {"loss", status.loss},
+                     {"samples_per_second", status.samples_per_second},
+                     {"seconds_left", status.seconds_left},
+                     {"ranks", status.ranks},
+                     {"hosts", status.hosts},
+                     {"restarts", status.restarts},
+                     {"slurm_job", status.slurm_job},
+                     {"started", status.started},
+                     {"updated", status.updated}};
+  // A message may hold bytes that are no UTF-8.
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+StatusFile::StatusFile(const std::filesystem::path& run_directory, RunStatus first)
+    : path_(run_directory / "status.json"), status_(std::move(first)) {
+  if (std::filesystem::exists(path_)) {
+    try {
+      status_.restarts = parse(path_).restarts + 1;
+    } catch (const Error&) {  // written by something else: this start counts as the first
+    }
+  }
+  if (const char* job = std::getenv("SLURM_JOB_ID")) status_.slurm_job = job;
+  status_.started = now();
+  if (!write()) fail_input(path_.string(), "cannot be written: ", std::strerror(errno));
+}
+
+void StatusFile::step(const ProgressLine& line) {
+  status_.step = line.step;
+  status_.steps = line.steps;
+  status_.epoch = line.epoch;
+  status_.epochs = line.epochs;
+  status_.loss = or_none(line.loss);
+  status_.samples_per_second = or_none(line.samples_per_second);
+  status_.seconds_left = or_none(line.seconds_left);
+  if (std::chrono::steady_clock::now() - written_ >= std::chrono::seconds(1)) write();
+}
+
+void StatusFile::end(const std::string& state) {
+  status_.state = state;
+  write();
+}
+
+void StatusFile::fail(const std::string& error, int exit_code) {
+  status_.error = error;
+  status_.exit_code = exit_code;
+  end("failed");
+}
+
+// Not synced: after a power cut nobody asks what the run was doing.
+bool StatusFile::write() {
+  written_ = std::chrono::steady_clock::now();
+  status_.updated = now();
+  const std::string temporary = path_.string() + ".tmp";
+  std::ofstream file(temporary, std::ios::trunc);
+  file << status_json(status_);
+  file.close();
+  std::error_code error;
+  if (file) std::filesystem::rename(temporary, path_, error);
+  return file && !error;
+}
+
+RunStatus read_status(const std::filesystem::path& run_directory) {
+  const std::filesystem::path path = run_directory / "status.json";
+  if (!std::filesystem::exists(path)) {
+    fail_input(run_directory.string(), "holds no run (no status.json)");
+  }
+  RunStatus status = parse(path);
+  if (status.state != "running" || is_held(run_directory, status.updated)) return status;
+  status = parse(path);  // it may have ended meanwhile
+  if (status.state == "running") status.state = "dead";
+  return status;
+}
+
+}  // namespace peal

@@ -1,0 +1,52 @@
+// What a run is doing, for others to read: status.json in its directory. Written by rank 0.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "launcher/progress.h"
+
+namespace peal {
+
+struct RunStatus {
+  std::string state =
+      "running";      // running, stopped (asked to), finished, failed; read_status: dead
+  std::string error;  // of a failed run
+  int exit_code = 0;
+  std::int64_t step = 0, steps = 0, epoch = 0, epochs = 0;
+  double loss = -1, samples_per_second = -1, seconds_left = -1;  // -1: none yet
+  int ranks = 0;
+  std::vector<std::string> hosts;   // in the order of ranks, each once
+  int restarts = 0;                 // starts before this one, since --fresh
+  std::string slurm_job;            // empty: not under Slurm
+  double started = 0, updated = 0;  // seconds since 1970
+};
+
+class StatusFile {
+ public:
+  // Writes the status `first`, with one restart more than the earlier one that the directory holds.
+  // Throws Error(input) when it cannot be written. Later on that is no reason to end a run.
+  StatusFile(const std::filesystem::path& run_directory, RunStatus first);
+
+  // At most one write a second.
+  void step(const ProgressLine& line);
+  void end(const std::string& state);
+  void fail(const std::string& error, int exit_code);
+
+ private:
+  bool write();
+
+  std::filesystem::path path_;
+  RunStatus status_;
+  std::chrono::steady_clock::time_point written_{};
+};
+
+// Throws Error(input) when the directory holds no status or a damaged one. A run that says that it
+// is running but holds its directory no longer is dead.
+RunStatus read_status(const std::filesystem::path& run_directory);
+std::string status_json(const RunStatus& status);
+
+}  // namespace peal
