@@ -421,23 +421,25 @@ void QueuedCommunicator::run_or_wait(std::unique_lock<std::mutex>& lock) {
   waiting_ = false;
 }
 
-// Runs the oldest call without the lock; `lock` is held before and after.
+// Runs the oldest call, without the lock if that takes long; `lock` is held before and after.
 void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin) {
   running_ = true;
   const std::uint64_t entry = completed_.load(std::memory_order_relaxed) + 1;
   const Slot& slot = slots_[(entry - 1) % kSlots];
   flight_.ring().started(entry);
-  watch_.spin.store(spin, std::memory_order_relaxed);
-  lock.unlock();
   std::optional<Error> error;
   try {
-    transport_->run(slot.call);
+    if (!transport_->end_begun(slot.call, spin)) {
+      watch_.spin.store(spin, std::memory_order_relaxed);
+      lock.unlock();
+      transport_->run(slot.call);
+    }
   } catch (const Error& e) {
     error = e;
   } catch (const std::exception& e) {
     error = Error(ErrorKind::internal, watch_.place(), e.what());
   }
-  lock.lock();
+  if (!lock.owns_lock()) lock.lock();
   flight_.ring().ended(entry, !error);
   if (error && !watch_.closing) {
     lock.unlock();
@@ -448,7 +450,7 @@ void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin)
   if (error) {
     if (!broken_) broken_ = error;
   } else {
-    completed_.fetch_add(1, std::memory_order_release);
+    completed_.store(entry, std::memory_order_release);
   }
   if (waiting_) finished_.notify_all();
 }
