@@ -445,21 +445,24 @@ void QueuedCommunicator::run_or_wait(std::unique_lock<std::mutex>& lock) {
   waiting_ = false;
 }
 
-// Runs the oldest call without the lock; `lock` is held before and after.
+// Runs the oldest call, without the lock if that takes long; `lock` is held before and after.
 void QueuedCommunicator::run_next(std::unique_lock<std::mutex>& lock, bool spin) {
   running_ = true;
   const std::uint64_t entry = completed_.load(std::memory_order_relaxed) + 1;
   const Slot& slot = slots_[(entry - 1) % kSlots];
   flight_.ring().started(entry);
-  watch_.spin.store(spin, std::memory_order_relaxed);
-  lock.unlock();
-  const std::optional<Error> error = caught([&] { transport_->run(slot.call); });
-  lock.lock();
+  const std::optional<Error> error = caught([&] {
+    if (transport_->end_begun(slot.call, spin)) return;
+    watch_.spin.store(spin, std::memory_order_relaxed);
+    lock.unlock();
+    transport_->run(slot.call);
+  });
+  if (!lock.owns_lock()) lock.lock();
   if (error || !only_starts_) flight_.ring().ended(entry, !error);
   if (error) {
     fail(lock, *error);
   } else {
-    completed_.fetch_add(1, std::memory_order_release);
+    completed_.store(entry, std::memory_order_release);
   }
   running_ = false;
   if (waiting_) finished_.notify_all();

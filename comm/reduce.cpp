@@ -118,9 +118,9 @@ std::byte* Reducer::scratch(int slots) {
 }
 
 Slice slice_of(std::size_t count, int ranks, int rank, std::size_t element_size) {
+  if (count * element_size <= kAlignment) return rank + 1 == ranks ? Slice{0, count} : Slice{};
   const std::size_t unit = kAlignment / element_size;
   const std::size_t units = (count + unit - 1) / unit;
-  if (units <= 1) return rank + 1 == ranks ? Slice{0, count} : Slice{};
   const auto bound = [&](std::size_t r) {
     return std::min(count, units * r / static_cast<std::size_t>(ranks) * unit);
   };

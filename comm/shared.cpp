@@ -140,13 +140,13 @@ void SharedTransport::run(const Call& call) {
   compare_records();
   compare_counts(call);
   claim_mail();
+  if (call.record.kind == CallKind::barrier || call.only_meets) return;
   bool staged = false;
   std::int64_t longest = 0;
   for (int r = 0; r < ranks_; ++r) {
     staged = staged || record(r).staged_input || record(r).staged_output;
     longest = std::max(longest, record(r).longest);
   }
-  if (call.record.kind == CallKind::barrier || call.only_meets) return;
   const auto end = static_cast<std::size_t>(longest);
   const std::size_t step = staged ? chunk_ : std::max<std::size_t>(end, 1);
   for (std::size_t begin = 0; begin == 0 || begin < end; begin += step) {
@@ -229,11 +229,9 @@ void SharedTransport::post(const Call& call) {
   }
 }
 
-// Whoever sees that all have come wakes those who sleep. Its store comes before its look at
-// `sleepers`, as a sleeper's entry there comes before its last look at who has come: one sees the
-// other.
 void SharedTransport::meet(const Call& call) {
   arrive();
+  wake_if_last();
   await(call);
 }
 
@@ -242,11 +240,17 @@ void SharedTransport::arrive() {
   first.arrivals.store(++meetings_, std::memory_order_release);
 }
 
-void SharedTransport::await(const Call& call) {
+// The last to come wakes those who sleep. Its store comes before its look at `sleepers` and at who
+// has come, as a sleeper's entry there comes before its last look at who has come: one sees the
+// other. Of two who come last at the same time, one sees both.
+void SharedTransport::wake_if_last() {
   Control& control = space_->control();
-  if (!all_here() && !wait_for_all(call)) return;  // who woke this rank has woken all
   full_fence();
-  if (control.sleepers.load(std::memory_order_relaxed) > 0) wake_sleepers(control);
+  if (control.sleepers.load(std::memory_order_acquire) > 0 && all_here()) wake_sleepers(control);
+}
+
+void SharedTransport::await(const Call& call) {
+  if (!all_here()) wait_for_all(call);
 }
 
 bool SharedTransport::here(int rank) const {
@@ -261,10 +265,9 @@ bool SharedTransport::all_here() const {
   return true;
 }
 
-bool SharedTransport::wait_for_all(const Call& call) {
+void SharedTransport::wait_for_all(const Call& call) {
   Control& control = space_->control();
   Patience patience(watch_);
-  bool slept = false;
   while (!all_here()) {
     if (!patience.exhausted()) continue;
     if (patience.long_since()) say_waiting(true);
@@ -279,12 +282,12 @@ bool SharedTransport::wait_for_all(const Call& call) {
     }
     const std::uint32_t wakes = control.wakes.load(std::memory_order_seq_cst);
     control.sleepers.fetch_add(1, std::memory_order_seq_cst);
-    slept = !all_here() && control.aborted.load(std::memory_order_seq_cst) != 2;
-    if (slept) futex_sleep(control.wakes, wakes, beyond_ != nullptr ? kShortNap : kNap);
+    if (!all_here() && control.aborted.load(std::memory_order_seq_cst) != 2) {
+      futex_sleep(control.wakes, wakes, beyond_ != nullptr ? kShortNap : kNap);
+    }
     control.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   }
   if (patience.said_long()) say_waiting(false);
-  return !slept;
 }
 
 void SharedTransport::say_waiting(bool long_since) {

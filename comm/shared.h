@@ -45,8 +45,11 @@ struct Mail {
 };
 
 struct SharedRecord {
+  // In cache lines of its own: peers read it only where calls differ, and a line that no peer has
+  // read is written without waiting for one.
   CallRecord call;
-  bool staged_input = false, staged_output = false;  // copied through the bounce buffer
+  alignas(64) bool staged_input = false;
+  bool staged_output = false;  // copied through the bounce buffer
   std::array<Location, kMaxInputs> inputs, outputs;
   std::int64_t longest = 0;  // of Call; in a ragged all_to_all it differs between ranks
 };
@@ -145,6 +148,7 @@ class SharedTransport final : public Transport {
   ~SharedTransport() override;
 
   void begin(const Call& call) override;
+  bool end_begun(const Call& call, bool spin) override;
   void run(const Call& call) override;
   void abort(const Cause& cause) override;
   const Cause* failure() override;
@@ -160,10 +164,11 @@ class SharedTransport final : public Transport {
   void post(const Call& call);
   void meet(const Call& call);  // until every rank has come as far
   void arrive();                // the first half of a meeting
+  void wake_if_last();
   void await(const Call& call);
   bool here(int rank) const;
   bool all_here() const;
-  bool wait_for_all(const Call& call);  // false: it slept and was woken
+  void wait_for_all(const Call& call);
   void say_waiting(bool long_since);
   void check_failures(const Call& call, bool late);
   void compare_records();
@@ -201,9 +206,12 @@ class SharedTransport final : public Transport {
   // Small all-reduces (shared_small.cpp).
   bool is_small(const Call& call) const;
   void finish_small(const Call& call);
+  bool mail_is_here(const Call& call);
+  void take_mail(const Call& call);
   void claim_mail();
   std::size_t mail_bytes(const Call& call, int rank) const;
   void read_mail(const Call& call, int rank);
+  const std::byte* letter(const Call& call, int rank) const;
   void reduce_mail(const Call& call, int owner);
 
   const Mail& mail(int rank) const { return space_->state(rank).mail[sequence_ % 2]; }

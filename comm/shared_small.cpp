@@ -8,7 +8,7 @@
 namespace peal {
 namespace {
 
-constexpr int kBriskLooks = 64;
+constexpr int kBriskLooks = 64, kLooksWithMutex = 256;
 
 std::size_t at(int index) {
   return static_cast<std::size_t>(index);
@@ -105,19 +105,44 @@ void SharedTransport::begin(const Call& call) {
   }
   if (lines > 1) mine.lines[lines - 1].arrivals.store(meetings_, std::memory_order_release);
   mailed_[sequence_ % 2] = lines;
-  // Without a fence a sleeper may go unseen: it is woken when this rank waits.
-  Control& control = space_->control();
-  if (control.sleepers.load(std::memory_order_relaxed) > 0 && all_here()) wake_sleepers(control);
+  wake_if_last();
+}
+
+bool SharedTransport::end_begun(const Call& call, bool spin) {
+  if (!begun_) return false;
+  for (int looks = 0; !mail_is_here(call); ++looks) {
+    if (!spin || looks == kLooksWithMutex) return false;
+  }
+  if (failure() != nullptr) return false;
+  begun_ = false;
+  take_mail(call);
+  return true;
+}
+
+// All lines of it, and of the call that it is meant for.
+bool SharedTransport::mail_is_here(const Call& call) {
+  for (int r = 0; r < ranks_; ++r) {
+    if (r == rank_) continue;
+    if (!here(r) || mail(r).digest() != mail(rank_).digest()) return false;
+    const std::size_t last = Mail::lines_of(mail_bytes(call, r)) - 1;
+    if (mail(r).lines[last].arrivals.load(std::memory_order_acquire) < meetings_) return false;
+  }
+  return true;
 }
 
 void SharedTransport::finish_small(const Call& call) {
   begun_ = false;
   await(call);
   compare_records();  // or mail that never comes would be waited for
+  take_mail(call);
+}
+
+void SharedTransport::take_mail(const Call& call) {
   for (int r = 0; r < ranks_; ++r) read_mail(call, r);
   for (int owner = 0; owner < ranks_; ++owner) reduce_mail(call, owner);
   claim_mail();
 }
+
 // All ranks have come to this call and so have read the mail of the one before.
 void SharedTransport::claim_mail() {
   const std::size_t next = (sequence_ + 1) % 2;
@@ -125,14 +150,19 @@ void SharedTransport::claim_mail() {
 }
 
 void SharedTransport::read_mail(const Call& call, int rank) {
-  if (rank == rank_) return;  // its inputs are at hand
   const std::size_t bytes = mail_bytes(call, rank);
+  if (rank == rank_ || bytes <= Mail::kFirst) return;  // it is at hand
   lines_[at(rank)] = Mail::lines_of(bytes);
   for (int looks = 0; !here(rank); ++looks) {
     if (looks == kBriskLooks) wait_for_all(call);
   }
   lines_[at(rank)] = 1;
   mail(rank).get(Mail::kDigest, &letters_[at(rank) * Mail::kPayload], bytes);
+}
+
+const std::byte* SharedTransport::letter(const Call& call, int rank) const {
+  if (mail_bytes(call, rank) <= Mail::kFirst) return &mail(rank).lines[0].bytes[Mail::kDigest];
+  return &letters_[at(rank) * Mail::kPayload];
 }
 
 void SharedTransport::reduce_mail(const Call& call, int owner) {
@@ -145,8 +175,9 @@ void SharedTransport::reduce_mail(const Call& call, int owner) {
     const int r = ring ? (owner + 1 + k) % ranks_ : k;
     const int inputs = call.tree != nullptr ? call.tree->count(r) : 1;
     for (int i = 0; i < inputs; ++i) {
-      const std::byte* letter = &letters_[at(r) * Mail::kPayload + at(i) * call.count() * size];
-      sources_.push_back((r == rank_ ? call.inputs[at(i)] : letter) + slice.begin * size);
+      const std::byte* whole =
+          r == rank_ ? call.inputs[at(i)] : letter(call, r) + at(i) * call.count() * size;
+      sources_.push_back(whole + slice.begin * size);
     }
   }
   outputs_.assign(1, call.output() + slice.begin * size);

@@ -47,6 +47,10 @@ class Transport {
   // The call that run() will be given next; may do as much of it as needs no waiting, so that peers
   // need not wait for the rest. At most once a call, while no call is run.
   virtual void begin(const Call&) {}
+  // Ends the call if it was begun and its peers have come, or with `spin` come within a microsecond
+  // or so: the queue holds its mutex meanwhile. False: it is for run(), as is every call that
+  // fails.
+  virtual bool end_begun(const Call&, bool /*spin*/) { return false; }
   // Returns when this rank's memory may be used again and holds the result.
   virtual void run(const Call& call) = 0;
   // Any thread; the first cause of all ranks wins.

@@ -7,6 +7,7 @@
 
 #include "comm/communicator.h"
 #include "comm/stream_copy.h"
+#include "core/base/error.h"
 
 namespace peal {
 namespace {
@@ -56,6 +57,28 @@ TEST(SmallCalls, TwoAtOnceStayApart) {
       EXPECT_EQ(y, 4);
     }
   });
+}
+
+// After calls that were right, and with mail of as many lines on both sides.
+TEST(SmallCalls, AMismatchIsSaidWhateverRunsTheCall) {
+  for (int round = 0; round < 50; ++round) {
+    run_local_ranks(2, [&](Communicator& comm) {
+      Stream s;
+      float x[8] = {};
+      const auto sum = [&](std::string_view name, std::int64_t count) {
+        const Tensor all{x, {count}, DType::f32};
+        comm.wait(s, comm.all_reduce(s, name, all, all, ReduceOp::sum));
+      };
+      for (int i = 0; i < round; ++i) sum("x", 3);
+      const bool names = round % 2 == 0, odd = comm.rank() == 1;
+      try {
+        sum(names && odd ? "y" : "x", !names && odd ? 4 : 3);
+        ADD_FAILURE() << "nothing was thrown";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::numeric) << error.what();
+      }
+    });
+  }
 }
 
 TEST(StreamCopy, AnyPlaceAndSize) {
