@@ -175,6 +175,8 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   std::vector<bool> elsewhere_;            // by rank: whether it said that it waits in another call
   bool told_waiting_ = false;
   double busy_seconds_ = kBusyShort;
+  // Seconds, a mean of late: on a slow link a wait naps for longer, as the core is backward's.
+  double between_ends_ = 0;
   struct Sent {
     Notice notice;
     MPI_Request request = MPI_REQUEST_NULL;
@@ -283,10 +285,10 @@ void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag, 
 }
 
 void MpiTransport::wait_for_any(const Call& call) {
-  using std::chrono::microseconds;
-  constexpr microseconds kShortest{20}, kLongest{50};
+  constexpr double kShortest = 20e-6, kLong = 50e-6, kLongest = 200e-6;
   Patience patience(watch_);
-  microseconds nap = kShortest;
+  double nap = kShortest;
+  const double longest = std::clamp(between_ends_ / 4, kLong, kLongest);
   while (!poll()) {
     if (!patience.exhausted()) continue;
     const bool late = patience.late();
@@ -300,9 +302,10 @@ void MpiTransport::wait_for_any(const Call& call) {
       ::sched_yield();
       continue;
     }
-    std::this_thread::sleep_for(nap);
-    nap = std::min(nap * 2, kLongest);
+    std::this_thread::sleep_for(std::chrono::duration<double>(nap));
+    nap = std::min(nap * 2, longest);
   }
+  between_ends_ += (patience.seconds() - between_ends_) / 8;
   if (patience.said_long()) say_long(call, false);
 }
 
