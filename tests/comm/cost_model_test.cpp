@@ -57,9 +57,9 @@ TEST(CostModel, CostLines) {
 
 // 1 us for another meeting against (n - 1) N bytes of 0.1 ns to add: N = 10000 / (n - 1).
 TEST(CostModel, MailUntilAnotherMeetingIsCheaper) {
-  EXPECT_EQ(most_mail_bytes(simple(), 9), 1250u);
-  EXPECT_EQ(most_mail_bytes(simple(), 11), 1000u);
-  EXPECT_EQ(most_mail_bytes(simple(), 101), 100u);
+  EXPECT_EQ(most_mail_bytes(simple(), 8), 1428u);
+  EXPECT_EQ(most_mail_bytes(simple(), 12), 909u);
+  EXPECT_EQ(most_mail_bytes(simple(), 104), 97u);
   EXPECT_EQ(most_mail_bytes(simple(), 2), 2048u);  // no more fits
   EXPECT_EQ(most_mail_bytes(simple(), 9, Way::slices), 0u);
   EXPECT_EQ(most_mail_bytes(simple(), 101, Way::mail), 2048u);

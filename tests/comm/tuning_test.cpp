@@ -80,7 +80,7 @@ TEST(Tuning, NumbersThatCannotBe) {
 
 TEST(Tuning, OtherFiles) {
   EXPECT_THAT(refused(""), HasSubstr("\"version\" is missing"));
-  EXPECT_THAT(refused("version: 1\n"), HasSubstr("nothing was fitted"));
+  EXPECT_THAT(refused("version: 1\nend: tuning\n"), HasSubstr("nothing was fitted"));
   EXPECT_THAT(refused(with("version: 1", "version: 2")), HasSubstr("version 2; this Peal reads 1"));
   EXPECT_THAT(refused(with("inside.cpu", "inside.gpu")), HasSubstr("\"inside.cpu\" is missing"));
   EXPECT_THAT(refused(print_tuning(example()) + "colour: 3\n"),
