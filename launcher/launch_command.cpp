@@ -69,7 +69,7 @@ std::vector<std::string> with_mpirun(Arguments& arguments) {
   return mpirun_command(plan, train_command(arguments));
 }
 
-void launch(Arguments& arguments) {
+int launch(Arguments& arguments) {
   read_job(arguments.job);  // a bad job is told once, before ranks start
   check_environment(arguments.plan.environment);
   if (!arguments.plan.interface.empty()) check_interface(arguments.plan.interface);
@@ -77,11 +77,11 @@ void launch(Arguments& arguments) {
   const std::vector<std::string> words = srun ? with_srun(arguments) : with_mpirun(arguments);
   if (arguments.dry_run) {
     std::puts(command_line(words).c_str());
-    return;
+    return 0;
   }
   check_hosts(arguments.plan.hosts, own_path());
-  become(words, srun ? "Slurm's srun must be on PATH (Debian package slurm-client)"
-                     : "Open MPI's mpirun must be on PATH (Debian package openmpi-bin)");
+  return run_ranks(words, srun ? "Slurm's srun must be on PATH (Debian package slurm-client)"
+                               : "Open MPI's mpirun must be on PATH (Debian package openmpi-bin)");
 }
 
 void add_host_arguments(CLI::App& command, Arguments& arguments) {
@@ -136,7 +136,10 @@ void add_launch_command(CLI::App& app) {
       "  peal launch --hosts node1:4,node2:4 --interface eth0 job.textproto\n"
       "  salloc --nodes 2 --ntasks-per-node 4 peal launch job.textproto\n"
       "  peal launch -n 8 job.textproto --set train.epochs=3 --dry-run");
-  command->callback([arguments] { launch(*arguments); });
+  command->callback([arguments] {
+    const int code = launch(*arguments);
+    if (code != 0) throw EndWith{code};
+  });
 }
 
 }  // namespace peal

@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -32,6 +35,40 @@ std::string contents(int file) {
     text.append(block, static_cast<std::size_t>(n));
   }
   return text;
+}
+
+int code_of(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+struct Started {
+  pid_t pid = -1;
+  int error = 0;  // errno of exec
+};
+
+// In a process group of its own: a terminal's Ctrl-C is for this process alone.
+Started start_apart(const std::vector<std::string>& words, const sigset_t& mask) {
+  int trouble[2];
+  if (::pipe2(trouble, O_CLOEXEC) != 0) return {.error = errno};
+  const std::vector<char*> argv = arguments(words);
+  Started started{.pid = ::fork()};
+  if (started.pid == 0) {
+    ::setpgid(0, 0);
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    ::sigprocmask(SIG_SETMASK, &mask, nullptr);
+    ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
+    ::execvp(argv[0], argv.data());
+    const int error = errno;
+    if (::write(trouble[1], &error, sizeof error) < 0) ::_exit(126);
+    ::_exit(127);
+  }
+  if (started.pid < 0) started.error = errno;
+  ::close(trouble[1]);
+  if (started.pid > 0 && ::read(trouble[0], &started.error, sizeof started.error) > 0) {
+    ::waitpid(started.pid, nullptr, 0);
+  }
+  ::close(trouble[0]);
+  return started;
 }
 
 }  // namespace
@@ -86,9 +123,7 @@ const Outcome& Program::wait() {
   int status = 0;
   while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
   }
-  outcome_ = {.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-              .out = contents(out_),
-              .error = contents(error_)};
+  outcome_ = {.code = code_of(status), .out = contents(out_), .error = contents(error_)};
   return outcome_;
 }
 
@@ -96,9 +131,34 @@ Outcome run_program(const std::vector<std::string>& words) {
   return Program(words).wait();
 }
 
-void become(const std::vector<std::string>& words, const std::string& remedy) {
-  ::execvp(words[0].c_str(), arguments(words).data());
-  fail_input(words[0], "cannot start: ", std::strerror(errno), "; ", remedy);
+int run_ranks(const std::vector<std::string>& words, const std::string& remedy) {
+  sigset_t handled, before;
+  sigemptyset(&handled);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD}) {
+    sigaddset(&handled, signal);
+  }
+  ::sigprocmask(SIG_BLOCK, &handled, &before);
+  const Started child = start_apart(words, before);
+  if (child.error != 0) {
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    fail_input(words[0], "cannot start: ", std::strerror(child.error), "; ", remedy);
+  }
+  bool asked = false;
+  for (int status = 0;;) {
+    const int signal = ::sigwaitinfo(&handled, nullptr);
+    if (signal == SIGCHLD) {
+      if (::waitpid(child.pid, &status, WNOHANG) == child.pid) return code_of(status);
+    } else if (signal == SIGUSR2) {
+      ::kill(child.pid, SIGUSR2);
+    } else if (signal > 0) {
+      std::fputs(asked ? "ending the ranks\n"
+                       : "stopping: the ranks finish a step and write a checkpoint; once more ends "
+                         "them at once\n",
+                 stderr);
+      ::kill(child.pid, asked ? SIGTERM : SIGUSR1);
+      asked = true;
+    }
+  }
 }
 
 std::string own_path() {

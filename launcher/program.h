@@ -1,4 +1,4 @@
-// Other programs: run to their end, or become.
+// Other programs, run to their end.
 #pragma once
 
 #include <string>
@@ -33,8 +33,12 @@ class Program {
 
 Outcome run_program(const std::vector<std::string>& words);
 
-// This process goes on as `words`. Throws Error(input) that ends with `remedy` when it cannot.
-[[noreturn]] void become(const std::vector<std::string>& words, const std::string& remedy);
+// Runs what starts ranks, with this program's output and no input, and returns its exit code. The
+// first SIGINT, SIGTERM, SIGHUP or SIGUSR1 becomes a SIGUSR1, which mpirun and srun pass on to
+// every rank at once, where they would answer the others by killing; the next a SIGTERM. SIGUSR2 is
+// passed on. It ends when this process does. Throws Error(input) that ends with `remedy` when it
+// cannot start.
+int run_ranks(const std::vector<std::string>& words, const std::string& remedy);
 
 // Where this program lies.
 std::string own_path();

@@ -59,8 +59,8 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
     append(words, {"--mca", "btl_tcp_if_include", plan.interface});
   }
   for (const std::string& variable : plan.environment) append(words, {"-x", variable});
-  // Ctrl-C: time to finish a step and write a checkpoint before mpirun kills the ranks.
-  append(words, {"--mca", "odls_base_sigkill_timeout", "60"});
+  // When mpirun ends ranks: seconds until it tells them to, and from then until it kills them.
+  append(words, {"--mca", "odls_base_sigkill_timeout", "5"});
   // Containers forbid the system call behind this; Peal's own shared memory does not need it.
   append(words, {"--mca", "btl_vader_single_copy_mechanism", "none"});
   words.insert(words.end(), program.begin(), program.end());

@@ -33,6 +33,9 @@ class Stop(PealTest):
         self.assertIn("stopped after step", output)
         if ranks == 0:
             self.assertEqual(process.returncode, 0, output)
+        self.check_resume(job)
+
+    def check_resume(self, job):
         self.assertFalse(list((self.folder / "run" / "checkpoints").glob(".tmp-*")))
         done = run(["inspect", self.folder / "run"])
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -56,6 +59,37 @@ class Stop(PealTest):
 
     def test_sigterm_to_mpirun(self):
         self.check_stop_and_resume(signal.SIGTERM, 2)
+
+    def check_launch(self, number):
+        job = self.job(limit=4000, epochs=2000)
+        process = start(["launch", "-n", 2, job])
+        self.wait_for_steps(process)
+        begin = time.monotonic()
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=30)
+        # mpirun itself would have told the ranks after 5 s.
+        self.assertLess(time.monotonic() - begin, 5, output)
+        self.assertIn("stopping: the ranks finish a step", output)
+        self.assertIn("stopped after step", output)
+        self.assertEqual(process.returncode, 0, output)
+        self.check_resume(job)
+
+    def test_sigint_to_launch(self):
+        self.check_launch(signal.SIGINT)
+
+    def test_sigterm_to_launch(self):
+        self.check_launch(signal.SIGTERM)
+
+    def test_launch_that_is_killed_leaves_no_ranks(self):
+        job = self.job(limit=4000, epochs=2000)
+        process = start(["launch", "-n", 2, job])
+        self.wait_for_steps(process)
+        process.kill()
+        process.communicate(timeout=30)
+        end = time.monotonic() + 30
+        while subprocess.run(["pgrep", "-f", str(job)], capture_output=True).returncode == 0:
+            self.assertLess(time.monotonic(), end, "ranks are left")
+            time.sleep(0.1)
 
     def test_a_reader_that_stops_reading_holds_nothing_up(self):
         # More plain lines than a pipe holds; nobody reads until the run has been stopped.

@@ -104,6 +104,9 @@ class Mirrored final : public Communicator {
     return over(inner_->make_group(ranks));
   }
   void abort(const std::string& cause, int exit_code) override { inner_->abort(cause, exit_code); }
+  std::string_view way(std::int64_t count, DType dtype, Algorithm algorithm) override {
+    return inner_->way(count, dtype, algorithm);
+  }
   void set_deadline(double seconds) override { inner_->set_deadline(seconds); }
   void set_step(std::int64_t step) override { inner_->set_step(step); }
   void set_flight_directory(const std::string& directory) override {
