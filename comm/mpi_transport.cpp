@@ -18,8 +18,7 @@ namespace peal {
 namespace {
 
 constexpr std::size_t kPairBytes = std::size_t{64} << 20;  // of one message; MPI counts in int
-// How long a wait keeps its core before it naps: ranks that are in a short call wake at once, and a
-// long one takes longer than a nap.
+// Seconds that a wait keeps its core before it naps: ranks in a short call wake at once.
 constexpr double kBusyShort = 0.2e-3, kBusyLong = 0;
 constexpr std::size_t kLongBytes = std::size_t{64} << 10;
 constexpr int kNoticeTag = 0, kHelloTag = 1, kPairTag = 2, kDataTag = 8;  // and one for each lane
@@ -175,8 +174,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   std::vector<bool> elsewhere_;            // by rank: whether it said that it waits in another call
   bool told_waiting_ = false;
   double busy_seconds_ = kBusyShort;
-  // Seconds, a mean of late: on a slow link a wait naps for longer, as the core is backward's.
-  double between_ends_ = 0;
+  double between_ends_ = 0;  // of messages: seconds, a mean of late
   struct Sent {
     Notice notice;
     MPI_Request request = MPI_REQUEST_NULL;
@@ -285,10 +283,9 @@ void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag, 
 }
 
 void MpiTransport::wait_for_any(const Call& call) {
-  constexpr double kShortest = 20e-6, kLong = 50e-6, kLongest = 200e-6;
   Patience patience(watch_);
-  double nap = kShortest;
-  const double longest = std::clamp(between_ends_ / 4, kLong, kLongest);
+  double nap = 20e-6;
+  const double longest = std::clamp(between_ends_ / 4, 50e-6, 200e-6);  // the core is backward's
   while (!poll()) {
     if (!patience.exhausted()) continue;
     const bool late = patience.late();
