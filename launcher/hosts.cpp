@@ -140,7 +140,7 @@ void check_hosts(const std::vector<HostSlots>& hosts, const std::string& program
   }
   for (std::size_t begin = 0; begin < remote.size(); begin += kAtOnce) {
     const std::size_t end = std::min(begin + kAtOnce, remote.size());
-    std::vector<Program> asked;
+    std::vector<ChildProgram> asked;
     for (std::size_t i = begin; i < end; ++i) {
       std::vector<std::string> words = remote_shell();
       words.insert(words.end(), {remote[i], "test -x " + shell_quoted(program)});

@@ -88,7 +88,7 @@ std::string command_line(const std::vector<std::string>& words) {
   return line;
 }
 
-Program::Program(const std::vector<std::string>& words)
+ChildProgram::ChildProgram(const std::vector<std::string>& words)
     : out_(memfd_create("out", MFD_CLOEXEC)), error_(memfd_create("error", MFD_CLOEXEC)) {
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
@@ -103,21 +103,21 @@ Program::Program(const std::vector<std::string>& words)
   outcome_ = {.code = 127, .out = "", .error = cat(words[0], ": ", std::strerror(failed))};
 }
 
-Program::Program(Program&& other) noexcept
+ChildProgram::ChildProgram(ChildProgram&& other) noexcept
     : pid_(other.pid_),
       out_(std::exchange(other.out_, -1)),
       error_(std::exchange(other.error_, -1)),
       ended_(std::exchange(other.ended_, true)),
       outcome_(std::move(other.outcome_)) {}
 
-Program::~Program() {
+ChildProgram::~ChildProgram() {
   wait();
   for (const int file : {out_, error_}) {
     if (file >= 0) ::close(file);
   }
 }
 
-const Outcome& Program::wait() {
+const Outcome& ChildProgram::wait() {
   if (ended_) return outcome_;
   ended_ = true;
   int status = 0;
@@ -128,7 +128,7 @@ const Outcome& Program::wait() {
 }
 
 Outcome run_program(const std::vector<std::string>& words) {
-  return Program(words).wait();
+  return ChildProgram(words).wait();
 }
 
 int run_ranks(const std::vector<std::string>& words, const std::string& remedy) {

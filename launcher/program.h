@@ -16,12 +16,12 @@ struct Outcome {
 };
 
 // A program beside this one, without input.
-class Program {
+class ChildProgram {
  public:
-  explicit Program(const std::vector<std::string>& words);
-  ~Program();  // waits
-  Program(Program&&) noexcept;
-  Program(const Program&) = delete;
+  explicit ChildProgram(const std::vector<std::string>& words);
+  ~ChildProgram();  // waits
+  ChildProgram(ChildProgram&&) noexcept;
+  ChildProgram(const ChildProgram&) = delete;
 
   const Outcome& wait();
 

@@ -5,7 +5,7 @@ usage: include_test.py [ROOT]
 
 Levels: a folder may include only the folders in its row of FOLDERS. A library's header may stand
 only in the sources (never in the headers) of the folders in its row of LIBRARIES. CMake's
-peal_library calls must link the same edges. No file is over MAX_LINES lines, and the top level
+peal_library calls must link the same edges. No two headers define a type of one name. No file is over MAX_LINES lines, and the top level
 holds what TOP_LEVEL says. Prints one line a violation and returns 1 when there is any.
 """
 
@@ -83,6 +83,8 @@ HEADERS = {".h", ".hpp", ".cuh"}
 LINE_LIMITED = SOURCES | HEADERS | {".py", ".sh", ".proto"}
 
 INCLUDE = re.compile(r"^\s*#\s*(?:include|import)\b\s*(.*)$")
+NAMESPACE = re.compile(r"^namespace ([\w:]+) \{")
+TYPE = re.compile(r"^(?:struct|class|enum class)\s+(?:alignas\([^)]*\)\s*)?([\w:]+\w)[^;]*\{")
 NAME = re.compile(r'[<"]([^>"]+)[>"]')
 
 
@@ -187,6 +189,25 @@ def check_sources(root, files):
                 yield f"{path}:{number} includes {shown}: {problem}"
 
 
+def check_types(root, files):
+    """Two types of one name in one namespace: the linker takes a function of either for both."""
+    seen = {}
+    for path in files:
+        if path.suffix not in HEADERS or folder_of(path) in (None, "tests", "examples"):
+            continue
+        namespace = ""
+        text = without_block_comments((root / path).read_text(errors="replace"))
+        for number, line in enumerate(text.split("\n"), start=1):
+            opened, defined = NAMESPACE.match(line), TYPE.match(line)
+            if opened:
+                namespace = opened.group(1)
+            elif defined:
+                name = f"{namespace}::{defined.group(1)}"
+                if name in seen:
+                    yield f"{path}:{number} defines {name}, and so does {seen[name]}"
+                seen.setdefault(name, f"{path}:{number}")
+
+
 def check_lengths(root, files):
     for path in files:
         if path.suffix in LINE_LIMITED:
@@ -254,6 +275,7 @@ def check_cmake(root):
 def violations(root):
     files = project_files(root)
     yield from check_sources(root, files)
+    yield from check_types(root, files)
     yield from check_lengths(root, files)
     yield from check_top_level(files)
     yield from check_cmake(root)

@@ -86,7 +86,7 @@ void Plan::forward(Stream& s, const PassKey& key, std::byte* gradients) {
     if (input.data == nullptr) fail_internal("input \"" + input.name + "\"", "was never set");
   impl_->key = key;
   Run run = impl_->start(s, 0);
-  for (const Call& call : program.forward) {
+  for (const PlanCall& call : program.forward) {
     run.enter(call.op, call.uses);
     call.function(run);
   }
@@ -102,7 +102,7 @@ void Plan::backward(Stream& s, float loss_scale, std::byte* gradients,
     fail_internal("plan", "backward of a plan that was not compiled for training");
   impl_->use_gradients(gradients);
   Run run = impl_->start(s, loss_scale);
-  for (const Call& call : impl_->program->backward) {
+  for (const PlanCall& call : impl_->program->backward) {
     run.enter(call.op, call.uses);
     call.function(run);
     if (call.bytes_final > 0 && on_gradient_ready) on_gradient_ready(call.bytes_final);
@@ -112,7 +112,7 @@ void Plan::backward(Stream& s, float loss_scale, std::byte* gradients,
 void Plan::apply_slots(Stream& s, std::byte* gradients) {
   impl_->use_gradients(gradients);
   Run run = impl_->start(s, 0);
-  for (const Call& call : impl_->program->apply) {
+  for (const PlanCall& call : impl_->program->apply) {
     run.enter(call.op, call.uses);
     call.function(run);
   }

@@ -160,15 +160,15 @@ int PlanBuilder::gradient_entry(int value) {
 
 // ---- Forward -------------------------------------------------------------------------------
 
-Call PlanBuilder::make_call(const std::string& op, const std::vector<Ref>& uses,
-                            CallFunction function) {
-  Call call{op, std::move(function), {}};
+PlanCall PlanBuilder::make_call(const std::string& op, const std::vector<Ref>& uses,
+                                CallFunction function) {
+  PlanCall call{op, std::move(function), {}};
   for (const Ref ref : uses)
     if (ref) call.uses.push_back(entry(ref.index).base);
   return call;
 }
 
-Call PlanBuilder::make_reorder(int from, int to) {
+PlanCall PlanBuilder::make_reorder(int from, int to) {
   const std::shared_ptr<Reorder> kernel = kernels_.make_reorder(
       entry(to).tensor.shape, entry(from).tensor.layout, entry(to).tensor.layout);
   scratch_bytes_ = std::max(scratch_bytes_, kernel->scratch_bytes());
@@ -240,7 +240,7 @@ void PlanBuilder::seed_backward() {
 
 void PlanBuilder::arrange_backward() {
   for (auto calls = step_backward_.rbegin(); calls != step_backward_.rend(); ++calls) {
-    for (Call& call : *calls) {
+    for (PlanCall& call : *calls) {
       std::vector<int> targets;
       for (const int used : call.uses)
         if (entry(used).target >= 0 &&
@@ -307,7 +307,7 @@ void PlanBuilder::mark_final() {
 void PlanBuilder::mark_lives() {
   int time = 0;
   for (const auto* calls : {&program_->forward, &program_->backward, &program_->apply}) {
-    for (const Call& call : *calls) {
+    for (const PlanCall& call : *calls) {
       for (const int used : call.uses) {
         Storage& storage = storages_[static_cast<std::size_t>(entry(used).storage)];
         storage.first = std::min(storage.first, time);

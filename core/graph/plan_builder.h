@@ -14,7 +14,7 @@
 
 namespace peal {
 
-struct Call {
+struct PlanCall {
   std::string op;
   CallFunction function;
   std::vector<int> uses;        // tensors it may touch (their bases)
@@ -45,7 +45,7 @@ struct Program {
 
   std::vector<Tensor> tensors;  // [0] is the empty tensor
   std::vector<int> bases;
-  std::vector<Call> forward, backward, apply;
+  std::vector<PlanCall> forward, backward, apply;
   std::vector<Bound> parameters, states, gradients;
   std::vector<Input> inputs;
   std::vector<Named> outputs;
@@ -99,8 +99,8 @@ class PlanBuilder {
   int output_entry(int value, const Layout* layout);
 
   // Calls
-  Call make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);
-  Call make_reorder(int from, int to);
+  PlanCall make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);
+  PlanCall make_reorder(int from, int to);
   void compile(const PlanStep& step);
   void compile_slots();
   void seed_backward();
@@ -129,11 +129,11 @@ class PlanBuilder {
   int scratch_storage_ = 0;
 
   // Of the step that is being compiled.
-  std::vector<Call>* calls_ = nullptr;
-  std::vector<Call>* backward_calls_ = nullptr;
+  std::vector<PlanCall>* calls_ = nullptr;
+  std::vector<PlanCall>* backward_calls_ = nullptr;
   std::vector<int> step_targets_;  // entry of each input's gradient, 0: not asked for
   int slot_entry_ = 0;             // of an apply function
-  std::vector<std::vector<Call>> step_backward_;
+  std::vector<std::vector<PlanCall>> step_backward_;
 
   std::unique_ptr<Program> program_;
 };
