@@ -131,7 +131,7 @@ SharedTransport::~SharedTransport() {
 void SharedTransport::run(const Call& call) {
   if (const Cause* cause = failure()) throw_cause(*cause);
   if (call.is_pair()) return run_pair(call);
-  if (!begun_) begin(call);
+  if (!begun_) begin_small(call);
   if (begun_) return finish_small(call);
   ++sequence_;
   chunk_ = chunk_elements(call);

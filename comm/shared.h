@@ -205,6 +205,7 @@ class SharedTransport final : public Transport {
 
   // Small all-reduces (shared_small.cpp).
   bool is_small(const Call& call) const;
+  void begin_small(const Call& call);
   void finish_small(const Call& call);
   bool mail_is_here(const Call& call);
   void take_mail(const Call& call);

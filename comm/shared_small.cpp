@@ -88,7 +88,7 @@ std::size_t SharedTransport::mail_bytes(const Call& call, int rank) const {
 // Inputs are copied into the mail, where they stay as they are until all ranks have come to the
 // next call; every rank reduces all slices for itself, in the order of their owners. 1 meeting; a
 // rank reads n N bytes (n p N with p partial sums a rank) and writes N, and p N for the mail.
-void SharedTransport::begin(const Call& call) {
+void SharedTransport::begin_small(const Call& call) {
   if (!is_small(call)) return;
   begun_ = true;
   ++sequence_;
@@ -106,6 +106,11 @@ void SharedTransport::begin(const Call& call) {
   if (lines > 1) mine.lines[lines - 1].arrivals.store(meetings_, std::memory_order_release);
   mailed_[sequence_ % 2] = lines;
   wake_if_last();
+}
+
+// After a failure nobody is let through by one that comes late: run() says the cause.
+void SharedTransport::begin(const Call& call) {
+  if (failure() == nullptr) begin_small(call);
 }
 
 bool SharedTransport::end_begun(const Call& call, bool spin) {

@@ -47,17 +47,21 @@ def command(arguments, ranks=0):
     return launcher + [PEAL] + [str(a) for a in arguments]
 
 
+def environment(arguments, ranks):
+    return MPI_ENVIRONMENT if ranks or arguments[0] == "launch" else None
+
+
 def run(arguments, ranks=0, timeout=120, **options):
     """Runs to the end; stdout and stderr are captured apart."""
     return subprocess.run(command(arguments, ranks), capture_output=True, text=True,
-                          timeout=timeout, env=MPI_ENVIRONMENT if ranks else None, **options)
+                          timeout=timeout, env=environment(arguments, ranks), **options)
 
 
 def start(arguments, ranks=0, **options):
     """Starts in a process group of its own, so that a test can signal or kill it whole."""
     return subprocess.Popen(command(arguments, ranks), stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                            env=MPI_ENVIRONMENT if ranks else None, **options)
+                            env=environment(arguments, ranks), **options)
 
 
 def kill_tree(process, number=signal.SIGKILL, when=lambda: None):
