@@ -28,7 +28,7 @@ from peal_cli import MPI_ENVIRONMENT, PEAL, SOURCE
 
 DRILL_RANK = pathlib.Path(PEAL).parent / "drill_rank"
 DEADLINE = 1.5     # seconds, of every call
-SLACK = 3.0        # a second for ranks to hear of each other over MPI, and what a busy machine adds
+SLACK = 2.0        # what a busy machine may add
 ROUND_LIMIT = 60   # seconds from start to end
 SIDE_BY_SIDE = 4   # rounds; they mostly sleep
 

@@ -79,8 +79,8 @@ class Launch(PealTest):
         self.assertIn("scontrol requeue", script)
         self.assertNotIn("requeue \"$", self.dry(command="submit"))
         # The part that would start ranks says what it was given.
-        stub = script.replace(" srun ", " printf '%s\\n' $COLOUR ").replace("scontrol", "echo")
-        said = subprocess.run(["bash", "-c", stub], capture_output=True, text=True, timeout=30)
+        spoken = script.replace(" srun ", " printf '%s\\n' $COLOUR ").replace("scontrol", "echo")
+        said = subprocess.run(["bash", "-c", spoken], capture_output=True, text=True, timeout=30)
         self.assertEqual(said.stdout.split()[:2], ["it's", "blue"], said.stderr)
         self.assertIn("--fresh", said.stdout)
 
