@@ -28,7 +28,7 @@ StopSignal::StopSignal(std::vector<int> signals) : signals_(std::move(signals)) 
 }
 
 StopSignal::~StopSignal() {
-  for (const int number : signals_) install(number, SIG_DFL);
+  for (const int number : signals_) install(number, over_ && number != SIGINT ? SIG_IGN : SIG_DFL);
   stop_asked = 0;
 }
 

@@ -257,7 +257,7 @@ void Run::announce() {
 }
 
 void Run::loop() {
-  const StopSignal signals({SIGINT, SIGTERM});
+  StopSignal signals({SIGINT, SIGTERM});
   const std::int64_t steps = trainer_->total_steps();
   if (first_step_ == steps) {
     progress_.say(cat("the run is finished after step ", steps,
@@ -292,6 +292,7 @@ void Run::loop() {
     evaluate(step);
   }
   if (timeline_) write_timeline();
+  signals.over();
   if (status_) status_->end(stop ? "stopped" : "finished");
   if (stop) {
     progress_.say(cat("stopped after step ", step,
@@ -399,11 +400,12 @@ void Run::save(std::int64_t step) {
 void train(JobSpec job, Communicator& comm, const TrainOptions& options) {
   // Batch systems send it ahead of the time limit, maybe while the run still gets ready: it then
   // makes one step and stops, so that no start is for nothing.
-  const StopSignal warning({SIGUSR1});
+  StopSignal warning({SIGUSR1});
   Run run(std::move(job), comm, options);
   try {
     run.prepare();
     run.loop();
+    warning.over();
   } catch (const Error& error) {
     run.tell_failure(error.what(), exit_code(error.kind()));
     throw;

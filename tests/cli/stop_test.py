@@ -1,4 +1,5 @@
 """Ctrl-C and SIGTERM: the run saves, ends cleanly and goes on from there with the same command."""
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,30 @@ class Stop(PealTest):
 
     def test_sigterm_to_mpirun(self):
         self.check_stop_and_resume(signal.SIGTERM, 2)
+
+    def test_late_signals_kill_no_rank(self):
+        job = self.job(limit=4000, epochs=2000)
+        process = start(["train", job], 2)
+        self.wait_for_steps(process)
+        ranks = [int(pid) for pid in subprocess.run(["pgrep", "-P", str(process.pid)],
+                                                    capture_output=True, text=True).stdout.split()]
+        self.assertEqual(len(ranks), 2)
+        # As a batch system does it, host after host: rank 1 hears of it when the run has stopped.
+        os.kill(ranks[0], signal.SIGTERM)
+        while process.poll() is None:
+            if self.status() == "stopped":
+                for rank in ranks:
+                    try:
+                        os.kill(rank, signal.SIGTERM)
+                        os.kill(rank, signal.SIGUSR1)
+                    except ProcessLookupError:
+                        pass
+        output, _ = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 0, output)
+        self.check_resume(job)
+
+    def status(self):
+        return json.loads((self.folder / "run/status.json").read_text())["state"]
 
     def check_launch(self, number):
         job = self.job(limit=4000, epochs=2000)
