@@ -24,12 +24,12 @@ constexpr std::size_t kLongBytes = std::size_t{64} << 10;
 constexpr int kNoticeTag = 0, kHelloTag = 1, kPairTag = 2, kDataTag = 8;  // and one for each lane
 constexpr int kTagsOfGroup = kDataTag + Messages::kLanes;
 
-void check(int status, const std::string& what) {
+void check(int status, std::string_view what) {
   if (status == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(status, text, &length);
-  throw Error(ErrorKind::peer, what, std::string(text, static_cast<std::size_t>(length)));
+  throw Error(ErrorKind::peer, std::string(what), std::string(text, static_cast<std::size_t>(length)));
 }
 
 std::size_t at(int index) {
@@ -317,9 +317,9 @@ void MpiTransport::look(bool late) {
 bool MpiTransport::poll() {
   const std::lock_guard lock(mpi_);
   int ended = 0;
-  check(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &ended, ended_.data(),
-                     MPI_STATUSES_IGNORE),
-        watch_.place());
+  const int status = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &ended,
+                                  ended_.data(), MPI_STATUSES_IGNORE);
+  if (status != MPI_SUCCESS) check(status, watch_.place());  // a text: not in each look
   if (ended == MPI_UNDEFINED) ended = 0;
   for (int i = 0; i < ended; ++i) {
     UnderWay& message = under_way_[at(ended_[at(i)])];
