@@ -174,6 +174,7 @@ void add_bench_command(CLI::App& app) {
   });
   add_bench_collectives(*bench);
   add_bench_overlap(*bench);
+  add_bench_scaling(*bench);
 }
 
 }  // namespace peal

@@ -8,9 +8,9 @@
 #include "core/base/error.h"
 #include "launcher/bench.h"
 #include "launcher/cli.h"
+#include "launcher/measure_overlap.h"
 #include "launcher/progress.h"
 #include "launcher/train.h"
-#include "launcher/trainer.h"
 
 namespace peal {
 namespace {
@@ -21,69 +21,14 @@ struct Arguments {
   bool json = false;
 };
 
-enum Mode { compute, overlapped, held };
 constexpr std::array<const char*, 3> kModes = {"compute only", "overlapped", "not overlapped"};
 
-// What this rank computes in a step, as a job of one rank: nothing is summed over ranks.
-JobSpec own_share(JobSpec job, const Communicator& comm, int lanes) {
-  const int all = job.parallel().virtual_ranks();
-  const TreeNode block = block_of(all, comm.world_size(), comm.rank());
-  const int mine = block.end - block.begin;
-  job.mutable_parallel()->set_virtual_ranks(mine);
-  job.mutable_parallel()->set_threads(lanes);
-  job.mutable_train()->set_global_batch(job.train().global_batch() / all * mine);
-  return job;
-}
-
-class OverlapBench {
- public:
-  OverlapBench(const JobSpec& job, Communicator& comm, const TrainingData& data)
-      : comm_(comm),
-        trainer_(job, comm, data),
-        alone_(own_share(job, comm, trainer_.lanes()), *single_, data) {
-    if (comm.rank() == 0) trainer_.initialize_weights();
-    trainer_.start(/*first_step=*/0);
-    alone_.initialize_weights();
-    alone_.start(/*first_step=*/0);
-  }
-
-  // Seconds a step, as long as the slowest rank takes.
-  double measure(Mode mode, std::int64_t steps) {
-    if (mode != compute) trainer_.set_overlap(mode == overlapped);
-    Trainer& trainer = mode == compute ? alone_ : trainer_;
-    std::int64_t& next = mode == compute ? next_alone_ : next_;
-    meet();
-    const double start = seconds_now();
-    for (std::int64_t i = 0; i < steps; ++i) {
-      trainer.step(next++, /*stop_asked=*/false, /*want_norm=*/false);
-    }
-    meet();
-    return (seconds_now() - start) / static_cast<double>(steps);
-  }
-
-  std::size_t gradient_bytes() const { return trainer_.table().gradient_bytes; }
-  int lanes() const { return trainer_.lanes(); }
-
- private:
-  void meet() {
-    Stream s;
-    comm_.wait(s, comm_.barrier(s, "round"));
-  }
-
-  Communicator& comm_;
-  Trainer trainer_;
-  std::unique_ptr<Communicator> single_ = make_single_communicator();
-  Trainer alone_;
-  std::int64_t next_ = 0, next_alone_ = 0;
-};
-
-using Times = std::array<std::vector<double>, 3>;  // by mode: seconds a step, of each round
-
 void report(const Arguments& arguments, const JobSpec& job, const Communicator& comm,
-            const OverlapBench& bench, Times& times) {
-  std::array<double, 3> ms{};
-  for (const Mode mode : {compute, overlapped, held}) ms[mode] = 1e3 * quantile(times[mode], 0.5);
-  const double exposed = ms[held] - ms[compute], hidden = ms[held] - ms[overlapped];
+            const OverlapBench& bench, OverlapTimes& times) {
+  const double compute = 1e3 * times.median(OverlapMode::compute),
+               overlapped = 1e3 * times.median(OverlapMode::overlapped),
+               held = 1e3 * times.median(OverlapMode::held);
+  const double exposed = held - compute, hidden = held - overlapped;
   const double share = hidden / exposed;
   const bool known = exposed > 0;
   if (arguments.json) {
@@ -98,11 +43,11 @@ void report(const Arguments& arguments, const JobSpec& job, const Communicator& 
         {"bucket_size", job.parallel().bucket_size()},
         {"rounds", arguments.rounds},
         {"steps_per_round", arguments.steps},
-        {"compute_ms", ms[compute]},
-        {"overlapped_ms", ms[overlapped]},
-        {"not_overlapped_ms", ms[held]},
+        {"compute_ms", compute},
+        {"overlapped_ms", overlapped},
+        {"not_overlapped_ms", held},
         {"hidden_share", known ? nlohmann::ordered_json(share) : nullptr},
-        {"speedup", ms[held] / ms[overlapped]}};
+        {"speedup", held / overlapped}};
     std::puts(line.dump().c_str());
     return;
   }
@@ -113,15 +58,16 @@ void report(const Arguments& arguments, const JobSpec& job, const Communicator& 
   std::printf("# medians of %lld rounds of %lld steps, modes in turns\n",
               static_cast<long long>(arguments.rounds), static_cast<long long>(arguments.steps));
   std::printf("%-16s %10s %10s %10s\n", "", "ms a step", "quarter", "3 quarters");
-  for (const Mode mode : {compute, overlapped, held}) {
-    std::printf("%-16s %10.2f %10.2f %10.2f\n", kModes[mode], ms[mode],
-                1e3 * quantile(times[mode], 0.25), 1e3 * quantile(times[mode], 0.75));
+  for (const OverlapMode mode : kOverlapModes) {
+    std::vector<double>& all = times.of(mode);
+    std::printf("%-16s %10.2f %10.2f %10.2f\n", kModes[static_cast<std::size_t>(mode)],
+                1e3 * quantile(all, 0.5), 1e3 * quantile(all, 0.25), 1e3 * quantile(all, 0.75));
   }
   std::printf("sums of gradients: %.2f ms after backward, %.2f ms beside it\n", exposed,
-              ms[overlapped] - ms[compute]);
+              overlapped - compute);
   if (known) {
     std::printf("hidden: %.0f%%; overlapped training is %.2f times as fast\n", 100 * share,
-                ms[held] / ms[overlapped]);
+                held / overlapped);
   } else {
     std::puts("hidden: unknown; there is no time to hide, that is less than rounds differ by");
   }
@@ -139,11 +85,11 @@ void bench_overlap(const Arguments& arguments, const JobSpec& given, Communicato
   TrainingData data;
   together(comm, [&] { data = open_data(job, model_info(job.model())); });
   OverlapBench bench(job, comm, data);
-  Times times;
-  for (const Mode mode : {compute, overlapped, held}) bench.measure(mode, kWarmup);
+  OverlapTimes times;
+  for (const OverlapMode mode : kOverlapModes) bench.measure(mode, kWarmup);
   for (std::int64_t round = 0; round < arguments.rounds; ++round) {
-    for (const Mode mode : {compute, overlapped, held}) {
-      times[mode].push_back(bench.measure(mode, arguments.steps));
+    for (const OverlapMode mode : kOverlapModes) {
+      times.of(mode).push_back(bench.measure(mode, arguments.steps));
     }
   }
   if (comm.rank() == 0) report(arguments, job, comm, bench, times);

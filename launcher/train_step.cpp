@@ -27,6 +27,7 @@ class Timer {
 
 StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
   stop_flag_[0] = stop_asked ? 1.0f : 0.0f;
+  step_start_ = std::chrono::steady_clock::now();
   sum_->begin_step(step);
   lanes_->run([&](int lane) { run_lane(lane, step); });
 
@@ -103,6 +104,7 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       {
         const TimelineScope scope(timeline, lane, "backward", virtual_rank);
         plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
+          if (lane == 0 && ready_times_ != nullptr) note_ready(bytes_final);
           sum_->ready(stream_, lane, leaf, part, bytes_final);
         });
       }
@@ -111,6 +113,12 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       loader_->release(*batch);
     }
   }
+}
+
+void Trainer::note_ready(std::size_t bytes_final) {
+  if (!ready_times_->empty() && bytes_final <= ready_times_->back().bytes) ready_times_->clear();
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - step_start_;
+  ready_times_->push_back({bytes_final, since.count()});
 }
 
 void Trainer::check_loss(std::int64_t step) {

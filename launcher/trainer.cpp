@@ -199,6 +199,11 @@ void Trainer::collect_compression() {
   if (compression_) compression_->collect(stream_);
 }
 
+void Trainer::record_ready(std::vector<ReadyTime>* into) {
+  into->reserve(table_.parameters.size() + 1);
+  ready_times_ = into;
+}
+
 MemoryTable Trainer::memory() const {
   MemoryTable table;
   table.parameters = parameters_.size() + states_.size();

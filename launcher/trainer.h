@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -42,6 +43,12 @@ struct MemoryTable {
 // Where the time of steps went, in seconds, as lane 0 saw it.
 struct StepTimes {
   double data = 0, forward = 0, backward = 0, comm = 0, optimizer = 0;
+};
+
+// In backward of a step: so many bytes from the start of the gradient arena became final.
+struct ReadyTime {
+  std::size_t bytes = 0;
+  double seconds = 0;  // since the step began
 };
 
 struct StepResult {
@@ -91,6 +98,8 @@ class Trainer {
   TimelineRoom timeline_room() const;
   // Whether buckets start during backward, as parallel.overlap says at first. On all ranks alike.
   void set_overlap(bool overlap) { sum_->set_overlap(overlap); }
+  // From now on `into` tells of the newest step, as lane 0 saw it in its last backward pass.
+  void record_ready(std::vector<ReadyTime>* into);
   int lanes() const { return sum_->lanes(); }
 
  private:
@@ -98,6 +107,7 @@ class Trainer {
   void make_sum();
   void make_loader(std::int64_t first_step);
   void run_lane(int lane, std::int64_t step);
+  void note_ready(std::size_t bytes_final);
   void check_loss(std::int64_t step);
   StepResult read_slots(std::int64_t step) const;
   void update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale);
@@ -134,6 +144,8 @@ class Trainer {
   alignas(kAlignment) std::array<float, 16> stop_flag_{};
   StepTimes times_;
   Timeline* timeline_ = nullptr;
+  std::vector<ReadyTime>* ready_times_ = nullptr;
+  std::chrono::steady_clock::time_point step_start_;
 };
 
 }  // namespace peal

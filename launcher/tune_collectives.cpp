@@ -1,7 +1,5 @@
 #include "launcher/tune_collectives.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -16,6 +14,7 @@
 #include "launcher/fit_costs.h"
 #include "launcher/measure_collectives.h"
 #include "launcher/progress.h"
+#include "launcher/rank_layout.h"
 #include "launcher/train.h"
 
 namespace peal {
@@ -39,13 +38,14 @@ class Tuner {
       : comm_(comm), progress_(comm.rank() == 0, on_a_terminal()) {
     what_.iterations = iterations;
     what_.seconds = kSeconds;
-    find_hosts();
+    const RankLayout layout = find_hosts(comm);
+    spread_ = layout.spread;
+    host_ = layout.hosts[static_cast<std::size_t>(comm.rank())];
   }
 
   void fit(const std::filesystem::path& path);
 
  private:
-  void find_hosts();
   bool several_hosts() const { return spread_.hosts > 1; }
   std::vector<CostSample> measure(const std::vector<Way>& ways, bool inside);
   double measure_once(CollectiveBench* ranks, std::int64_t count);
@@ -58,29 +58,8 @@ class Tuner {
   Progress progress_;
   CollectiveCase what_;
   Spread spread_;
-  int host_ = 0;  // the first rank with this one's host name
+  int host_ = 0;
 };
-
-// Hosts are told apart by their names.
-void Tuner::find_hosts() {
-  constexpr std::size_t kLength = 64;
-  std::array<char, kLength> mine{};
-  ::gethostname(mine.data(), kLength - 1);
-  const int n = comm_.world_size();
-  std::vector<char> all(static_cast<std::size_t>(n) * kLength);
-  Stream s;
-  comm_.wait(s,
-             comm_.all_gather(s, "host names", {mine.data(), {kLength}, DType::u8},
-                              {all.data(), {n * static_cast<std::int64_t>(kLength)}, DType::u8}));
-  std::map<std::string, std::vector<int>> ranks;
-  for (int r = 0; r < n; ++r) ranks[&all[static_cast<std::size_t>(r) * kLength]].push_back(r);
-  host_ = ranks[mine.data()][0];
-  spread_ = {n, static_cast<int>(ranks.size()), 1, n};
-  for (const auto& [name, members] : ranks) {
-    spread_.of_host = std::max(spread_.of_host, static_cast<int>(members.size()));
-    spread_.rails = std::min(spread_.rails, static_cast<int>(members.size()));
-  }
-}
 
 // On this rank's `ranks`, if it is there; the slowest of all hosts.
 double Tuner::measure_once(CollectiveBench* ranks, std::int64_t count) {
