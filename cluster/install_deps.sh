@@ -8,8 +8,8 @@ usage() {
 usage: cluster/install_deps.sh [--tests] [--dev] [--list]
   --tests also what only the tests need: LibTorch (large) and pkg-config, for the examples that
           link the comm layer; iproute2 and openssh-server, to make hosts on one machine
-          (cluster/testbed.sh), and Slurm with munge, to run jobs on them; Debian starts the
-          services ssh and munge when it installs them
+          (cluster/testbed.sh), and Slurm with munge, to run jobs on them; patchelf, to make
+          a bundle; Debian starts the services ssh and munge when it installs them
   --dev   also what working on Peal needs: clang (fuzzing), clang-format, clang-tidy, shellcheck
   --list  print the packages and change nothing
 EOF
@@ -27,7 +27,7 @@ packages=(
   dataset-fashion-mnist                                       # pictures to train on
 )
 test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client
-               slurmctld slurmd slurm-client munge)
+               slurmctld slurmd slurm-client munge patchelf)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 
 fail() {

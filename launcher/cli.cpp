@@ -129,6 +129,7 @@ int run_cli(int argc, char** argv) {
       "  peal train job.textproto --set train.epochs=3\n"
       "  mpirun -np 4 peal train job.textproto\n"
       "  peal launch -n 4 job.textproto\n"
+      "  peal doctor --hosts node1:4,node2:4\n"
       "  peal submit --nodes 2 --ranks-per-node 4 job.textproto\n"
       "  peal inspect --hash runs/fashion_mnist\n"
       "Exit codes: 0 done, 2 the input is wrong, 3 a peer or the network failed,\n"
@@ -137,6 +138,7 @@ int run_cli(int argc, char** argv) {
   add_launch_command(app);
   add_submit_command(app);
   add_status_command(app);
+  add_doctor_command(app);
   add_shard_command(app);
   add_eval_command(app);
   add_inspect_command(app);

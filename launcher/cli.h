@@ -25,6 +25,7 @@ void add_train_command(CLI::App& app);
 void add_launch_command(CLI::App& app);
 void add_submit_command(CLI::App& app);
 void add_status_command(CLI::App& app);
+void add_doctor_command(CLI::App& app);
 void add_shard_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);

@@ -21,6 +21,13 @@ std::vector<HostSlots> read_hostfile(const std::filesystem::path& file, int slot
 // "a:2,b:2"
 std::string host_list(const std::vector<HostSlots>& hosts);
 
+// Whether `name` is what this host calls itself.
+bool is_this_host(const std::string& name);
+
+// ssh (or what OMPI_MCA_plm_rsh_agent says, as for mpirun) as it asks nothing and waits no longer
+// than `seconds` for a host to let it in. The host and a command for its shell go behind it.
+std::vector<std::string> remote_shell(int seconds = 10);
+
 // Whether ssh (or what OMPI_MCA_plm_rsh_agent says, as for mpirun) reaches every host, and
 // `program` lies there. Throws for the first that does not: Error(input) when there is no such host
 // or program, Error(peer) when it does not answer.

@@ -162,7 +162,11 @@ int run_ranks(const std::vector<std::string>& words, const std::string& remedy) 
 }
 
 std::string own_path() {
-  return std::filesystem::read_symlink("/proc/self/exe").string();
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe");
+  const std::filesystem::path start = self.parent_path().parent_path() / "peal";
+  const bool in_bundle = ::access((self.parent_path() / "mpirun").c_str(), X_OK) == 0 &&
+                         ::access(start.c_str(), X_OK) == 0;
+  return in_bundle ? start.string() : self.string();
 }
 
 }  // namespace peal

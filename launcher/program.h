@@ -40,7 +40,7 @@ Outcome run_program(const std::vector<std::string>& words);
 // cannot start.
 int run_ranks(const std::vector<std::string>& words, const std::string& remedy);
 
-// Where this program lies.
+// Where this program lies; in a bundle (cluster/bundle.sh), the script there that starts it.
 std::string own_path();
 
 }  // namespace peal

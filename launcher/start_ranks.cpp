@@ -50,7 +50,7 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
     fail_input("--ranks", ranks, " ranks do not fit in the ", slots, " slots of ",
                host_list(plan.hosts));
   }
-  Words words = {"mpirun", "-np", std::to_string(ranks)};
+  Words words = {mpirun_path(), "-np", std::to_string(ranks)};
   if (!plan.hosts.empty()) append(words, {"--host", host_list(plan.hosts)});
   bind_for_mpirun(plan, ranks, words);
   if (geteuid() == 0) words.push_back("--allow-run-as-root");
@@ -63,6 +63,7 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
   append(words, {"--mca", "odls_base_sigkill_timeout", "5"});
   // Containers forbid the system call behind this; Peal's own shared memory does not need it.
   append(words, {"--mca", "btl_vader_single_copy_mechanism", "none"});
+  words.insert(words.end(), plan.more.begin(), plan.more.end());
   words.insert(words.end(), program.begin(), program.end());
   return words;
 }
@@ -81,8 +82,15 @@ Words srun_command(const RankPlan& plan, const Words& program) {
   if (plan.ranks_per_host > 0) words.push_back(cat("--ntasks-per-node=", plan.ranks_per_host));
   if (plan.cores_per_rank > 0) words.push_back(cat("--cpus-per-task=", plan.cores_per_rank));
   if (plan.bind != "auto") words.push_back("--cpu-bind=" + kBind.at(plan.bind));
+  words.insert(words.end(), plan.more.begin(), plan.more.end());
   words.insert(words.end(), program.begin(), program.end());
   return words;
+}
+
+std::string mpirun_path() {
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe");
+  const std::filesystem::path beside = self.parent_path() / "mpirun";
+  return ::access(beside.c_str(), X_OK) == 0 ? beside.string() : "mpirun";
 }
 
 bool in_slurm() {

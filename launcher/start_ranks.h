@@ -16,6 +16,7 @@ struct RankPlan {
   std::string bind = "auto";             // auto, core, socket, numa, none
   std::string interface;                 // of MPI's TCP: a name or a network; empty: MPI chooses
   std::vector<std::string> environment;  // NAME=VALUE; mpirun also NAME alone
+  std::vector<std::string> more;         // other words for mpirun or srun
 };
 
 // `program`: what each rank is, with its arguments. With hosts, mpirun_command throws Error(input)
@@ -24,6 +25,9 @@ std::vector<std::string> mpirun_command(const RankPlan& plan,
                                         const std::vector<std::string>& program);
 std::vector<std::string> srun_command(const RankPlan& plan,
                                       const std::vector<std::string>& program);
+
+// Of the Open MPI that lies beside this program, as in a bundle; else "mpirun", from PATH.
+std::string mpirun_path();
 
 // Whether this process runs inside an allocation of Slurm.
 bool in_slurm();

@@ -25,6 +25,9 @@ namespace peal {
 
 // "3.0.0 (commit)" of the library behind the CPU's kernels, oneDNN, as it is loaded.
 std::string onednn_version();
+// "avx512_core_amx": the most capable instructions that it uses on this CPU. Where they differ,
+// bits do.
+std::string onednn_instructions();
 
 enum class Activation : std::uint8_t { none, relu, leaky_relu, gelu, sigmoid, tanh };
 enum class PoolKind : std::uint8_t { max, average };

@@ -92,6 +92,14 @@ class Slurm(PealTest):
     def scontrol(self, job):
         return testbed("scontrol", "--oneliner", "show", "job", job).stdout
 
+    def test_doctor_in_an_allocation(self):
+        done = testbed("exec", "control", "salloc", "--quiet", "--nodes", 2, PEAL, "doctor", "--json",
+                       "--directory", self.folder)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        report = json.loads(done.stdout)
+        self.assertEqual((len(report["hosts"]), report["faults"], len(report["pairs"])), (2, 0, 2))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
     def test_srun_reaches_every_host(self):
         said = testbed("srun", "--nodes", 4, "--ntasks-per-node", 2, "hostname").stdout
         self.assertEqual(sorted(said.split()), sorted(["h1", "h2", "h3", "h4"] * 2))

@@ -14,6 +14,29 @@ std::string peal::onednn_version() {
   return cat(v->major, ".", v->minor, ".", v->patch, " (", v->hash, ")");
 }
 
+std::string peal::onednn_instructions() {
+  switch (dnnl::get_effective_cpu_isa()) {
+    case dnnl::cpu_isa::sse41:
+      return "sse41";
+    case dnnl::cpu_isa::avx:
+      return "avx";
+    case dnnl::cpu_isa::avx2:
+      return "avx2";
+    case dnnl::cpu_isa::avx2_vnni:
+      return "avx2_vnni";
+    case dnnl::cpu_isa::avx512_core:
+      return "avx512_core";
+    case dnnl::cpu_isa::avx512_core_vnni:
+      return "avx512_core_vnni";
+    case dnnl::cpu_isa::avx512_core_bf16:
+      return "avx512_core_bf16";
+    case dnnl::cpu_isa::avx512_core_amx:
+      return "avx512_core_amx";
+    default:  // one that a later oneDNN has
+      return cat("isa ", static_cast<int>(dnnl::get_effective_cpu_isa()));
+  }
+}
+
 namespace peal::cpu {
 namespace {
 
