@@ -79,9 +79,10 @@ class Bundle(unittest.TestCase):
         return root, next((root / "opt").iterdir())
 
     def in_chroot(self, root, command):
-        """Namespaces of its own, so that what is mounted and started ends with it."""
+        """In namespaces of its own: without a network, and what is mounted and started ends with it."""
         script = ('mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && '
-                  'mount -t tmpfs tmpfs "$0/tmp" && exec chroot "$0" /bin/sh -c "$1"')
+                  'mount --rbind /sys "$0/sys" && mount -t tmpfs tmpfs "$0/tmp" && '
+                  'ip link set lo up && exec chroot "$0" /bin/sh -c "$1"')
         return said([*AS_ROOT, "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare", "--mount",
                      "--pid", "--net", "--fork", "--kill-child", "sh", "-c", script, root, command])
 
