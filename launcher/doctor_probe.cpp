@@ -37,7 +37,7 @@ Json write_token(const Json& request) {
   const std::filesystem::path path = token_file(request, host);
   std::FILE* file = std::fopen(path.c_str(), "wx");
   const bool whole = file != nullptr && std::fputs(token_text(request, host).c_str(), file) >= 0 &&
-               std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
+                     std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
   const int error = errno;
   if (file != nullptr) std::fclose(file);
   if (file != nullptr && !whole) std::remove(path.c_str());
