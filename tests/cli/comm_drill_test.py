@@ -359,8 +359,13 @@ class Table:
                     concurrent.futures.ThreadPoolExecutor(max(len(beds), 1)) as on_beds:
                 pending = [(on_beds if one.carrier == "hosts" else here).submit(
                     self.one, one, folder) for one in self.rounds]
-                for future in pending:
-                    future.result()
+                try:
+                    for future in pending:
+                        future.result()
+                except BaseException:  # told to end: rounds under way clean up behind themselves
+                    for future in pending:
+                        future.cancel()
+                    raise
         finally:
             for bed in beds:
                 bed.run("down")
@@ -440,6 +445,7 @@ def main():
     if arguments.only:
         rounds = [one for one in rounds if re.search(arguments.only, str(one))]
     demand(rounds, "no rounds")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     table = Table(rounds, arguments.keep)
     begin = time.monotonic()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="peal-drill-"))
