@@ -205,6 +205,7 @@ class Drill:
             time.sleep(random.Random(what.seed).uniform(0, 0.05))
             self.struck = time.time()
             self.bed.run("link", "h2", "down")
+            (self.folder / "cut").touch()
         if what.fault == "pause":
             self.wait_for("pause", (self.folder / "fault").exists)
             time.sleep(DEADLINE / 3)
