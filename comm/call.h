@@ -158,6 +158,25 @@ void set_blocks(CallRecord& record, const std::int64_t* bounds, int blocks);
 // Of two ranks: one sends what the other receives.
 bool matches(const CallRecord& a, const CallRecord& b);
 
+// What ranks tell each other to find out whether all make the same call: those with the lowest and
+// the highest digest among the ranks heard of.
+struct Hello {
+  CallRecord low, high;
+  std::int32_t low_rank = 0, high_rank = 0;
+
+  void merge(const Hello& other) {
+    const auto key = [](const CallRecord& c, int rank) { return std::pair(c.digest, rank); };
+    if (key(other.low, other.low_rank) < key(low, low_rank)) {
+      low = other.low;
+      low_rank = other.low_rank;
+    }
+    if (key(other.high, -other.high_rank) > key(high, -high_rank)) {
+      high = other.high;
+      high_rank = other.high_rank;
+    }
+  }
+};
+
 // Error(numeric) that names what ranks a and b called; same text whoever throws it.
 [[noreturn]] void throw_mismatch(const std::string& name_a, const CallRecord& a,
                                  const std::string& name_b, const CallRecord& b);

@@ -1,6 +1,8 @@
 #include "comm/family.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "core/base/error.h"
 
@@ -41,10 +43,21 @@ void Family::tell(const Cause& cause, const Transport* here) {
   cause_ = cause;
   failed_.store(true, std::memory_order_release);
   for (const Member& member : members_) member.transport->abort(cause_);
+  wait_until_told();
   if (cause_.exit_code == exit_code(ErrorKind::input)) return;  // a flight tells nothing of it
   for (const Member& member : members_) {
     const bool elsewhere = here != nullptr && member.transport != here;
     member.flight->failed(cat(cause_.where.data(), ": ", cause_.message.data()), elsewhere);
+  }
+}
+
+// Once for all members: a peer that takes nothing takes nothing in any of them.
+void Family::wait_until_told() {
+  using Clock = std::chrono::steady_clock;
+  const auto told = [](const Member& member) { return member.transport->told(); };
+  const auto end = Clock::now() + std::chrono::duration<double>(kTimeToTell);
+  while (!std::all_of(members_.begin(), members_.end(), told) && Clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 }
 

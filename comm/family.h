@@ -37,6 +37,7 @@ class Family {
   };
   void hear(const Transport* here);
   void tell(const Cause& cause, const Transport* here);
+  void wait_until_told();
 
   std::mutex mutex_;
   std::vector<Member> members_;

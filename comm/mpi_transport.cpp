@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "comm/message_collectives.h"
+#include "comm/mpi_broken_connections.h"
 #include "comm/small_reduce.h"
 #include "core/base/error.h"
 
@@ -59,24 +60,6 @@ int first_tag(const MpiChannel& channel, std::int64_t group) {
   return static_cast<int>(tag);
 }
 
-// The calls with the lowest and the highest digest among the ranks heard of.
-struct Hello {
-  CallRecord low, high;
-  std::int32_t low_rank = 0, high_rank = 0;
-
-  void merge(const Hello& other) {
-    const auto key = [](const CallRecord& c, int rank) { return std::pair(c.digest, rank); };
-    if (key(other.low, other.low_rank) < key(low, low_rank)) {
-      low = other.low;
-      low_rank = other.low_rank;
-    }
-    if (key(other.high, -other.high_rank) > key(high, -high_rank)) {
-      high = other.high;
-      high_rank = other.high_rank;
-    }
-  }
-};
-
 // What travels beside the data: a rank has failed, or is itself waiting in a call of all, or in
 // another one, or no longer.
 struct Notice {
@@ -116,6 +99,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
 
   void run(const Call& call) override;
   void abort(const Cause& cause) override;
+  bool told() override;
   const Cause* failure() override;
   void wait_elsewhere(bool long_since) override;
   std::string_view way(const Call& call) override { return name_of(ways_.way(call)); }
@@ -202,6 +186,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   MessageCollectives collectives_;
   std::optional<HostPart> host_;  // of ranks that share memory with others
   const Call* running_ = nullptr;
+  Standstill standstill_;
 };
 
 MpiTransport::~MpiTransport() {
@@ -221,6 +206,7 @@ void MpiTransport::run(const Call& call) {
   told_waiting_ = call.is_pair();  // the others have no part in it
   busy_seconds_ = kBusyShort;
   running_ = &call;
+  standstill_.begin();
   try {
     poll();  // a rank may have failed since the last call
     if (failed()) throw_cause(cause_);
@@ -315,6 +301,7 @@ void MpiTransport::look(bool late) {
 
 // Whether messages have ended since the last look.
 bool MpiTransport::poll() {
+  standstill_.look();
   const std::lock_guard lock(mpi_);
   int ended = 0;
   const int status = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &ended,
@@ -426,17 +413,12 @@ void MpiTransport::abort(const Cause& cause) {
     tell_all({Notice::aborted, rank_, 0, cause});
   }
   if (host_) host_->shared.abort(cause);
-  // Small messages leave at once; a peer that is gone must not keep us.
-  Patience patience(watch_);
-  for (bool all = false; !all && patience.seconds() < 0.5;) {
-    const std::lock_guard lock(mpi_);
-    all = true;
-    for (Sent& sent : notices_) {
-      int done = 0;
-      MPI_Test(&sent.request, &done, MPI_STATUS_IGNORE);
-      all = all && done != 0;
-    }
-  }
+}
+
+bool MpiTransport::told() {
+  const std::lock_guard lock(mpi_);
+  drop_sent_notices();
+  return notices_.empty();
 }
 
 // Whether a rank has failed. Answers peers that wait in this call, too.
@@ -456,7 +438,9 @@ bool MpiTransport::failed() {
 }
 
 void MpiTransport::fail_late(const Call& call) {
-  const std::string late = call.is_pair()
+  const std::string stopped = standstill_.blame(watch_);
+  const std::string late = !stopped.empty() ? stopped
+                           : call.is_pair()
                                ? cat(watch_.names[at(call.record.parameter)], " has not answered")
                                : late_ranks();
   const Cause cause = make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(),
@@ -583,6 +567,7 @@ void MpiTransport::run_pair(const Call& call) {
 
 // Never freed: that is collective, and a peer may be gone.
 MpiChannel::MpiChannel(MPI_Comm ranks) : data(duplicate(ranks)), control(duplicate(ranks)) {
+  wait_on_broken_connections();  // from here on every wait for a peer has a deadline
   void* value = nullptr;
   int found = 0;
   MPI_Comm_get_attr(data, MPI_TAG_UB, &value, &found);

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "core/base/error.h"
@@ -64,6 +65,24 @@ bool Patience::late() {
 bool Patience::long_since() {
   if (said_long_ || seconds() < watch_.deadline.load(std::memory_order_relaxed) / 2) return false;
   return said_long_ = true;
+}
+
+void Standstill::begin() {
+  looked_ = Clock::now();
+  longest_ = {};
+}
+
+void Standstill::look() {
+  const Clock::time_point now = Clock::now();
+  longest_ = std::max(longest_, now - looked_);
+  looked_ = now;
+}
+
+std::string Standstill::blame(const Watch& watch) const {
+  const double seconds = std::chrono::duration<double>(longest_).count();
+  if (seconds < watch.deadline.load(std::memory_order_relaxed)) return {};
+  return cat(watch.label(watch.rank), " was itself stopped for ", std::round(seconds * 10) / 10,
+             " s in it: its peers have given it up");
 }
 
 std::string late_message(const Watch& watch, const CallRecord& call, const std::string& late) {

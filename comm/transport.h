@@ -40,6 +40,10 @@ struct Watch {
   std::string place() const;          // "rank 3 step 1203"
 };
 
+// Seconds for which a rank that has failed tries to tell its peers: a message leaves at once, but
+// to a peer that is stopped or gone never.
+inline constexpr double kTimeToTell = 0.5;
+
 // Carries out calls one at a time, on whichever thread the queue chooses.
 class Transport {
  public:
@@ -53,8 +57,11 @@ class Transport {
   virtual bool end_begun(const Call&, bool /*spin*/) { return false; }
   // Returns when this rank's memory may be used again and holds the result.
   virtual void run(const Call& call) = 0;
-  // Any thread; the first cause of all ranks wins.
+  // Any thread; the first cause of all ranks wins. Does not wait for peers.
   virtual void abort(const Cause& cause) = 0;
+  // Any thread: whether what abort() tells peers has left this rank. Called until it has, or for
+  // kTimeToTell.
+  virtual bool told() { return true; }
   // Any thread: the cause that this rank or a peer gave, as far as it is here; null: none.
   virtual const Cause* failure() = 0;
   // Any thread: whether this rank has waited for long, not in a call that all ranks make here but
@@ -96,6 +103,21 @@ class Patience {
   bool said_long_ = false;
   int rounds_ = 0;
   bool tired_ = false;
+};
+
+// How long this rank stood still in the middle of a call: stopped by a signal, or its machine was.
+class Standstill {
+ public:
+  void begin();  // of the call
+  void look();   // again and again in it
+  // What it says of itself when that was longer than its peers wait, which then do not answer any
+  // more; empty: it was not.
+  std::string blame(const Watch& watch) const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point looked_;
+  Clock::duration longest_{};
 };
 
 // `waited 60 s in all_reduce "bucket 7"; <late>`

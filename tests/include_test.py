@@ -67,8 +67,8 @@ INSTALLED = "peal/"
 # C and POSIX headers; a name without a dot is C++'s own.
 SYSTEM = [
     "sys/*", "linux/*", "netinet/*", "arpa/*", "net/*", "*intrin.h", "arm_neon.h",
-    "cxxabi.h", "dirent.h", "dlfcn.h", "errno.h", "execinfo.h", "fcntl.h", "fenv.h", "float.h",
-    "ftw.h", "getopt.h", "glob.h", "ifaddrs.h", "inttypes.h", "limits.h", "malloc.h", "math.h",
+    "cxxabi.h", "dirent.h", "dlfcn.h", "elf.h", "errno.h", "execinfo.h", "fcntl.h", "fenv.h", "float.h",
+    "ftw.h", "getopt.h", "glob.h", "ifaddrs.h", "inttypes.h", "limits.h", "link.h", "malloc.h", "math.h",
     "netdb.h", "poll.h", "pthread.h", "pwd.h", "sched.h", "semaphore.h", "setjmp.h", "signal.h",
     "spawn.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "string.h",
     "strings.h", "syslog.h", "termios.h", "time.h", "unistd.h", "wordexp.h",

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test: the optimised build, then the same suite
 # under the address and undefined-behaviour sanitizers, then the threads of comm and data under the
-# thread sanitizer. What failed is repeated at the end; the last line is "N passed, N failed" over
-# all of them.
+# thread sanitizer. Each is built while the tests of the one before run. What failed is repeated at
+# the end; the last line is "N passed, N failed" over all of them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,7 +30,8 @@ failed=0
 stages=()
 record=()  # what tests/failures.py reads
 records=$(mktemp -d)
-trap 'rm -rf "$records"' EXIT
+builder=  # the process that builds
+trap '[[ -z $builder ]] || kill -- "-$builder" 2> /dev/null; rm -rf "$records"' EXIT
 
 # The number behind the first `name="..."` of a JUnit file.
 junit_number() {
@@ -44,17 +45,42 @@ count_stage() {
   stages+=("$(printf '%-8s %5d passed, %d failed, %d s' "$name" "$stage_passed" "$stage_failed" "$seconds")")
 }
 
-# stage PRESET TARGETS CTEST_ARGUMENTS...: configures, builds and tests one preset. A build that
-# fails counts as one failed test; so does a test that did not run.
+# start_build PRESET TARGET...: configures and builds a preset beside the tests that run, as nice as
+# can be: many of them mostly wait.
+start_build() {
+  local preset=$1 words
+  shift
+  words=(cmake --build --preset "$preset")
+  [[ $# -eq 0 ]] || words+=(--target "$@")
+  set -m  # a process group of its own, which can be ended as one
+  {
+    renice -n 19 -p "$BASHPID" > /dev/null
+    cmake --preset "$preset" --log-level=NOTICE && "${words[@]}"
+  } > "$records/$preset.log" 2>&1 < /dev/null &
+  builder=$!
+  set +m
+}
+
+# Waits for that build, shows its output, and fails as it does.
+await_build() {
+  local pid=$builder status=0
+  tail -n +1 -f -s 0.2 --pid="$pid" "$records/$1.log"
+  wait "$pid" || status=$?
+  builder=
+  return "$status"
+}
+
+# stage PRESET NEXT CTEST_ARGUMENTS...: tests the preset that is being built, and meanwhile builds
+# the NEXT one: words of start_build. A build that fails counts as one failed test; so does a test
+# that did not run.
 stage() {
-  local preset=$1 targets=$2 start=$SECONDS junit total bad counter
+  local preset=$1 next=$2 built=true start=$SECONDS junit total bad counter
   shift 2
   printf '\n== %s: build\n' "$preset"
-  local build=(cmake --build --preset "$preset")
-  # shellcheck disable=SC2206  # a list of names
-  [[ -z $targets ]] || build+=(--target $targets)
-  if ! { cmake --preset "$preset" --log-level=NOTICE && "${build[@]}"; } 2>&1 |
-    tee "$records/$preset.log"; then
+  await_build "$preset" || built=false
+  # shellcheck disable=SC2086  # a list of words
+  [[ -z $next ]] || start_build $next
+  if ! $built; then
     record+=("$preset=$records/$preset.log")
     count_stage "$preset" 0 1 $((SECONDS - start))
     return
@@ -93,12 +119,15 @@ make_venv() {
 cluster/install_deps.sh --tests
 make_venv || echo "tests/run.sh: no TensorBoard in build/venv; its test will fail" >&2
 
-stage default ""
-if ! $quick; then
+start_build default
+if $quick; then
+  stage default ""
+else
+  stage default asan
   # Left out of the slow build: what takes minutes there and tests no more code (label slow).
-  stage asan "" --label-exclude slow
   # MPI is not built for the thread sanitizer: only what runs on threads.
-  stage tsan "comm_test data_test" --tests-regex '^(comm|data)\.'
+  stage asan "tsan comm_test data_test" --label-exclude slow
+  stage tsan "" --tests-regex '^(comm|data)\.'
 fi
 
 # Last, so that whoever sees only the end of this output sees what failed.

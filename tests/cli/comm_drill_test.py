@@ -28,7 +28,7 @@ from peal_cli import MPI_ENVIRONMENT, PEAL, SOURCE
 
 DRILL_RANK = pathlib.Path(PEAL).parent / "drill_rank"
 DEADLINE = 1.5     # seconds, of every call
-SLACK = 2.0        # what a busy machine may add
+SLACK = 1.5        # 0.5 for peers that take no word of it; the rest for a busy machine
 ROUND_LIMIT = 60   # seconds from start to end
 SIDE_BY_SIDE = 4   # rounds; they mostly sleep
 
@@ -47,6 +47,9 @@ DISAGREEMENTS = {
 STILL = ["stop", "kill", "leave", "idle"]     # the others wait for the culprit
 RANKS = {"shared": 3, "mpi": 3, "hosts": 4}
 SLOTS = 2                                     # ranks of a host
+
+# Connections of MPI hold little, as slow links do: when one breaks, a message is under way.
+SMALL_SOCKETS = ["--mca", "btl_tcp_sndbuf", "65536", "--mca", "btl_tcp_rcvbuf", "65536"]
 
 # Each rank below a shell that keeps its exit code and waits for the end of the round, so that
 # mpirun, which ends a job when its first rank ends, does not come first.
@@ -81,6 +84,11 @@ class Round:
     @property
     def partner(self):
         return (self.rank + 1) % self.ranks
+
+    def mpi_options(self):
+        """Every second round over MPI is one over TCP; MPI would use shared memory inside a host."""
+        over_tcp = self.carrier == "mpi" and self.seed % 2 == 1
+        return ["--mca", "btl", "tcp,self", *SMALL_SOCKETS] if over_tcp else []
 
     def cut(self):
         """Ranks that the cable joins no more: those of the second host."""
@@ -151,10 +159,10 @@ class Drill:
                  what.rank, what.seed, DEADLINE, folder]
         ranks = ["sh", "-c", SHELL, "rank", *map(str, words)]
         if bed:
-            self.command = bed.command("mpirun", SLOTS, "-x", "FOLDER", *ranks)
+            self.command = bed.command("mpirun", SLOTS, *SMALL_SOCKETS, "-x", "FOLDER", *ranks)
         else:
-            self.command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np",
-                            str(what.ranks), *ranks]
+            self.command = ["mpirun", "--oversubscribe", "--bind-to", "none", *what.mpi_options(),
+                            "-np", str(what.ranks), *ranks]
 
     def environment(self):
         base = self.bed.environment() if self.bed else MPI_ENVIRONMENT
@@ -197,6 +205,7 @@ class Drill:
             time.sleep(random.Random(what.seed).uniform(0, 0.05))
             self.struck = time.time()
             self.bed.run("link", "h2", "down")
+            (self.folder / "cut").touch()
         if what.fault == "pause":
             self.wait_for("pause", (self.folder / "fault").exists)
             time.sleep(DEADLINE / 3)
@@ -351,8 +360,13 @@ class Table:
                     concurrent.futures.ThreadPoolExecutor(max(len(beds), 1)) as on_beds:
                 pending = [(on_beds if one.carrier == "hosts" else here).submit(
                     self.one, one, folder) for one in self.rounds]
-                for future in pending:
-                    future.result()
+                try:
+                    for future in pending:
+                        future.result()
+                except BaseException:  # told to end: rounds under way clean up behind themselves
+                    for future in pending:
+                        future.cancel()
+                    raise
         finally:
             for bed in beds:
                 bed.run("down")
@@ -432,6 +446,7 @@ def main():
     if arguments.only:
         rounds = [one for one in rounds if re.search(arguments.only, str(one))]
     demand(rounds, "no rounds")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     table = Table(rounds, arguments.keep)
     begin = time.monotonic()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="peal-drill-"))

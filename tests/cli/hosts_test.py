@@ -2,34 +2,19 @@
 training across it, and what a cut cable leads to."""
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import unittest
 
-from bed import TESTBED, testbed, traces
-from peal_cli import DATA, PEAL, PealTest, run
+from bed import TESTBED, BedTest, testbed, traces
+from peal_cli import DATA, PEAL, run
 
 CONTRACT = pathlib.Path(PEAL).parent / "comm_mpi_test"
 
 
-class Hosts(PealTest):
-    @classmethod
-    def setUpClass(cls):
-        cls.before = traces()
-        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="peal-hosts-"))
-        cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
-        os.environ["PEAL_TESTBED"] = str(cls.shared / "testbed")
-        up = testbed("up", 2, "--share", cls.shared, "--share", DATA)
-        cls.addClassCleanup(testbed, "down")
-        if up.returncode != 0:
-            raise AssertionError("no test bed (it needs root, iproute2, openssh): " + up.stderr)
-
-    def setUp(self):
-        super().setUp()
-        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.shared))
+class Hosts(BedTest):
+    UP = (2, "--share", DATA)
 
     def mpirun(self, slots, *words):
         return testbed("mpirun", slots, *words)

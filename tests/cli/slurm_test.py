@@ -1,18 +1,13 @@
 """Jobs under a real Slurm, on the hosts of cluster/testbed.sh: the Fashion-MNIST job ends with one
 hash however it is started, and after the time limit, preemption and scancel goes on to that hash."""
 import json
-import os
-import pathlib
 import re
-import shutil
-import signal
 import subprocess
-import tempfile
 import time
 import unittest
 
-from bed import TESTBED, testbed, traces
-from peal_cli import PEAL, SOURCE, PealTest, run
+from bed import TESTBED, BedTest, testbed, traces
+from peal_cli import PEAL, SOURCE, run
 
 JOB = SOURCE / "examples/fashion_mnist_cnn.textproto"
 STEPS = 100
@@ -21,23 +16,9 @@ STEPS = 100
 SLOW = "25mbit"
 
 
-class Slurm(PealTest):
-    @classmethod
-    def setUpClass(cls):
-        cls.before = traces()
-        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="peal-slurm-"))
-        cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
-        os.environ["PEAL_TESTBED"] = str(cls.shared / "testbed")
-        up = testbed("up", 4, "--slurm", "--share", cls.shared)
-        cls.addClassCleanup(testbed, "down")
-        if up.returncode != 0:
-            raise AssertionError("no test bed (it needs root, and cluster/install_deps.sh --tests): "
-                                 + up.stderr)
-        cls.reference = None
-
-    def setUp(self):
-        super().setUp()
-        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.shared))
+class Slurm(BedTest):
+    UP = (4, "--slurm")
+    reference = None
 
     def words(self, name="run"):
         """The job and what is set in it."""

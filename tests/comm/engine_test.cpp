@@ -14,16 +14,33 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// run(rank's communicator, what the engines of all ranks share)
-void run_ranks(int ranks, const std::function<void(Communicator&, EngineControl&)>& test,
-               NcclOptions options = {}) {
-  EngineControl control;
+// test(rank's communicator, the one of its host). `control`: what the engines of all ranks share.
+void run_engines(int ranks, EngineControl& control,
+                 const std::function<void(Communicator&, Communicator&)>& test,
+                 NcclOptions options = {}) {
   run_local_ranks(ranks, [&](Communicator& host) {
     host.set_deadline(60);
     const auto comm =
         make_engine_communicator(host, kCpu, "engine", options, make_cpu_engine(control));
-    test(*comm, control);
+    test(*comm, host);
   });
+}
+
+void run_ranks(int ranks, const std::function<void(Communicator&, EngineControl&)>& test,
+               NcclOptions options = {}) {
+  EngineControl control;
+  run_engines(
+      ranks, control, [&](Communicator& comm, Communicator&) { test(comm, control); }, options);
+}
+
+// After these calls none ends.
+void get_stuck(int calls, Communicator& comm, Communicator& host, EngineControl& control) {
+  Stream s;
+  Request last;
+  for (int i = 0; i < calls; ++i) last = comm.barrier(s, cat("call ", i));
+  while (!comm.done(last)) std::this_thread::yield();
+  host.wait(s, host.barrier(s, "ready"));
+  control.stuck = true;
 }
 
 class Engine : public ::testing::TestWithParam<int> {};
@@ -118,23 +135,18 @@ TEST(EngineErrors, ALateRankIsNamed) {
 // done() and the next call say why.
 TEST(EngineErrors, ACallThatDoesNotEndIsAborted) {
   EngineControl shared;
-  run_local_ranks(2, [&](Communicator& host) {
-    host.set_deadline(60);
-    const auto comm = make_engine_communicator(host, kCpu, "engine", {}, make_cpu_engine(shared));
+  run_engines(2, shared, [&](Communicator& comm, Communicator& host) {
+    get_stuck(1, comm, host, shared);
+    comm.set_deadline(0.3);
     Stream s;
-    const Request first = comm->barrier(s, "first");
-    while (!comm->done(first)) std::this_thread::yield();
-    host.wait(s, host.barrier(s, "ready"));
-    shared.stuck = true;
-    comm->set_deadline(0.3);
-    const Request request = comm->barrier(s, "stuck");
-    comm->wait(s, request);  // the stream waits, not the host
+    const Request request = comm.barrier(s, "stuck");
+    comm.wait(s, request);  // the stream waits, not the host
     const std::string text = contract::error_of(ErrorKind::peer, [&] {
-      while (!comm->done(request)) std::this_thread::yield();
+      while (!comm.done(request)) std::this_thread::yield();
     });
     EXPECT_THAT(text, HasSubstr("waited 0.3 s in barrier \"stuck\"; all ranks are in it"));
-    EXPECT_EQ(contract::error_of(ErrorKind::peer, [&] { comm->barrier(s, "next"); }), text);
-    EXPECT_EQ(contract::error_of(ErrorKind::peer, [&] { comm->wait(s, request); }), text);
+    EXPECT_EQ(contract::error_of(ErrorKind::peer, [&] { comm.barrier(s, "next"); }), text);
+    EXPECT_EQ(contract::error_of(ErrorKind::peer, [&] { comm.wait(s, request); }), text);
   });
   EXPECT_EQ(shared.aborted, 2);
   EXPECT_EQ(shared.closed, 0);
@@ -143,23 +155,16 @@ TEST(EngineErrors, ACallThatDoesNotEndIsAborted) {
 // After the first calls are no longer compared, those who are in a late call ask who is not.
 TEST(EngineErrors, RanksInALateCallAskWhoIsNot) {
   EngineControl shared;
-  run_local_ranks(3, [&](Communicator& host) {
-    host.set_deadline(60);
-    const auto comm = make_engine_communicator(host, kCpu, "engine", {}, make_cpu_engine(shared));
-    Stream s;
-    Request last;
-    for (int i = 0; i < 256; ++i) last = comm->barrier(s, cat("call ", i));
-    while (!comm->done(last)) std::this_thread::yield();
-    host.wait(s, host.barrier(s, "ready"));
-    shared.stuck = true;
-    comm->set_deadline(0.3);
-    std::vector<float> x(10);
-    if (comm->rank() == 2) {  // computes for long; its engine must meet the others' all the same
-      comm->set_deadline(60);
+  run_engines(3, shared, [&](Communicator& comm, Communicator& host) {
+    get_stuck(256, comm, host, shared);
+    comm.set_deadline(0.3);
+    if (comm.rank() == 2) {  // computes for long; its engine must meet the others' all the same
+      comm.set_deadline(60);
     }
-    const Request request = comm->barrier(s, "stuck");
+    Stream s;
+    const Request request = comm.barrier(s, "stuck");
     const std::string text = contract::error_of(ErrorKind::peer, [&] {
-      while (!comm->done(request)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      while (!comm.done(request)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     });
     EXPECT_THAT(text,
                 HasSubstr("waited 5.3 s in barrier \"stuck\"; rank 2 last finished \"the last "
@@ -173,22 +178,17 @@ TEST(EngineErrors, RanksInALateCallAskWhoIsNot) {
 // Rank 1 leaves with a cause while the others' call is on the device.
 TEST(EngineErrors, AnAbortIsHeardWhileACallIsOnTheDevice) {
   EngineControl shared;
-  run_local_ranks(3, [&](Communicator& host) {
-    host.set_deadline(60);
-    const auto comm = make_engine_communicator(host, kCpu, "engine", {}, make_cpu_engine(shared));
+  run_engines(3, shared, [&](Communicator& comm, Communicator& host) {
+    get_stuck(1, comm, host, shared);
     Stream s;
-    const Request first = comm->barrier(s, "first");
-    while (!comm->done(first)) std::this_thread::yield();
-    host.wait(s, host.barrier(s, "ready"));
-    shared.stuck = true;
-    const Request request = comm->barrier(s, "stuck");
-    if (comm->rank() == 1) {
-      comm->wait(s, request);
-      comm->abort("train.idx: record 7 is cut short", 2);
+    const Request request = comm.barrier(s, "stuck");
+    if (comm.rank() == 1) {
+      comm.wait(s, request);
+      comm.abort("train.idx: record 7 is cut short", 2);
     }
     const std::string text = contract::error_of(ErrorKind::input, [&] {
-      if (comm->rank() != 1) comm->wait(s, request);
-      while (!comm->done(request)) std::this_thread::yield();
+      if (comm.rank() != 1) comm.wait(s, request);
+      while (!comm.done(request)) std::this_thread::yield();
     });
     EXPECT_EQ(text, "rank 1: train.idx: record 7 is cut short");
   });

@@ -5,7 +5,8 @@
 // FAULT of rank RANK, while all ranks make calls of that kind:
 //   stop, kill            by a signal, at any moment
 //   pause                 stopped inside a call; goes on when somebody sends SIGCONT
-//   link                  none: somebody cuts a cable once FOLDER/started is there
+//   link                  none: somebody cuts a cable once FOLDER/started is there, then makes
+//                         FOLDER/cut
 //   idle                  makes no more calls; nothing stops it
 //   leave                 destroys its communicator and ends with 0
 //   throw                 an exception that ends its work passes its groups and is told by abort
@@ -78,6 +79,10 @@ class Drill {
     set_deadline(plan_.deadline);
     const bool apart = (in_group || plan_.kind == "send_recv") && !member;
     if (!apart) make_calls();
+    // Until then the others make their calls, and who waits for them would rightly blame them.
+    while (apart && plan_.fault == "link" && !std::filesystem::exists(plan_.folder + "/cut")) {
+      sleep_for(0.001);
+    }
     Stream s;
     comm_.wait(s, comm_.barrier(s, "end"));
     // Nobody has failed: a rank that ends early would be taken for one that has.

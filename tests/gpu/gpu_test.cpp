@@ -142,7 +142,10 @@ int start_ranks(const char* program, const char* what, const char* ranks) {
 }  // namespace peal
 
 int main(int count, char** arguments) {
-  if (count != 3) return 2;
+  if (count != 3) {
+    std::fprintf(stderr, "usage: %s device|staged|nccl|late|abort RANKS\n", arguments[0]);
+    return 2;
+  }
   if (const char* rank = std::getenv("OMPI_COMM_WORLD_RANK")) {
     ::setenv("NCCL_HOSTID", peal::cat("rank-", rank).c_str(), 1);
     return peal::run(arguments[1]);
