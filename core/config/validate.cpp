@@ -222,6 +222,12 @@ void check_parallel(const Checker& check, const JobSpec& job, int ranks) {
 
 }  // namespace
 
+void validate_source(const SourceSpec& source, const std::string& path, const std::string& where) {
+  const Checker check(where);
+  check_ranges(check, source, path + ".");
+  check_source(check, source, path);
+}
+
 void validate_job(const JobSpec& job, int ranks, const std::string& where) {
   const Checker check(where);
   check_ranges(check, job, "");

@@ -61,10 +61,10 @@ TEST(Validate, MissingGroupsNameTheChoices) {
   job = good_job();
   job.mutable_data()->clear_train();
   EXPECT_EQ(validation_error(job),
-            "job.textproto: data.train: is missing; write one of idx, csv, shards");
+            "job.textproto: data.train: is missing; write one of idx, csv, shards, pictures, tar, text");
   job.mutable_data()->mutable_train()->set_limit(3);
   EXPECT_EQ(validation_error(job),
-            "job.textproto: data.train: has no source; write one of idx, csv, shards");
+            "job.textproto: data.train: has no source; write one of idx, csv, shards, pictures, tar, text");
 }
 
 // Text that is merged over the good job, and the error.
