@@ -60,6 +60,8 @@ bool cut(const Arguments& arguments, Communicator& comm) {
   if (comm.rank() != 0) return result.finished;
   if (result.finished) {
     std::puts(last_line(arguments.out, result, seconds.count()).c_str());
+  } else if (result.shards == 0) {
+    std::puts(cat(arguments.out, ": stopped while records were checked").c_str());
   } else {
     std::puts(cat(arguments.out, ": stopped with ", result.kept + result.written, " of ",
                   result.shards, " shards; the same command goes on")

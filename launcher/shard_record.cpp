@@ -53,8 +53,9 @@ ShardRecord parse_shard_record(const std::string& text, const std::string& where
       before = skipped;
     }
     return record;
+  } catch (const Error&) {
+    throw;
   } catch (const std::exception& error) {
-    if (const auto* known = dynamic_cast<const Error*>(&error)) throw Error(*known);
     fail_input(where, "is corrupt (", error.what(), "); --fresh starts over");
   }
 }
@@ -76,25 +77,23 @@ void write_shard_record(const ShardRecord& record, const std::filesystem::path& 
 
 void check_same_sharding(const ShardRecord& there, const ShardRecord& asked,
                          const std::string& where) {
-  const char* remedy = ". Give the same command, another --out, or --fresh to start over";
+  const char* remedy = "Give the same command, another --out, or --fresh to start over";
   if (there.count != asked.count || there.bytes_per_shard != asked.bytes_per_shard) {
     const auto cut = [](const ShardRecord& r) {
       return r.count > 0 ? cat("--count ", r.count) : cat("--size ", r.bytes_per_shard);
     };
     fail_input(where, "the shards there were cut with ", cut(there), ", now asked is ", cut(asked),
-               remedy);
+               ". ", remedy);
   }
   if (there.source != asked.source) {
     fail_input(where, "the shards there are of another source or of other settings:\n",
-               there.source, "now asked is\n", asked.source,
-               "Give the same command, another "
-               "--out, or --fresh to start over");
+               there.source, "now asked is\n", asked.source, remedy);
   }
   if (there.records != asked.records || there.files != asked.files) {
     fail_input(where, "the source has changed since (", there.records, " records then, ",
                asked.records, " now",
                there.records == asked.records ? ", but other files, sizes or times of change" : "",
-               ")", remedy);
+               "). ", remedy);
   }
 }
 
