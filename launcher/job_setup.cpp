@@ -5,25 +5,77 @@
 
 namespace peal {
 
-std::shared_ptr<Dataset> open_source(const SourceSpec& spec) {
-  std::unique_ptr<Dataset> dataset;
+namespace {
+
+std::unique_ptr<Dataset> open_dataset(const SourceSpec& spec) {
   switch (spec.kind_case()) {
     case SourceSpec::kIdx:
-      dataset = open_idx(spec.idx().images(), spec.idx().labels());
-      break;
+      return open_idx(spec.idx().images(), spec.idx().labels());
     case SourceSpec::kCsv:
-      dataset = open_csv(spec.csv().path(), {.header = spec.csv().header(),
-                                             .label_column = spec.csv().label_column(),
-                                             .delimiter = spec.csv().delimiter().at(0)});
-      break;
+      return open_csv(spec.csv().path(), {.header = spec.csv().header(),
+                                          .label_column = spec.csv().label_column(),
+                                          .delimiter = spec.csv().delimiter().at(0)});
     case SourceSpec::kShards:
-      dataset = open_shards(spec.shards().directory());
-      break;
+      return open_shards(spec.shards().directory());
+    case SourceSpec::kPictures:
+    case SourceSpec::kTar:
+    case SourceSpec::kText:
+      fail_input("data",
+                 "pictures, tar files and text are no records to train on yet; run `peal "
+                 "shard JOB --count N --out DIR` and give shards { directory: \"DIR\" }");
     case SourceSpec::KIND_NOT_SET:
-      fail_input("data", "no source of records; give one of idx, csv, shards");
+      break;
   }
+  fail_input("data", "no source of records; give one of idx, csv, shards");
+}
+
+PictureOptions picture_options(const PictureSpec& spec) {
+  PictureOptions options{.height = spec.height(),
+                         .width = spec.width(),
+                         .channels = spec.channels(),
+                         .skip_corrupt = spec.on_corrupt() == PictureSpec::SKIP};
+  if (spec.fit() == PictureSpec::RESIZE) options.fit = PictureFit::resize;
+  if (spec.fit() == PictureSpec::CROP) options.fit = PictureFit::crop;
+  return options;
+}
+
+std::vector<std::filesystem::path> files_of(const SourceSpec& spec) {
+  if (spec.has_idx()) return {spec.idx().images(), spec.idx().labels()};
+  if (spec.has_csv()) return {spec.csv().path()};
+  return {std::filesystem::path(spec.shards().directory()) / "manifest.textproto"};
+}
+
+}  // namespace
+
+std::shared_ptr<Dataset> open_source(const SourceSpec& spec) {
+  std::unique_ptr<Dataset> dataset = open_dataset(spec);
   if (spec.limit() > 0) dataset = limit_records(std::move(dataset), spec.limit());
   return dataset;
+}
+
+std::unique_ptr<RecordSource> open_records(const SourceSpec& spec) {
+  switch (spec.kind_case()) {
+    case SourceSpec::kPictures:
+      return open_picture_folder(spec.pictures().folder(),
+                                 picture_options(spec.pictures().picture()));
+    case SourceSpec::kTar:
+      return open_tars(
+          {spec.tar().path().begin(), spec.tar().path().end()},
+          {.label_ending = spec.tar().label(), .picture = picture_options(spec.tar().picture())});
+    case SourceSpec::kText:
+      return open_text({spec.text().path().begin(), spec.text().path().end()},
+                       {.lines = spec.text().by() == TextSpec::LINE,
+                        .length = spec.text().length(),
+                        .label_first = spec.text().label_first(),
+                        .cut_long = spec.text().cut_long_lines()});
+    default:
+      return dataset_source(open_dataset(spec), files_of(spec));
+  }
+}
+
+bool skips_corrupt(const SourceSpec& spec) {
+  const PictureSpec& picture = spec.has_tar() ? spec.tar().picture() : spec.pictures().picture();
+  return picture.on_corrupt() == PictureSpec::SKIP;
 }
 
 namespace {

@@ -6,12 +6,17 @@
 #include "comm/buckets.h"
 #include "core/config/job.pb.h"
 #include "core/data/preprocess.h"
+#include "core/data/record_source.h"
 #include "core/optim/optimizer.h"
 #include "models/model.h"
 
 namespace peal {
 
+// To train on: idx, csv, shards.
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec);
+// To cut into shards: every kind. `limit` is left to the caller.
+std::unique_ptr<RecordSource> open_records(const SourceSpec& spec);
+bool skips_corrupt(const SourceSpec& spec);  // whether the job says so
 std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec);
 Schedule make_schedule(const ScheduleSpec& spec);

@@ -49,6 +49,8 @@ LIBRARIES = {
     "cuBLASLt": (["cublas*"], ["core/kernels"]),
     "CUB": (["cub/*"], ["core/kernels"]),
     "zlib": (["zlib.h"], ["core/data"]),
+    "libpng": (["png.h"], ["core/data"]),
+    "libjpeg-turbo": (["jpeglib.h", "jerror.h"], ["core/data"]),
     "nlohmann-json": (["nlohmann/*"], ["core/state", "launcher"]),
     "MPI": (["mpi.h", "mpi-ext.h"], ["comm", "examples"]),
     "NCCL": (["nccl*.h"], ["comm"]),

@@ -28,10 +28,13 @@ void set_field(JobSpec& job, const std::string& assignment);
 // Throws Error(input) "<where>: <path of the field>: ..."; where is the file, or "job".
 // virtual_ranks must be resolved (> 0; Error(internal) when it is 0) and ranks <= virtual_ranks.
 void validate_job(const JobSpec& job, int ranks, const std::string& where);
+// The part of it that concerns one source of records; `path` is its field.
+void validate_source(const SourceSpec& source, const std::string& path, const std::string& where);
 
 // Every field with its default written out, in the order of the schema. Of a oneof only the chosen
 // case; a schedule nobody chose is constant. parse_job reads it back to the same effective job.
 std::string effective_job(const JobSpec& job);
+std::string effective_source(const SourceSpec& source);  // in the same way
 // xxh64 of what defines the trained weights: the effective job without
 // - name, run, checkpoint, eval,
 // - data.prefetch_batches, data.loader_threads, parallel.threads and the deadlines,

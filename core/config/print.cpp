@@ -130,6 +130,14 @@ std::string effective_job(const JobSpec& job) {
   return out;
 }
 
+std::string effective_source(const SourceSpec& source) {
+  SourceSpec full = source;
+  fill_defaults(full);
+  std::string out;
+  print(full, 0, out);
+  return out;
+}
+
 std::uint64_t job_hash(const JobSpec& job) {
   JobSpec full = with_defaults(job);
   full.clear_name();

@@ -78,6 +78,17 @@ void check_csv(const Checker& check, const CsvSpec& csv, const std::string& path
                 "from 0, and from -1 backwards from the end");
 }
 
+void check_picture(const Checker& check, const PictureSpec& picture, const std::string& path) {
+  check.require(picture.channels() != 2, path + ".channels",
+                "2 is not allowed; write 1 (grey), 3 (colour) or 0 (as in the first picture)");
+}
+
+void check_text(const Checker& check, const TextSpec& text, const std::string& path) {
+  check.require(text.path_size() > 0, path + ".path", "is missing; name a file");
+  check.require(text.by() == TextSpec::LINE || (!text.label_first() && !text.cut_long_lines()),
+                path, "label_first and cut_long_lines are for by: LINE only");
+}
+
 void check_source(const Checker& check, const SourceSpec& source, const std::string& path) {
   switch (source.kind_case()) {
     case SourceSpec::kIdx:
@@ -91,6 +102,17 @@ void check_source(const Checker& check, const SourceSpec& source, const std::str
     case SourceSpec::kShards:
       return check.require(!source.shards().directory().empty(), path + ".shards.directory",
                            "is missing; name the folder of the shards");
+    case SourceSpec::kPictures:
+      check.require(!source.pictures().folder().empty(), path + ".pictures.folder",
+                    "is missing; name the folder of the classes");
+      return check_picture(check, source.pictures().picture(), path + ".pictures.picture");
+    case SourceSpec::kTar:
+      check.require(source.tar().path_size() > 0, path + ".tar.path", "is missing; name a file");
+      check.require(!source.tar().label().empty(), path + ".tar.label",
+                    "is empty; name the ending of labels");
+      return check_picture(check, source.tar().picture(), path + ".tar.picture");
+    case SourceSpec::kText:
+      return check_text(check, source.text(), path + ".text");
     case SourceSpec::KIND_NOT_SET:
       check.require(false, path, "has no source; ", choices(SourceSpec::descriptor()));
   }
@@ -199,6 +221,12 @@ void check_parallel(const Checker& check, const JobSpec& job, int ranks) {
 }
 
 }  // namespace
+
+void validate_source(const SourceSpec& source, const std::string& path, const std::string& where) {
+  const Checker check(where);
+  check_ranges(check, source, path + ".");
+  check_source(check, source, path);
+}
 
 void validate_job(const JobSpec& job, int ranks, const std::string& where) {
   const Checker check(where);

@@ -15,123 +15,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kManifestName = "manifest.textproto";
-constexpr std::int64_t kMostShards = 100000;  // five digits in a name
-
-bool is_there(const fs::path& path) {
-  std::error_code code;
-  return fs::exists(path, code);
-}
-
 std::span<const std::byte> bytes_of(const MappedFile& map) {
   return {map.data(), map.size()};
 }
-
-// The most records whose shard is no larger than `bytes`.
-std::int64_t records_that_fit(const Dataset& dataset, std::int64_t bytes) {
-  const auto size = [&](std::int64_t n) {
-    return shard_layout(dataset.record_shape(), dataset.record_dtype(), n, dataset.name())
-        .file_bytes;
-  };
-  const auto limit = static_cast<std::uint64_t>(bytes);
-  if (size(1) > limit) {
-    fail_input("bytes per shard", bytes, "; one record of ", dataset.name(), " needs ", size(1));
-  }
-  std::int64_t low = 1, high = dataset.size();
-  while (low < high) {
-    const std::int64_t middle = low + (high - low + 1) / 2;
-    if (size(middle) <= limit) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
-std::int64_t shard_count(const Dataset& dataset, const ShardOptions& options) {
-  if ((options.count > 0) == (options.bytes_per_shard > 0)) {
-    fail_input("shards", "count ", options.count, " and bytes per shard ", options.bytes_per_shard,
-               "; exactly one of the two must be above 0");
-  }
-  const std::int64_t records = dataset.size();
-  std::int64_t count = options.count;
-  if (count == 0) {
-    const std::int64_t most = records_that_fit(dataset, options.bytes_per_shard);
-    count = (records + most - 1) / most;
-  }
-  const std::int64_t allowed = std::min(records, kMostShards);
-  if (count > allowed) {
-    fail_input("shards", count, " shards for the ", records, " records of ", dataset.name(),
-               "; allowed are 1 to ", allowed);
-  }
-  return count;
-}
-
-std::string shard_name(std::int64_t index, std::int64_t count) {
-  char text[64];
-  std::snprintf(text, sizeof text, "shard-%05lld-of-%05lld.peal", static_cast<long long>(index),
-                static_cast<long long>(count));
-  return text;
-}
-
-// One shard: header last, because it holds the checksums.
-class ShardWriter {
- public:
-  ShardWriter(const Dataset& dataset, const fs::path& path, std::int64_t records)
-      : dataset_(dataset),
-        file_(path),
-        header_(
-            shard_layout(dataset.record_shape(), dataset.record_dtype(), records, path.string())) {}
-
-  // Returns the checksum of the header.
-  std::uint64_t write(std::int64_t first) {
-    const std::vector<std::byte> room(kShardHeaderBytes);
-    file_.write(room.data(), room.size());
-    write_section(0, header_.record_bytes(),
-                  [&](std::int64_t i) { return dataset_.record(first + i); });
-    float label = 0;
-    write_section(1, sizeof label, [&](std::int64_t i) {
-      label = dataset_.label(first + i);
-      return static_cast<const void*>(&label);
-    });
-    std::uint64_t offset = 0;
-    write_section(2, sizeof offset, [&](std::int64_t i) {
-      offset = header_.sections[0].offset + static_cast<std::uint64_t>(i) * header_.record_bytes();
-      return static_cast<const void*>(&offset);
-    });
-    const auto bytes = format_shard_header(header_);
-    file_.write_at(0, bytes.data(), bytes.size());
-    file_.commit();
-    return xxh64(bytes.data(), bytes.size());
-  }
-
-  std::uint64_t file_bytes() const { return header_.file_bytes; }
-
- private:
-  template <typename Element>
-  void write_section(std::size_t section, std::size_t bytes, const Element& element) {
-    constexpr std::size_t kBlock = std::size_t{1} << 20;
-    ShardSection& s = header_.sections[section];
-    std::vector<std::byte> block(s.offset - file_.position());  // the zeros before the section
-    file_.write(block.data(), block.size());
-    block.clear();
-    Hasher hasher;
-    for (std::int64_t i = 0; i < header_.records; ++i) {
-      const auto* from = static_cast<const std::byte*>(element(i));
-      block.insert(block.end(), from, from + bytes);
-      if (block.size() < kBlock && i + 1 < header_.records) continue;
-      hasher.update(block.data(), block.size());
-      file_.write(block.data(), block.size());
-      block.clear();
-    }
-    s.xxh64 = hasher.digest();
-  }
-
-  const Dataset& dataset_;
-  FileWriter file_;
-  ShardHeader header_;
-};
 
 struct Part {
   MappedFile map;
@@ -211,8 +97,8 @@ void check_labels(const ShardDataset& dataset) {
 }
 
 ShardManifest read_manifest(const fs::path& directory) {
-  const fs::path path = directory / kManifestName;
-  if (!is_there(path)) {
+  const fs::path path = directory / kShardManifestName;
+  if (!has_shard_manifest(directory)) {
     fail_input(path.string(), "is missing: the folder holds no complete set of shards");
   }
   return parse_shard_manifest(read_file(path), path.string());
@@ -229,30 +115,6 @@ Part open_part(const fs::path& directory, const ShardManifest& manifest,
 
 }  // namespace
 
-void write_shards(const Dataset& dataset, const fs::path& directory, const ShardOptions& options) {
-  const std::int64_t count = shard_count(dataset, options);
-  make_folders(directory);
-  if (is_there(directory / kManifestName)) {
-    fail_input((directory / kManifestName).string(),
-               "exists; shards are written to a folder that holds none");
-  }
-  ShardManifest manifest;
-  manifest.records = dataset.size();
-  manifest.record_shape = dataset.record_shape();
-  manifest.dtype = dataset.record_dtype();
-  std::int64_t first = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t records = dataset.size() / count + (i < dataset.size() % count ? 1 : 0);
-    const std::string name = shard_name(i, count);
-    ShardWriter writer(dataset, directory / name, records);
-    const std::uint64_t sum = writer.write(first);
-    manifest.shards.push_back({name, records, writer.file_bytes(), sum});
-    first += records;
-    if (options.progress) options.progress(first, dataset.size());
-  }
-  write_file_atomically(directory / kManifestName, format_shard_manifest(manifest));
-}
-
 std::unique_ptr<Dataset> open_shards(const fs::path& directory) {
   ShardManifest manifest = read_manifest(directory);
   std::vector<Part> parts;
@@ -262,23 +124,45 @@ std::unique_ptr<Dataset> open_shards(const fs::path& directory) {
     check_shard_section(bytes_of(parts.back().map), parts.back().header, 1, parts.back().name);
     first += shard.records;
   }
-  auto dataset = std::make_unique<ShardDataset>((directory / kManifestName).string(),
+  auto dataset = std::make_unique<ShardDataset>((directory / kShardManifestName).string(),
                                                 std::move(manifest), std::move(parts));
   check_labels(*dataset);
   return dataset;
 }
 
-std::int64_t verify_shards(const fs::path& directory,
-                           const std::function<void(std::int64_t, std::int64_t)>& progress) {
-  const ShardManifest manifest = read_manifest(directory);
-  std::int64_t done = 0;
-  for (const ShardManifest::Shard& shard : manifest.shards) {
-    const Part part = open_part(directory, manifest, shard, done);
-    check_shard_contents(bytes_of(part.map), part.header, part.name);
-    done += shard.records;
-    if (progress) progress(done, manifest.records);
-  }
-  return done;
+struct ShardVerifier::Impl {
+  fs::path directory;
+  ShardManifest manifest;
+};
+
+ShardVerifier::ShardVerifier(const fs::path& directory)
+    : impl_(std::make_unique<Impl>(directory, read_manifest(directory))) {}
+
+ShardVerifier::~ShardVerifier() = default;
+
+std::int64_t ShardVerifier::count() const {
+  return static_cast<std::int64_t>(impl_->manifest.shards.size());
+}
+
+std::int64_t ShardVerifier::records() const {
+  return impl_->manifest.records;
+}
+
+std::int64_t ShardVerifier::records(std::int64_t shard) const {
+  return impl_->manifest.shards[static_cast<std::size_t>(shard)].records;
+}
+
+bool ShardVerifier::verify(std::int64_t shard, const std::function<bool()>& go_on) const {
+  const ShardManifest& manifest = impl_->manifest;
+  const Part part =
+      open_part(impl_->directory, manifest, manifest.shards[static_cast<std::size_t>(shard)], 0);
+  return check_shard_contents(bytes_of(part.map), part.header, part.name, go_on);
+}
+
+std::int64_t verify_shards(const fs::path& directory) {
+  const ShardVerifier verifier(directory);
+  for (std::int64_t i = 0; i < verifier.count(); ++i) verifier.verify(i, {});
+  return verifier.records();
 }
 
 ShardInfo inspect_shard(const fs::path& file) {

@@ -177,26 +177,33 @@ ShardHeader parse_shard_header(std::span<const std::byte> file, const std::strin
   return header;
 }
 
-void check_shard_section(std::span<const std::byte> file, const ShardHeader& header,
-                         std::size_t section, const std::string& where) {
+bool check_shard_section(std::span<const std::byte> file, const ShardHeader& header,
+                         std::size_t section, const std::string& where, const GoOn& go_on) {
+  constexpr std::uint64_t kPiece = std::uint64_t{64} << 20;
   const ShardSection& s = header.sections[section];
-  const std::uint64_t computed = xxh64(file.data() + s.offset, s.bytes);
-  if (computed == s.xxh64) return;
+  Hasher hasher;
+  for (std::uint64_t done = 0; done < s.bytes; done += kPiece) {
+    if (go_on && !go_on()) return false;
+    hasher.update(file.data() + s.offset + done, std::min(kPiece, s.bytes - done));
+  }
+  const std::uint64_t computed = hasher.digest();
+  if (computed == s.xxh64) return true;
   fail_input(where, "section ", kShardSections[section], " (", s.bytes, " bytes at offset ",
              s.offset, ") is corrupt: its checksum is ", hex(computed), ", stored is ",
              hex(s.xxh64));
 }
 
-void check_shard_contents(std::span<const std::byte> file, const ShardHeader& header,
-                          const std::string& where) {
+bool check_shard_contents(std::span<const std::byte> file, const ShardHeader& header,
+                          const std::string& where, const GoOn& go_on) {
   check_zeros(file, kUsed, kChecksum, where);
   std::uint64_t end = kShardHeaderBytes;
   for (std::size_t i = 0; i < header.sections.size(); ++i) {
     check_zeros(file, end, header.sections[i].offset, where);
-    check_shard_section(file, header, i, where);
+    if (!check_shard_section(file, header, i, where, go_on)) return false;
     end = header.sections[i].offset + header.sections[i].bytes;
   }
   check_index(file, header, where);
+  return true;
 }
 
 }  // namespace peal

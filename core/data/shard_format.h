@@ -16,6 +16,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,6 +27,7 @@
 namespace peal {
 
 inline constexpr std::size_t kShardHeaderBytes = 4096;
+inline constexpr const char* kShardManifestName = "manifest.textproto";
 inline constexpr std::array<const char*, 3> kShardSections = {"records", "labels", "index"};
 
 struct ShardSection {
@@ -56,12 +58,15 @@ std::array<std::byte, kShardHeaderBytes> format_shard_header(const ShardHeader& 
 // `file` is the whole shard. Checks the header wholly, and the file's size against it.
 ShardHeader parse_shard_header(std::span<const std::byte> file, const std::string& where);
 
-// Compares the checksum of one section with the header's.
-void check_shard_section(std::span<const std::byte> file, const ShardHeader& header,
-                         std::size_t section, const std::string& where);
+// Asked every so many bytes of a long check; false ends it.
+using GoOn = std::function<bool()>;
+
+// Compares the checksum of one section with the header's. False when `go_on` said no.
+bool check_shard_section(std::span<const std::byte> file, const ShardHeader& header,
+                         std::size_t section, const std::string& where, const GoOn& go_on = {});
 // All sections, the offsets in the index, and the zeros between sections.
-void check_shard_contents(std::span<const std::byte> file, const ShardHeader& header,
-                          const std::string& where);
+bool check_shard_contents(std::span<const std::byte> file, const ShardHeader& header,
+                          const std::string& where, const GoOn& go_on = {});
 
 // manifest.textproto, in Protobuf's text format:
 //   format: 1

@@ -60,11 +60,13 @@ TEST(Validate, MissingGroupsNameTheChoices) {
             "job.textproto: optimizer: is missing; write one of sgd, adam, adamw, rmsprop");
   job = good_job();
   job.mutable_data()->clear_train();
-  EXPECT_EQ(validation_error(job),
-            "job.textproto: data.train: is missing; write one of idx, csv, shards");
+  EXPECT_EQ(
+      validation_error(job),
+      "job.textproto: data.train: is missing; write one of idx, csv, shards, pictures, tar, text");
   job.mutable_data()->mutable_train()->set_limit(3);
   EXPECT_EQ(validation_error(job),
-            "job.textproto: data.train: has no source; write one of idx, csv, shards");
+            "job.textproto: data.train: has no source; write one of idx, csv, shards, pictures, "
+            "tar, text");
 }
 
 // Text that is merged over the good job, and the error.
@@ -112,6 +114,17 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"data { train { idx { images: '' } } }", "data.train.idx.images: is missing"},
         Wrong{"data { train { idx { labels: '' } } }", "data.train.idx.labels: is missing"},
         Wrong{"data { train { shards {} } }", "data.train.shards.directory: is missing"},
+        Wrong{"data { train { pictures {} } }", "data.train.pictures.folder: is missing"},
+        Wrong{"data { train { pictures { folder: 'x' picture { channels: 2 } } } }",
+              "data.train.pictures.picture.channels: 2 is not allowed"},
+        Wrong{"data { train { tar {} } }", "data.train.tar.path: is missing"},
+        Wrong{"data { train { tar { path: 'x' label: '' } } }", "data.train.tar.label: is empty"},
+        Wrong{"data { train { tar { path: 'x' picture { channels: 2 } } } }",
+              "data.train.tar.picture.channels: 2 is not allowed"},
+        Wrong{"data { train { text {} } }", "data.train.text.path: is missing"},
+        Wrong{"data { train { text { path: 'x' length: 0 } } }", "data.train.text.length: 0"},
+        Wrong{"data { train { text { path: 'x' by: PIECE label_first: true } } }",
+              "data.train.text: label_first and cut_long_lines"},
         Wrong{"data { test {} }", "data.test: has no source"},
         Wrong{"data { test { csv { path: 'x' delimiter: '' } } }",
               "data.test.csv.delimiter: \"\" is not one character"},
