@@ -16,6 +16,8 @@ struct RankPlan {
   std::string bind = "auto";             // auto, core, socket, numa, none
   std::string interface;                 // of MPI's TCP: a name or a network; empty: MPI chooses
   std::vector<std::string> environment;  // NAME=VALUE; mpirun also NAME alone
+  // mpirun only: hosts may vanish. None then depends on another, and the ranks end soon.
+  bool elastic = false;
 };
 
 // `program`: what each rank is, with its arguments. With hosts, mpirun_command throws Error(input)
