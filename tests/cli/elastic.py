@@ -19,7 +19,8 @@ class Launched:
     def __init__(self, words):
         self.process = subprocess.Popen([str(w) for w in words], stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, text=True,
-                                        start_new_session=True, env=MPI_ENVIRONMENT)
+                                        start_new_session=True,
+                                        env={**MPI_ENVIRONMENT, **os.environ})
         self.lines = []
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
