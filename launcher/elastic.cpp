@@ -286,7 +286,9 @@ std::optional<End> Supervisor::look_at_program() {
     if (code == 0 && regroup_asked_) return End{End::Kind::regroup, 0, "", {}};
     if (code == 0) return End{End::Kind::stopped, 0, "", {}};
     const auto kind = code == 2 || code == 4 ? End::Kind::hopeless : End::Kind::fault;
-    return End{kind, code, said.empty() ? cat("the ranks ended with exit code ", code) : said, {}};
+    End end{kind, code, said.empty() ? cat("the ranks ended with exit code ", code) : said, {}};
+    if (lost_rank_) end.hosts.push_back(lost_host_);
+    return end;
   }
   if (!lost_rank_ || since(*lost_rank_) < kLostRank) return std::nullopt;
   const bool in_order = ours && (now->state == "finished" || now->state == "stopped");

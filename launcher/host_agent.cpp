@@ -150,8 +150,13 @@ class HostAgent {
 
 }  // namespace
 
-void serve_as_host_agent(const std::string& token) {
+void serve_as_host_agent(const std::string& token, const std::string& host) {
+  end_processes(agent_words(token, host));
   HostAgent(token).serve();
+}
+
+std::vector<std::string> agent_words(const std::string& token, const std::string& host) {
+  return {"host-agent", "--token", token, "--host", host};
 }
 
 }  // namespace peal

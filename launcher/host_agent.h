@@ -15,11 +15,16 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace peal {
 
 // Until standard input ends. Ranks that are there then get 20 s to end by themselves, and are
-// ended; the memory is freed.
-void serve_as_host_agent(const std::string& token);
+// ended; the memory is freed. `host`: as the supervisor calls it; an agent of the same from before,
+// which was out of reach, is ended, so that it does nothing to the ranks of today.
+void serve_as_host_agent(const std::string& token, const std::string& host);
+
+// How it is started: the arguments of this program.
+std::vector<std::string> agent_words(const std::string& token, const std::string& host);
 
 }  // namespace peal

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/base/text.h"
+#include "launcher/host_agent.h"
 #include "launcher/hosts.h"
 
 namespace peal {
@@ -12,7 +13,8 @@ constexpr double kConnectSeconds = 10;
 constexpr auto kBeat = std::chrono::milliseconds(250);
 
 std::vector<std::string> agent_command(const std::string& host, const std::string& token) {
-  const std::vector<std::string> agent = {own_path(), "host-agent", "--token", token};
+  std::vector<std::string> agent = agent_words(token, host);
+  agent.insert(agent.begin(), own_path());
   if (is_this_host(host)) return agent;
   std::vector<std::string> words = remote_shell();
   words.insert(words.end(), {host, "exec " + command_line(agent)});

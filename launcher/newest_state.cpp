@@ -12,7 +12,7 @@
 namespace peal {
 namespace {
 
-constexpr double kShare = 0.015;  // of the time of steps, so that 2% are not passed
+constexpr double kShare = 0.01;  // of the time of steps, so that 2% are not passed
 constexpr std::int64_t kMostSteps = 10000;
 
 Tensor bytes_of(std::span<const std::byte> bytes) {

@@ -72,7 +72,7 @@ class NewestState {
   double all_seconds_ = 0;
 };
 
-// Steps between two states so that they cost 1.5% of the time, given what one save takes and one
+// Steps between two states so that they cost 1% of the time, given what one save takes and one
 // step. At least 1.
 std::int64_t steps_between_states(double save_seconds, double step_seconds);
 

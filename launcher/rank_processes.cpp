@@ -8,6 +8,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <thread>
 
@@ -17,18 +18,16 @@
 namespace peal {
 namespace {
 
-bool has_token(const std::filesystem::path& process, const std::string& wanted) {
-  std::ifstream file(process / "environ", std::ios::binary);
-  for (std::string variable; std::getline(file, variable, '\0');) {
-    if (variable.starts_with(wanted)) return true;
-  }
-  return false;
+// What a file of /proc holds, each ended by a zero.
+std::vector<std::string> words_of(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<std::string> words;
+  for (std::string word; std::getline(file, word, '\0');) words.push_back(word);
+  return words;
 }
 
-}  // namespace
-
-std::vector<int> rank_processes(const std::string& prefix) {
-  const std::string wanted = cat(kTokenVariable, "=", prefix);
+// The other processes of this host that `wanted` chooses by their folder in /proc; ascending.
+std::vector<int> processes(const std::function<bool(const std::filesystem::path&)>& wanted) {
   std::vector<int> found;
   std::error_code none;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", none)) {
@@ -36,10 +35,30 @@ std::vector<int> rank_processes(const std::string& prefix) {
     int pid = 0;
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (error != std::errc() || end != name.data() + name.size() || pid == ::getpid()) continue;
-    if (has_token(entry.path(), wanted) && is_alive(pid)) found.push_back(pid);
+    if (wanted(entry.path()) && is_alive(pid)) found.push_back(pid);
   }
   std::sort(found.begin(), found.end());
   return found;
+}
+
+}  // namespace
+
+std::vector<int> rank_processes(const std::string& prefix) {
+  const std::string wanted = cat(kTokenVariable, "=", prefix);
+  return processes([&](const std::filesystem::path& process) {
+    const std::vector<std::string> variables = words_of(process / "environ");
+    return std::any_of(variables.begin(), variables.end(),
+                       [&](const std::string& variable) { return variable.starts_with(wanted); });
+  });
+}
+
+void end_processes(const std::vector<std::string>& arguments) {
+  const std::vector<int> found = processes([&](const std::filesystem::path& process) {
+    std::vector<std::string> words = words_of(process / "cmdline");
+    if (!words.empty()) words.erase(words.begin());
+    return words == arguments;
+  });
+  for (const int pid : found) ::kill(pid, SIGKILL);
 }
 
 bool is_alive(int pid) {

@@ -46,7 +46,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kFirstEvery = 4;  // until ranks have measured what a state in memory costs
+constexpr std::int64_t kFirstEvery = 8;  // until ranks have measured what a state in memory costs
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 
-from peal_cli import MPI_ENVIRONMENT, PealTest
+from peal_cli import MPI_ENVIRONMENT, PealTest, kill_tree
 
 SHM = pathlib.Path("/dev/shm")
 
@@ -44,7 +44,7 @@ class Launched:
 
     def stop(self):
         if self.process.poll() is None:
-            self.process.kill()
+            kill_tree(self.process)
             self.process.wait()
 
 

@@ -111,8 +111,8 @@ TEST(StepsBetweenStates, CostLessThanTwoPercent) {
       EXPECT_LT(save / static_cast<double>(every), 0.02 * step) << save << " " << step;
     }
   }
-  EXPECT_EQ(steps_between_states(0.015, 1), 1);
-  EXPECT_EQ(steps_between_states(0.16, 1), 11);
+  EXPECT_EQ(steps_between_states(0.01, 1), 1);
+  EXPECT_EQ(steps_between_states(0.105, 1), 11);
   EXPECT_EQ(steps_between_states(1, 0), 1);
 }
 
