@@ -13,7 +13,7 @@
 
 namespace peal {
 
-// Seconds; medians over a window of steps.
+// Seconds; means over a window of steps, the longest left out.
 struct RankTimes {
   double compute = 0;  // forward and backward, without waiting for others
   double step = 0;     // all of a step
