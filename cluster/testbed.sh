@@ -18,6 +18,7 @@ usage: cluster/testbed.sh COMMAND, as root
   link HOST down|up     take a host's cable out, or put it back
   freeze HOST           stop everything on a host, as a machine that hangs; `thaw HOST` goes on
   kill HOST             end everything on a host at once, as a power cut
+  start HOST            a host that was killed comes back, with empty folders; or a new one
   status                the hosts and how many processes run on them
   down                  end all of it
 
@@ -107,6 +108,7 @@ in_network_of() {
 set_rate() {
   local rate=$1 host
   for host in $(machines); do
+    alive "$host" || continue
     in_network_of "$host" tc qdisc del dev eth0 root 2> /dev/null || true
     in_network_of switch tc qdisc del dev "$host" root 2> /dev/null || true
     [[ $rate != none ]] || continue
@@ -116,16 +118,20 @@ set_rate() {
   done
 }
 
+# Makes a host known to all, also while they run: they see this very file.
+name_host() {
+  printf '%s %s\n' "$(address_of "$1")" "$1" >> "$state/hosts"
+  printf '%s,%s %s\n' "$1" "$(address_of "$1")" "$(cut -d' ' -f1,2 "$state/host_key.pub")" \
+    >> "$state/known_hosts"
+}
+
 write_files() {
   local host
   ssh-keygen -q -t ed25519 -N '' -f "$state/key"
   ssh-keygen -q -t ed25519 -N '' -f "$state/host_key"
   cp "$state/key.pub" "$state/authorized_keys"
   printf '127.0.0.1 localhost\n' > "$state/hosts"
-  for host in "$@"; do
-    printf '%s %s\n' "$(address_of "$host")" "$host" >> "$state/hosts"
-    printf '%s,%s %s\n' "$host" "$(address_of "$host")" "$(cut -d' ' -f1,2 "$state/host_key.pub")"
-  done > "$state/known_hosts"
+  for host in "$@"; do name_host "$host"; done
   cat > "$state/ssh_config" <<END
 Host *
   IdentityFile $state/key
@@ -186,7 +192,7 @@ make_host() {
 
 wait_for_sshd() {
   local host
-  for host in $(machines); do
+  for host in "$@"; do
     for _ in {1..250}; do
       alive "$host" || fail "$host did not start: $(tail -n3 "$state/$host.log")"
       if in_network_of "$host" bash -c "exec 3<> /dev/tcp/$(address_of "$host")/22" 2> /dev/null; then
@@ -223,16 +229,31 @@ up() {
   for ((k = 1; k <= n; ++k)); do names+=("h$k"); done
   ! $slurm || names=(control "${names[@]}")
   write_files "${names[@]}"
+  printf '%s\n' "${shares[@]}" > "$state/shares"
+  echo "$rate" > "$state/rate"
   ! $slurm || write_slurm_files "$n"
   spawn switch --net --pid --fork --kill-child sleep infinity
   in_network_of switch ip link add br0 type bridge
   in_network_of switch ip link set br0 up
   for name in "${names[@]}"; do make_host "$name" "${shares[@]}"; done
   set_rate "$rate"
-  wait_for_sshd
+  # shellcheck disable=SC2046  # names without spaces
+  wait_for_sshd $(machines)
   ! $slurm || wait_for_slurm "$n"
   trap - EXIT
   echo "up: $(machines | paste -sd' '); state in $state"
+}
+
+start_host() {
+  local name=$1 shares
+  [[ $name =~ ^h[1-9][0-9]?$ ]] || fail "a host is named h1 to h99, not '$name'"
+  alive switch || fail "no bed is up; see 'up'"
+  ! alive "$name" || fail "$name is up"
+  grep -q " $name\$" "$state/hosts" || name_host "$name"
+  mapfile -t shares < "$state/shares"
+  make_host "$name" "${shares[@]}"
+  set_rate "$(cat "$state/rate")"
+  wait_for_sshd "$name"
 }
 
 down() {
@@ -309,13 +330,18 @@ case "$command" in
     [[ -e $state/slurm ]] || fail "no Slurm runs here; see 'up --slurm'"
     on_host control "$command" "$@"
     ;;
-  rate) [[ $# -eq 1 ]] || fail "rate needs a rate, or none"; set_rate "$1" ;;
+  rate)
+    [[ $# -eq 1 ]] || fail "rate needs a rate, or none"
+    set_rate "$1"
+    echo "$1" > "$state/rate"
+    ;;
   link)
     [[ $# -eq 2 && ($2 == down || $2 == up) ]] || fail "link needs a host, then down or up"
     in_network_of "$1" ip link set eth0 "$2"
     ;;
   freeze) signal_host STOP "${1:-}" ;;
   thaw) signal_host CONT "${1:-}" ;;
+  start) start_host "${1:-}" ;;
   kill) kill -KILL "$(pid_of "${1:-}")" ;;
   status) status ;;
   *) usage >&2; fail "unknown command '$command'" ;;

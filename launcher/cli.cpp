@@ -136,6 +136,7 @@ int run_cli(int argc, char** argv) {
       "4 the numbers went wrong, 1 anything else.");
   add_train_command(app);
   add_launch_command(app);
+  add_host_agent_command(app);
   add_submit_command(app);
   add_status_command(app);
   add_doctor_command(app);

@@ -23,6 +23,7 @@ int run_cli(int argc, char** argv);
 // Adds a command to `app`; its callback runs the command.
 void add_train_command(CLI::App& app);
 void add_launch_command(CLI::App& app);
+void add_host_agent_command(CLI::App& app);
 void add_submit_command(CLI::App& app);
 void add_status_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);

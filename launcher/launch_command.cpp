@@ -1,9 +1,12 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 
 #include "core/base/error.h"
+#include "core/config/job.h"
 #include "launcher/cli.h"
+#include "launcher/elastic.h"
 #include "launcher/program.h"
 #include "launcher/start_ranks.h"
 #include "launcher/timeline.h"
@@ -17,6 +20,7 @@ struct Arguments {
   std::string hosts, hostfile, with = "auto";
   bool dry_run = false;
   bool fresh = false;
+  ElasticOptions elastic;
   JobArguments job;
   TimelineArguments timeline;
 };
@@ -55,11 +59,16 @@ std::vector<std::string> with_srun(Arguments& arguments) {
   return srun_command(arguments.plan, train_command(arguments));
 }
 
-std::vector<std::string> with_mpirun(Arguments& arguments) {
+void read_hosts(Arguments& arguments) {
   RankPlan& plan = arguments.plan;
   const int slots = arguments.slots > 0 ? arguments.slots : 1;
   if (!arguments.hosts.empty()) plan.hosts = parse_hosts(arguments.hosts, slots);
   if (!arguments.hostfile.empty()) plan.hosts = read_hostfile(arguments.hostfile, slots);
+}
+
+std::vector<std::string> with_mpirun(Arguments& arguments) {
+  RankPlan& plan = arguments.plan;
+  read_hosts(arguments);
   if (plan.hosts.empty()) {
     if (plan.ranks == 0) plan.ranks = arguments.slots;
     if (plan.ranks == 0) {
@@ -69,10 +78,67 @@ std::vector<std::string> with_mpirun(Arguments& arguments) {
   return mpirun_command(plan, train_command(arguments));
 }
 
+void check_elastic(const Arguments& arguments) {
+  if (use_srun(arguments)) {
+    fail_input("--elastic", "ranks are started by mpirun; inside an allocation give --with mpirun");
+  }
+  if (!arguments.timeline.file.empty()) {
+    fail_input("--timeline", "is of one start; leave it out with --elastic");
+  }
+  if (!arguments.plan.hosts.empty() && arguments.plan.ranks > 0) {
+    fail_input("--ranks", "with hosts, --elastic says how many");
+  }
+}
+
+// The virtual ranks of a run that goes on, if the job leaves them open.
+int virtual_ranks_of(const Arguments& arguments, const JobSpec& job) {
+  const std::filesystem::path before =
+      std::filesystem::path(job.run().directory()) / "job.textproto";
+  if (job.parallel().virtual_ranks() > 0 || arguments.fresh || !std::filesystem::exists(before)) {
+    return job.parallel().virtual_ranks();
+  }
+  return load_job(before).parallel().virtual_ranks();
+}
+
+ElasticRun elastic_run(Arguments& arguments, const JobSpec& job) {
+  ElasticRun run;
+  run.options = arguments.elastic;
+  run.slots = arguments.slots > 0 ? arguments.slots : 1;
+  run.hostfile = arguments.hostfile;
+  read_hosts(arguments);
+  check_elastic(arguments);
+  const RankRange range = parse_rank_range(arguments.elastic.range);
+  run.plan = arguments.plan;
+  run.run_directory = std::filesystem::absolute(job.run().directory());
+  run.fresh = arguments.fresh;
+  run.virtual_ranks = virtual_ranks_of(arguments, job);
+  if (run.virtual_ranks > 0 && range.least > run.virtual_ranks) {
+    fail_input("--elastic", "at least ", range.least, " ranks; parallel.virtual_ranks allows ",
+               run.virtual_ranks);
+  }
+  run.train = [arguments](bool fresh, int virtual_ranks) {
+    Arguments start = arguments;
+    start.fresh = fresh;
+    if (virtual_ranks > 0) {
+      start.job.set.push_back(cat("parallel.virtual_ranks=", virtual_ranks));
+    }
+    return train_command(start);
+  };
+  return run;
+}
+
+int launch_with_supervisor(Arguments& arguments, const JobSpec& job) {
+  const ElasticRun run = elastic_run(arguments, job);
+  if (!arguments.dry_run) return launch_elastic(run);
+  std::puts(command_line(first_command(run)).c_str());
+  return 0;
+}
+
 int launch(Arguments& arguments) {
-  read_job(arguments.job);  // a bad job is told once, before ranks start
+  const JobSpec job = read_job(arguments.job);  // a bad job is told once, before ranks start
   check_environment(arguments.plan.environment);
   if (!arguments.plan.interface.empty()) check_interface(arguments.plan.interface);
+  if (!arguments.elastic.range.empty()) return launch_with_supervisor(arguments, job);
   const bool srun = use_srun(arguments);
   const std::vector<std::string> words = srun ? with_srun(arguments) : with_mpirun(arguments);
   if (arguments.dry_run) {
@@ -99,6 +165,34 @@ void add_host_arguments(CLI::App& command, Arguments& arguments) {
       ->check(CLI::IsMember({"auto", "mpirun", "srun"}))
       ->capture_default_str();
   add_rank_arguments(command, arguments.plan);
+}
+
+void add_elastic_arguments(CLI::App& command, ElasticOptions& options) {
+  CLI::Option* elastic =
+      command
+          .add_option("--elastic", options.range,
+                      "stay beside the ranks and go on with the hosts that remain when some fail; "
+                      "from MIN to MAX ranks")
+          ->type_name("MIN:MAX");
+  const auto number = [&](const char* name, double& value, const char* help) {
+    command.add_option(name, value, help)
+        ->needs(elastic)
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+  };
+  command
+      .add_option("--max-restarts", options.max_restarts,
+                  "starts after faults, in a row without a new step")
+      ->needs(elastic)
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  number("--wait", options.wait, "seconds to wait for MIN ranks");
+  number("--host-deadline", options.host_deadline, "seconds until a silent host is out of reach");
+  number("--forgive", options.forgive,
+         "a host that fails twice within so many seconds is left out");
+  number("--settle", options.settle, "seconds between a start and the next with more hosts");
+  number("--max-slowdown", options.max_slowdown,
+         "a host that long takes so many times as long as the others is left out; 0: never");
 }
 
 }  // namespace
@@ -131,9 +225,11 @@ void add_launch_command(CLI::App& app) {
   command->add_flag("--fresh", arguments->fresh, "forget what the run directory holds");
   add_host_arguments(*command, *arguments);
   add_timeline_arguments(*command, arguments->timeline);
+  add_elastic_arguments(*command, arguments->elastic);
   command->footer(
       "Examples:\n  peal launch -n 2 job.textproto\n"
       "  peal launch --hosts node1:4,node2:4 --interface eth0 job.textproto\n"
+      "  peal launch --elastic 4:16 --hostfile hosts --slots 4 job.textproto\n"
       "  salloc --nodes 2 --ntasks-per-node 4 peal launch job.textproto\n"
       "  peal launch -n 8 job.textproto --set train.epochs=3 --dry-run");
   command->callback([arguments] {

@@ -7,18 +7,27 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <fstream>
+#include <random>
 #include <sstream>
 #include <thread>
 
+#include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/config/job.h"
 
 namespace peal {
+namespace {
 
-RunDirectory::RunDirectory(std::filesystem::path path) : path_(std::move(path)) {
+constexpr const char* kNumberFile = ".run";
+
+}  // namespace
+
+RunDirectory::RunDirectory(std::filesystem::path path, bool locked) : path_(std::move(path)) {
   make_folders(path_);
+  if (locked) return;
   const std::filesystem::path file = path_ / ".lock";
   lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (lock_ < 0) fail_input(file.string(), "cannot create: ", std::strerror(errno));
@@ -36,7 +45,22 @@ RunDirectory::RunDirectory(std::filesystem::path path) : path_(std::move(path)) 
 }
 
 RunDirectory::~RunDirectory() {
-  ::close(lock_);
+  if (lock_ >= 0) ::close(lock_);
+}
+
+std::uint64_t RunDirectory::number_in(const std::filesystem::path& path) {
+  std::ifstream file(path / kNumberFile);
+  std::uint64_t number = 0;
+  file >> std::hex >> number;
+  return file ? number : 0;
+}
+
+std::uint64_t RunDirectory::number() const {
+  if (const std::uint64_t known = number_in(path_)) return known;
+  std::random_device random;
+  const std::uint64_t fresh = (std::uint64_t{random()} << 32 | random()) | 1;
+  write_file_atomically(path_ / kNumberFile, hex(fresh) + "\n");
+  return fresh;
 }
 
 void RunDirectory::clear() {
@@ -46,6 +70,7 @@ void RunDirectory::clear() {
   std::filesystem::remove(path_ / "metrics.jsonl", ignored);
   std::filesystem::remove(path_ / "job.textproto", ignored);
   std::filesystem::remove(path_ / "status.json", ignored);
+  std::filesystem::remove(path_ / kNumberFile, ignored);
   std::vector<std::filesystem::path> events;
   for (const auto& entry : std::filesystem::directory_iterator(path_, ignored)) {
     if (entry.path().filename().string().starts_with("events.out.tfevents.")) {

@@ -60,7 +60,10 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
   }
   for (const std::string& variable : plan.environment) append(words, {"-x", variable});
   // When mpirun ends ranks: seconds until it tells them to, and from then until it kills them.
-  append(words, {"--mca", "odls_base_sigkill_timeout", "5"});
+  append(words, {"--mca", "odls_base_sigkill_timeout", plan.elastic ? "1" : "5"});
+  if (plan.elastic) {
+    append(words, {"--mca", "plm_rsh_no_tree_spawn", "1", "--mca", "routed", "direct"});
+  }
   // Containers forbid the system call behind this; Peal's own shared memory does not need it.
   append(words, {"--mca", "btl_vader_single_copy_mechanism", "none"});
   words.insert(words.end(), plan.more.begin(), plan.more.end());

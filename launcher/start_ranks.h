@@ -17,6 +17,8 @@ struct RankPlan {
   std::string interface;                 // of MPI's TCP: a name or a network; empty: MPI chooses
   std::vector<std::string> environment;  // NAME=VALUE; mpirun also NAME alone
   std::vector<std::string> more;         // other words for mpirun or srun
+  // mpirun only: hosts may vanish. None then depends on another, and the ranks end soon.
+  bool elastic = false;
 };
 
 // `program`: what each rank is, with its arguments. With hosts, mpirun_command throws Error(input)

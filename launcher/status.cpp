@@ -48,6 +48,16 @@ RunStatus parse(const std::filesystem::path& path) {
     json.at("slurm_job").get_to(status.slurm_job);
     json.at("started").get_to(status.started);
     json.at("updated").get_to(status.updated);
+    status.left_out = json.value("left_out", status.left_out);
+    status.memory_every = json.value("memory_every", status.memory_every);
+    status.first_step = json.value("first_step", status.first_step);
+    status.done_again = json.value("done_again", status.done_again);
+    status.compute_seconds = json.value("compute_seconds", status.compute_seconds);
+    if (const auto slow = json.find("straggler"); slow != json.end() && slow->is_object()) {
+      slow->at("rank").get_to(status.straggler.rank);
+      slow->at("host").get_to(status.straggler.host);
+      slow->at("factor").get_to(status.straggler.factor);
+    }
     return status;
   } catch (const Json::exception& error) {
     fail_input(path.string(), "is no status of a run: ", error.what());
@@ -69,22 +79,32 @@ bool is_held(const std::filesystem::path& run_directory, double updated) {
 }  // namespace
 
 std::string status_json(const RunStatus& status) {
-  const Json json = {{"state", status.state},
-                     {"error", status.error},
-                     {"exit_code", status.exit_code},
-                     {"step", status.step},
-                     {"steps", status.steps},
-                     {"epoch", status.epoch},
-                     {"epochs", status.epochs},
-                     {"loss", status.loss},
-                     {"samples_per_second", status.samples_per_second},
-                     {"seconds_left", status.seconds_left},
-                     {"ranks", status.ranks},
-                     {"hosts", status.hosts},
-                     {"restarts", status.restarts},
-                     {"slurm_job", status.slurm_job},
-                     {"started", status.started},
-                     {"updated", status.updated}};
+  const SlowRank& slow = status.straggler;
+  Json json = {{"state", status.state},
+               {"error", status.error},
+               {"exit_code", status.exit_code},
+               {"step", status.step},
+               {"steps", status.steps},
+               {"epoch", status.epoch},
+               {"epochs", status.epochs},
+               {"loss", status.loss},
+               {"samples_per_second", status.samples_per_second},
+               {"seconds_left", status.seconds_left},
+               {"ranks", status.ranks},
+               {"hosts", status.hosts},
+               {"restarts", status.restarts},
+               {"slurm_job", status.slurm_job},
+               {"started", status.started},
+               {"updated", status.updated},
+               {"left_out", status.left_out},
+               {"memory_every", status.memory_every},
+               {"first_step", status.first_step},
+               {"done_again", status.done_again},
+               {"compute_seconds", status.compute_seconds},
+               {"straggler", nullptr}};
+  if (slow.rank >= 0) {
+    json["straggler"] = {{"rank", slow.rank}, {"host", slow.host}, {"factor", slow.factor}};
+  }
   // A message may hold bytes that are no UTF-8.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -110,7 +130,16 @@ void StatusFile::step(const ProgressLine& line) {
   status_.loss = or_none(line.loss);
   status_.samples_per_second = or_none(line.samples_per_second);
   status_.seconds_left = or_none(line.seconds_left);
-  if (std::chrono::steady_clock::now() - written_ >= std::chrono::seconds(1)) write();
+  const bool first = !stepped_;
+  stepped_ = true;
+  if (first || std::chrono::steady_clock::now() - written_ >= std::chrono::seconds(1)) write();
+}
+
+void StatusFile::times(const std::vector<double>& compute_seconds, const SlowRank& straggler) {
+  status_.compute_seconds = compute_seconds;
+  const bool other = straggler.rank != status_.straggler.rank;
+  status_.straggler = straggler;
+  if (other) write();
 }
 
 void StatusFile::end(const std::string& state) {
@@ -119,21 +148,30 @@ void StatusFile::end(const std::string& state) {
 }
 
 void StatusFile::fail(const std::string& error, int exit_code) {
+  try {
+    if (parse(path_).started != status_.started) return;
+  } catch (const Error&) {  // gone, or half of one: nobody else's
+  }
   status_.error = error;
   status_.exit_code = exit_code;
   end("failed");
 }
 
-// Not synced: after a power cut nobody asks what the run was doing.
 bool StatusFile::write() {
   written_ = std::chrono::steady_clock::now();
   status_.updated = now();
-  const std::string temporary = path_.string() + ".tmp";
+  return write_status(path_.parent_path(), status_);
+}
+
+// Not synced: after a power cut nobody asks what the run was doing.
+bool write_status(const std::filesystem::path& run_directory, const RunStatus& status) {
+  const std::filesystem::path path = run_directory / "status.json";
+  const std::string temporary = path.string() + ".tmp";
   std::ofstream file(temporary, std::ios::trunc);
-  file << status_json(status_);
+  file << status_json(status);
   file.close();
   std::error_code error;
-  if (file) std::filesystem::rename(temporary, path_, error);
+  if (file) std::filesystem::rename(temporary, path, error);
   return file && !error;
 }
 
@@ -143,9 +181,10 @@ RunStatus read_status(const std::filesystem::path& run_directory) {
     fail_input(run_directory.string(), "holds no run (no status.json)");
   }
   RunStatus status = parse(path);
-  if (status.state != "running" || is_held(run_directory, status.updated)) return status;
+  const auto lives = [&] { return status.state == "running" || status.state == "waiting"; };
+  if (!lives() || is_held(run_directory, status.updated)) return status;
   status = parse(path);  // it may have ended meanwhile
-  if (status.state == "running") status.state = "dead";
+  if (lives()) status.state = "dead";
   return status;
 }
 

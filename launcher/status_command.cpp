@@ -58,6 +58,12 @@ void print(const std::filesystem::path& run_directory, const RunStatus& status) 
   const std::string checkpoint = newest_checkpoint(run_directory);
   row("checkpoint", checkpoint.empty() ? "none yet" : checkpoint);
   row("restarts", std::to_string(status.restarts));
+  if (status.memory_every > 0) row("memory", cat("every ", status.memory_every, " steps"));
+  if (!status.left_out.empty()) row("left out", join(status.left_out, "; "));
+  if (const SlowRank& slow = status.straggler; slow.rank >= 0) {
+    row("straggler", cat("rank ", slow.rank, " on host ", slow.host, " (", rounded(slow.factor, 1),
+                         "x the others' time)"));
+  }
   if (!status.slurm_job.empty()) row("Slurm job", status.slurm_job);
   const double now =
       std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -85,9 +91,9 @@ void add_status_command(CLI::App& app) {
   CLI::Option* json = command->add_flag("--json", arguments->json, "print all of it as JSON");
   command->add_flag("--word", arguments->word, "print the state alone")->excludes(json);
   command->footer(
-      "States: running, stopped (asked to; the same command goes on), finished, failed, and dead\n"
-      "(ended without a word). Exit codes: 3 for a dead run, that of the run for a failed one,\n"
-      "0 for all others; 2 when there is no run.\n"
+      "States: running, stopped (asked to; the same command goes on), finished, failed, waiting\n"
+      "(peal launch --elastic starts it again) and dead (ended without a word). Exit codes: 3 for\n"
+      "a dead run, that of the run for a failed one, 0 for all others; 2 when there is no run.\n"
       "Example:\n  peal status runs/fashion_mnist");
   command->callback([arguments] {
     const RunStatus status = read_status(arguments->run);

@@ -7,7 +7,9 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstdio>
 #include <memory>
+#include <utility>
 
 #include "core/base/checksum.h"
 #include "core/base/error.h"
@@ -16,10 +18,13 @@
 #include "core/config/job.h"
 #include "core/kernels/kernels.h"
 #include "launcher/metrics.h"
+#include "launcher/newest_state.h"
 #include "launcher/progress.h"
+#include "launcher/rank_times.h"
 #include "launcher/run_directory.h"
 #include "launcher/status.h"
 #include "launcher/stop_signal.h"
+#include "launcher/supervised.h"
 #include "launcher/trainer.h"
 #include "launcher/version.h"
 
@@ -41,6 +46,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::int64_t kFirstEvery = 8;  // until ranks have measured what a state in memory costs
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -51,7 +58,8 @@ class Run {
       : job_(std::move(job)),
         comm_(comm),
         options_(options),
-        progress_(comm.rank() == 0, options.terminal) {}
+        progress_(comm.rank() == 0, options.terminal),
+        times_(comm) {}
 
   void prepare();
   void loop();
@@ -64,12 +72,20 @@ class Run {
   bool first_rank() const { return comm_.rank() == 0; }
   void open_directory();
   void share_start();
+  void look_into_memory();
+  void load_or_initialize();
+  void keep_in_memory();
   std::vector<std::string> hosts();
+  RunStatus first_status();
   void announce();
   void after_step(std::int64_t step, const StepResult& result);
   void log_window(std::int64_t step, const StepResult& result);
   void evaluate(std::int64_t step);
   void save(std::int64_t step);
+  void save_in_memory(std::int64_t step);
+  void exchange_times(double step_seconds);
+  void tell_straggler();
+  void tell_cost();
   bool checkpoint_due(std::int64_t step) const;
   bool evaluation_due(std::int64_t step) const;
   std::int64_t epoch_of(std::int64_t step) const {  // of the last finished step; counts from 1
@@ -93,6 +109,15 @@ class Run {
   std::unique_ptr<StatusFile> status_;
   std::int64_t first_step_ = 0, saved_step_ = -1, evaluated_step_ = -1;
 
+  std::uint64_t number_ = 0, forgotten_ = 0;  // of the run, and of the one that --fresh removed
+  std::unique_ptr<NewestState> memory_;
+  NewestState::Found found_;  // what this start goes on from, where that came from memory
+  TimesExchange times_;
+  double step_seconds_ = 0;  // of all steps so far
+  double computed_ = 0;      // seconds that all steps so far took to compute
+  int named_straggler_ = -1;
+  std::vector<std::string> rank_hosts_;  // by rank
+
   // The steps since the last line of metrics.
   struct Window {
     double loss = 0, correct = 0;
@@ -111,6 +136,7 @@ void Run::prepare() {
   comm_.set_flight_directory(job_.run().directory() + "/flight");
   share_start();
   together(comm_, [&] { validate_job(job_, comm_.world_size(), "job"); });
+  look_into_memory();
 
   TrainingData data;
   together(comm_, [&] {
@@ -125,28 +151,15 @@ void Run::prepare() {
         comm_.rank(),
         std::filesystem::path(job_.run().directory()) / "logs" / cat("rank-", comm_.rank(), ".log"),
         /*echo=*/false);
-    if (checkpoint_ && first_step_ > trainer_->total_steps()) {
-      fail_input(checkpoint_->path().string(), "has finished ", first_step_, " steps, the job has ",
-                 trainer_->total_steps(),
+    if (first_rank() && first_step_ > trainer_->total_steps()) {
+      fail_input(found_.state ? found_.state->where() : checkpoint_->path().string(),
+                 "has finished ", first_step_, " steps, the job has ", trainer_->total_steps(),
                  "; raise train.epochs or train.max_steps, or use --fresh");
     }
   });
-  together(comm_, [&] {
-    if (checkpoint_) {
-      trainer_->load(*checkpoint_);
-    } else if (first_rank()) {
-      trainer_->initialize_weights();
-    }
-  });
-  trainer_->start(first_step_);
-  checkpoint_.reset();
+  load_or_initialize();
   if (!options_.timeline.empty() && first_step_ < trainer_->total_steps()) make_timeline();
-  RunStatus status{.step = first_step_,
-                   .steps = trainer_->total_steps(),
-                   .epochs = job_.train().epochs(),
-                   .ranks = comm_.world_size(),
-                   .hosts = hosts()};
-  if (first_step_ > 0) status.epoch = epoch_of(first_step_);
+  const RunStatus status = first_status();
   together(comm_, [&] {
     if (!first_rank()) return;
     status_ = std::make_unique<StatusFile>(directory_->path(), status);
@@ -160,14 +173,76 @@ void Run::prepare() {
                           }},
         trainer_->weights(), trainer_->optimizer_state(), trainer_->compression_state());
   });
+  keep_in_memory();
   announce();
+}
+
+// On rank 0 from memory, from disk or from nothing; all others get it from there.
+void Run::load_or_initialize() {
+  together(comm_, [&] {
+    if (found_.state) {
+      trainer_->load(*found_.state);
+    } else if (checkpoint_) {
+      trainer_->load(*checkpoint_);
+    } else if (first_rank()) {
+      trainer_->initialize_weights();
+    }
+  });
+  trainer_->start(first_step_);
+  checkpoint_.reset();
+  found_.state.reset();
+  memory_->drop_found();
+}
+
+// A state in memory counts when it is newer than what is on disk.
+void Run::look_into_memory() {
+  if (comm_.local_rank() == 0 && forgotten_ != 0) remove_memory_state(forgotten_);
+  memory_ = std::make_unique<NewestState>(comm_, number_);
+  const std::int64_t every = job_.checkpoint().memory_every_steps();
+  if (every < 0 || (every == 0 && !supervised())) return;
+  memory_->set_every(every > 0 ? every : kFirstEvery);
+  NewestState::Found found = memory_->find(job_hash(job_));
+  if (found.step <= first_step_) {
+    memory_->drop_found();
+    return;
+  }
+  found_ = std::move(found);
+  first_step_ = found_.step;
+  checkpoint_.reset();
+}
+
+void Run::keep_in_memory() {
+  if (memory_->every() == 0 || first_step_ == trainer_->total_steps()) return;
+  memory_->begin({.job = effective_job(job_), .job_hash = job_hash(job_)},
+                 {trainer_->weights(), trainer_->optimizer_state(), trainer_->compression_state()},
+                 trainer_->has_compression_state(), first_step_,
+                 first_step_ > 0 ? epoch_of(first_step_) : 0);
+}
+
+RunStatus Run::first_status() {
+  RunStatus status{.step = first_step_,
+                   .steps = trainer_->total_steps(),
+                   .epochs = job_.train().epochs(),
+                   .ranks = comm_.world_size(),
+                   .hosts = hosts()};
+  if (first_step_ > 0) status.epoch = epoch_of(first_step_);
+  if (const std::optional<Supervised> by = supervised()) status.left_out = by->left_out;
+  status.memory_every = memory_->every();
+  status.first_step = first_step_;
+  if (found_.step >= 0) status.done_again = found_.finished - first_step_;
+  return status;
 }
 
 void Run::open_directory() {
   make_folders(std::filesystem::path(job_.run().directory()));
   if (!first_rank()) return;
-  directory_ = std::make_unique<RunDirectory>(job_.run().directory());
-  if (options_.fresh) directory_->clear();
+  directory_ = std::make_unique<RunDirectory>(job_.run().directory(),
+                                              /*locked=*/supervised().has_value());
+  if (options_.fresh) {
+    forgotten_ = RunDirectory::number_in(directory_->path());
+    directory_->clear();
+  }
+  number_ = directory_->number();
   if (std::optional<Checkpoint> found = directory_->newest()) {
     checkpoint_.emplace(std::move(*found));
     adopt_checkpoint(*checkpoint_, job_);
@@ -180,12 +255,16 @@ void Run::open_directory() {
 
 // Rank 0 alone looks into the run directory; the others learn from it where to begin.
 void Run::share_start() {
-  std::int64_t facts[2] = {first_step_, job_.parallel().virtual_ranks()};
+  std::int64_t facts[4] = {first_step_, job_.parallel().virtual_ranks(),
+                           static_cast<std::int64_t>(number_),
+                           static_cast<std::int64_t>(forgotten_)};
   Stream stream;
   comm_.wait(stream, comm_.broadcast(stream, "start",
-                                     {.data = facts, .shape = {2}, .dtype = DType::i64}, 0));
+                                     {.data = facts, .shape = {4}, .dtype = DType::i64}, 0));
   first_step_ = facts[0];
   job_.mutable_parallel()->set_virtual_ranks(static_cast<int>(facts[1]));
+  number_ = static_cast<std::uint64_t>(facts[2]);
+  forgotten_ = static_cast<std::uint64_t>(facts[3]);
   const std::filesystem::path logs = std::filesystem::path(job_.run().directory()) / "logs";
   together(comm_, [&] { make_folders(logs); });
 }
@@ -232,6 +311,7 @@ std::vector<std::string> Run::hosts() {
   std::vector<std::string> names;
   for (std::size_t r = 0; r < all.size(); r += kRoom) {
     const std::string name = &all[r];
+    rank_hosts_.push_back(name);
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   }
   return names;
@@ -253,7 +333,13 @@ void Run::announce() {
                     bytes(memory.gradients), ", optimizer ", bytes(memory.optimizer),
                     ", activations ", bytes(memory.activations), ", scratch ",
                     bytes(memory.scratch), ", together ", bytes(memory.total())));
-  if (first_step_ > 0) progress_.say(cat("going on after step ", first_step_));
+  if (found_.step >= 0) {
+    progress_.say(cat("going on after step ", first_step_, ", from the memory of ", found_.host,
+                      "; ", found_.finished - first_step_,
+                      " finished steps are done again, states were kept every ", found_.every));
+  } else if (first_step_ > 0) {
+    progress_.say(cat("going on after step ", first_step_));
+  }
 }
 
 void Run::loop() {
@@ -265,6 +351,9 @@ void Run::loop() {
   }
   std::int64_t step = first_step_;
   bool stop = false;
+  // What was due when the last start ended is not lost with the hosts' memory.
+  const bool from_memory = found_.step >= 0;
+  if (from_memory && checkpoint_due(step)) save(step);
   while (step < steps && !stop) {
     log::set_step(step + 1);
     comm_.set_step(step + 1);
@@ -282,7 +371,8 @@ void Run::loop() {
     after_step(step, result);
     if (timeline_ && timeline_->complete(step) && !stop && step < steps) write_timeline();
   }
-  if (step > first_step_) {
+  times_.finish();
+  if (step > first_step_ || from_memory) {
     if (!stop && evaluated_step_ != step) evaluate(step);
     together(comm_, [&] {
       save(step);
@@ -292,6 +382,8 @@ void Run::loop() {
     evaluate(step);
   }
   if (timeline_) write_timeline();
+  tell_cost();
+  memory_->remove();  // all of it is on disk
   signals.over();
   if (status_) status_->end(stop ? "stopped" : "finished");
   if (stop) {
@@ -302,7 +394,10 @@ void Run::loop() {
 }
 
 void Run::after_step(std::int64_t step, const StepResult& result) {
-  window_.seconds += seconds_since(step_start_);
+  const double seconds = seconds_since(step_start_);
+  memory_->finished(step);
+  step_seconds_ += seconds;
+  window_.seconds += seconds;
   window_.records += result.records;
   window_.loss += result.loss * static_cast<double>(result.records);
   window_.correct += result.accuracy * static_cast<double>(result.records);
@@ -312,6 +407,61 @@ void Run::after_step(std::int64_t step, const StepResult& result) {
   }
   if (checkpoint_due(step)) save(step);
   if (evaluation_due(step)) evaluate(step);
+  if (memory_->due(step)) save_in_memory(step);
+  exchange_times(seconds);
+}
+
+void Run::save_in_memory(std::int64_t step) {
+  const auto begun = Clock::now();
+  const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "keep in memory");
+  trainer_->collect_compression();
+  memory_->save(step, epoch_of(step), begun);
+}
+
+// What ranks tell each other decides how often states are kept: on all alike, since keeping
+// compression's is a collective call.
+void Run::exchange_times(double step_seconds) {
+  const StepTimes& times = trainer_->times();
+  const double computed = times.forward + times.backward;
+  const bool fresh =
+      times_.add(computed - std::exchange(computed_, computed), step_seconds, memory_->seconds());
+  if (!fresh) return;
+  if (memory_->every() > 0 && job_.checkpoint().memory_every_steps() == 0) {
+    RankTimes most{};
+    for (const RankTimes& rank : times_.all()) {
+      most.save = std::max(most.save, rank.save);
+      most.step = std::max(most.step, rank.step);
+    }
+    if (most.save > 0) memory_->set_every(steps_between_states(most.save, most.step));
+  }
+  if (first_rank()) tell_straggler();
+}
+
+void Run::tell_straggler() {
+  SlowRank slow;
+  if (const std::optional<Straggler>& straggler = times_.straggler()) {
+    slow = {.rank = straggler->rank,
+            .host = rank_hosts_[static_cast<std::size_t>(straggler->rank)],
+            .factor = straggler->factor};
+  }
+  std::vector<double> compute;
+  for (const RankTimes& rank : times_.all()) compute.push_back(rank.compute);
+  status_->times(compute, slow);
+  status_->memory_every(memory_->every());
+  if (slow.rank < 0 || slow.rank == named_straggler_) return;
+  named_straggler_ = slow.rank;
+  char factor[32];
+  std::snprintf(factor, sizeof factor, "%.1f", slow.factor);
+  log::warn(cat("straggler: rank ", slow.rank, " on host ", slow.host, " takes ", factor,
+                " times as long for its part of a step as the others"));
+}
+
+void Run::tell_cost() {
+  if (memory_->saves() == 0) return;
+  char share[32];
+  std::snprintf(share, sizeof share, "%.2f", 100 * memory_->all_seconds() / step_seconds_);
+  progress_.say(
+      cat("newest state in memory: ", memory_->saves(), " times, ", share, "% of the steps' time"));
 }
 
 void Run::log_window(std::int64_t step, const StepResult& result) {

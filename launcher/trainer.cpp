@@ -137,6 +137,13 @@ void Trainer::load(const Checkpoint& checkpoint) {
   if (compression_) compression_->check(saved_compression_, checkpoint.path().string());
 }
 
+void Trainer::load(const MemoryState& state) {
+  load_tensors(state.where(), state.weights(), weights());
+  load_tensors(state.where(), state.optimizer(), optimizer_state());
+  saved_compression_ = state.compression();
+  if (compression_) compression_->check(saved_compression_, state.where());
+}
+
 void Trainer::start(std::int64_t first_step) {
   make_loader(first_step);
   const auto send = [&](const char* name, const Buffer& arena) {

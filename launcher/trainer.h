@@ -15,6 +15,7 @@
 #include "core/graph/plan.h"
 #include "core/optim/optimizer.h"
 #include "core/state/checkpoint.h"
+#include "core/state/memory_state.h"
 #include "launcher/compression_state.h"
 #include "launcher/evaluation.h"
 #include "launcher/gradient_tree.h"
@@ -66,9 +67,11 @@ class Trainer {
   Trainer(const JobSpec& job, Communicator& comm, TrainingData data);
   ~Trainer();
 
-  // On rank 0, one of the two before start(); nothing is communicated.
+  // On rank 0, one of these before start(); nothing is communicated, and what is loaded stays until
+  // then.
   void initialize_weights();
   void load(const Checkpoint& checkpoint);
+  void load(const MemoryState& state);
   // Every rank gets rank 0's bits, and batches are prepared from `first_step` on. Collective.
   void start(std::int64_t first_step);
 
@@ -91,6 +94,7 @@ class Trainer {
   // On rank 0: what compression has to keep, as it was at the last collect_compression().
   std::vector<NamedTensor> compression_state();
   void collect_compression();  // collective
+  bool has_compression_state() const { return compression_ != nullptr; }
   MemoryTable memory() const;
   StepTimes& times() { return times_; }
   // Steps are recorded in `timeline` while that is recording; nullptr: in none.

@@ -57,11 +57,12 @@ std::string list_tensors(const std::vector<NamedTensor>& tensors) {
   return join(parts) + (left > 0 ? cat(" and ", left, " more") : "");
 }
 
-// Everything is compared before anything is copied.
-void load(const std::string& file, const std::vector<NamedTensor>& from,
-          const std::vector<NamedTensor>& into) {
+}  // namespace
+
+void load_tensors(const std::string& where, const std::vector<NamedTensor>& from,
+                  const std::vector<NamedTensor>& into) {
   const auto fail = [&](const std::string& what) {
-    fail_input(file, what, ". The file holds ", list_tensors(from), ". The model has ",
+    fail_input(where, what, ". The file holds ", list_tensors(from), ". The model has ",
                list_tensors(into), ".");
   };
   for (const NamedTensor& target : into) {
@@ -83,8 +84,6 @@ void load(const std::string& file, const std::vector<NamedTensor>& from,
     if (bytes > 0) std::memcpy(target.tensor.data, find(from, target.name)->tensor.data, bytes);
   }
 }
-
-}  // namespace
 
 std::uint64_t hash_tensors(std::vector<NamedTensor> tensors) {
   std::sort(tensors.begin(), tensors.end(),
@@ -208,11 +207,11 @@ const std::vector<NamedTensor>& Checkpoint::compression() const {
 }
 
 void Checkpoint::load_weights(const std::vector<NamedTensor>& into) const {
-  load(impl_->weights_file, impl_->weights, into);
+  load_tensors(impl_->weights_file, impl_->weights, into);
 }
 
 void Checkpoint::load_optimizer(const std::vector<NamedTensor>& into) const {
-  load(impl_->optimizer_file, impl_->optimizer, into);
+  load_tensors(impl_->optimizer_file, impl_->optimizer, into);
 }
 
 }  // namespace peal

@@ -74,6 +74,12 @@ class CheckpointWriter {
   std::unique_ptr<Impl> impl_;
 };
 
+// Copies `from` into `into` by name; throws Error(input) at `where` that names the first tensor
+// that is missing, left over or of another shape, and both models' shapes. Everything is compared
+// before anything is copied.
+void load_tensors(const std::string& where, const std::vector<NamedTensor>& from,
+                  const std::vector<NamedTensor>& into);
+
 // A checkpoint on disk, checked.
 class Checkpoint {
  public:

@@ -52,6 +52,7 @@ checkpoint {
   every_steps: 0
   keep: 3
   best_metric: ""
+  memory_every_steps: 0
 }
 eval {
   every_epochs: 1
@@ -145,6 +146,7 @@ TEST(JobHash, IgnoresWhatDoesNotDefineTheResult) {
                                  "checkpoint.keep=1",
                                  "checkpoint.every_steps=5",
                                  "checkpoint.best_metric=test_loss",
+                                 "checkpoint.memory_every_steps=5",
                                  "eval.batch=3",
                                  "eval.every_epochs=0",
                                  "train.epochs=9",

@@ -1,0 +1,252 @@
+"""`peal launch --elastic` over hosts of a test bed: faults one after the other at random moments, and
+at the end the weights of a run that was never disturbed; a slow host is named.
+
+    elastic_hosts_test.py --faults 20 [--seed N]     a longer row of them, by hand
+"""
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import unittest
+
+from bed import TESTBED, testbed
+from elastic import ElasticTest, Launched, kill, ranks_of
+from peal_cli import DATA, PEAL, run
+
+FAULTS, SEED = 6, 2026
+KINDS = ("kill a rank", "kill a host", "cut a link", "freeze a rank", "freeze a host", "add a host")
+HOSTS = ("h1", "h2", "h3", "h4")
+SUPERVISOR = "h5"  # on none of the hosts that fail
+# From the moment a fault is noticed to the first new step. The aim is 5 s on a machine of its own;
+# here five hosts, and whatever else runs, share its cores.
+LONGEST = 15
+
+
+class Hosts(ElasticTest):
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="peal-elastic-"))
+        cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
+        os.environ["PEAL_TESTBED"] = str(cls.shared / "testbed")
+        up = testbed("up", 5, "--share", cls.shared, "--share", DATA)
+        cls.addClassCleanup(testbed, "down")
+        if up.returncode != 0:
+            raise AssertionError("no test bed (it needs root, iproute2, openssh): " + up.stderr)
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.shared))
+        self.run_folder = self.folder / "run"
+        self.hostfile = self.folder / "hosts"
+        self.long_job = self.job(
+            limit=4000, epochs=20000,
+            extra="eval { every_epochs: 0 }\ncheckpoint { every_steps: 500 }\n")
+
+    def launch(self, hosts, *words):
+        self.hostfile.write_text("".join(f"{host} slots=1\n" for host in hosts))
+        launched = Launched([*TESTBED, "exec", SUPERVISOR, PEAL, "launch", "--hostfile",
+                             self.hostfile, "--interface", "10.77.0.0/24", "--host-deadline", 3,
+                             *words, self.long_job, "--set", "parallel.deadline_seconds=3",
+                             "--set", "parallel.threads=1"])
+        self.addCleanup(launched.stop)
+        return launched
+
+    def status(self):
+        try:
+            return json.loads((self.run_folder / "status.json").read_text())
+        except (OSError, ValueError):
+            return {"step": -1, "first_step": 0, "hosts": [], "state": "", "straggler": None}
+
+    def training_on(self, hosts, launched, more=5):
+        """Until exactly these hosts train, and have finished some steps."""
+        def on():
+            status = self.status()
+            return (sorted(status["hosts"]) == sorted(hosts) and
+                    status["step"] >= status["first_step"] + more and
+                    status["state"] == "running")
+        self.wait_for(on, 90, f"for training on {hosts}", launched)
+
+    def on_host(self, host, *words):
+        return testbed("exec", host, *words)
+
+    def processes_of(self, host):
+        """Its ranks, as this machine numbers them."""
+        return [pid for pid in ranks_of(self.long_job)
+                if os.readlink(f"/proc/{pid}/ns/uts") == self.uts_of(host)]
+
+    def uts_of(self, host):
+        pid = (self.shared / "testbed" / f"{host}.pid").read_text().split()[0]
+        return os.readlink(f"/proc/{pid}/ns/uts")
+
+    def memory_of(self, host):
+        number = (self.run_folder / ".run").read_text().strip()
+        names = self.on_host(host, "sh", "-c", "ls /dev/shm").stdout.split()
+        return [name for name in names if number in name]
+
+    def strike(self, kind, host):
+        if kind == "kill a rank":
+            kill(self.processes_of(host))
+        elif kind == "kill a host":
+            testbed("kill", host)
+        elif kind == "cut a link":
+            testbed("link", host, "down")
+        elif kind == "freeze a rank":
+            kill(self.processes_of(host), signal.SIGSTOP)
+        elif kind == "freeze a host":
+            testbed("freeze", host)
+
+    def mend(self, kind, host):
+        if kind == "kill a host":
+            started = testbed("start", host)
+            self.assertEqual(started.returncode, 0, started.stderr)
+        elif kind == "cut a link":
+            testbed("link", host, "up")
+        elif kind == "freeze a host":
+            testbed("thaw", host)
+
+    def test_faults_in_a_row(self):
+        moments = random.Random(SEED)
+        launched = self.launch(HOSTS, "--elastic", "2:4", "--settle", 1, "--forgive", 0,
+                               "--max-restarts", 5)
+        kinds = [KINDS[k % len(KINDS)] for k in range(FAULTS)]
+        moments.shuffle(kinds)
+        for number, kind in enumerate(kinds):
+            self.training_on(HOSTS, launched)
+            time.sleep(moments.uniform(0, 1))
+            before = len(self.recoveries(launched))
+            host = moments.choice(HOSTS)
+            if kind == "add a host":
+                host = HOSTS[-1]
+                self.hostfile.write_text("".join(f"{h} slots=1\n" for h in HOSTS[:-1]))
+                self.training_on(HOSTS[:-1], launched)
+                self.hostfile.write_text("".join(f"{h} slots=1\n" for h in HOSTS))
+                self.training_on(HOSTS, launched)
+                before += 1
+            else:
+                self.strike(kind, host)
+            recovered = self.wait_for(lambda: self.recoveries(launched)[before:], 60,
+                                      f"after '{kind}' of {host}", launched)
+            if kind == "cut a link" and number % 2 == 0:
+                time.sleep(10 - 3)
+            self.mend(kind, host)
+            seconds, again = recovered[0]
+            print(f"{number + 1}. {kind}, {host}: training again {seconds} s after it was noticed, "
+                  f"{again} steps done again", flush=True)
+            self.assertLess(seconds, LONGEST, launched.text())
+        self.training_on(HOSTS, launched)
+        went_on = re.findall(r"; (\d+) finished steps are done again, states were kept every (\d+)",
+                             launched.text())
+        self.assertGreaterEqual(len(went_on), sum(kind != "add a host" for kind in kinds) - 1)
+        for again, every in went_on:
+            self.assertLessEqual(int(again), int(every), launched.text())
+        self.finish(launched)
+        for host in HOSTS:
+            self.assertEqual(self.memory_of(host), [])
+
+    def finish(self, launched):
+        kill(ranks_of(self.long_job, "launch"), signal.SIGINT)
+        self.assertEqual(launched.end(), 0, launched.text())
+        self.check_end(self.long_job, self.run_folder, self.status()["step"])
+
+    def test_a_host_that_fails_twice_and_too_few(self):
+        launched = self.launch(HOSTS[:3], "--elastic", "2:3", "--settle", 1, "--wait", 4)
+        self.training_on(HOSTS[:3], launched)
+        kill(self.processes_of("h2"))
+        self.training_on(HOSTS[:3], launched, more=20)
+        self.wait_for(lambda: self.recoveries(launched), 30, "for a recovery", launched)
+        kill(self.processes_of("h2"))
+        self.training_on(("h1", "h3"), launched)
+        self.assertIn("host h2 is left out: it failed twice", launched.text())
+        said = run(["status", self.run_folder]).stdout
+        self.assertIn("left out    h2: failed twice, one of its ranks ended", said)
+        step = self.status()["step"]
+        testbed("kill", "h3")
+        try:
+            self.assertEqual(launched.end(), 3, launched.text())
+            self.assertIn("room for 1 of at least 2 ranks on h1:1; waiting", launched.text())
+            self.assertIn("no 2 ranks found room within 4 s", launched.text())
+            # What only memory held has come to disk.
+            saved = int(re.search(r"step (\d+) went from the memory of h1 to disk",
+                                  launched.text()).group(1))
+            self.assertGreaterEqual(saved, step - 20)
+            self.assertEqual(self.memory_of("h1"), [])
+            self.check_end(self.long_job, self.run_folder, saved)
+        finally:
+            testbed("start", "h3")
+
+    def test_a_slow_host_is_named(self):
+        # Steps that are mostly computing, as they are where a slow host matters.
+        launched = self.launch(HOSTS[:2], "--elastic", "2:2", "--set", "model.cnn.filters=64",
+                               "--set", "model.cnn.hidden=64")
+        self.training_on(HOSTS[:2], launched, more=20)
+        self.wait_for(lambda: not self.status()["straggler"], 60, "for equal hosts", launched)
+        named = launched.count("straggler: rank 1")
+        with Quarter(self.processes_of("h2")):
+            begin = self.metrics(self.run_folder)[-1]["step"]
+            said = self.wait_for(self.straggler, 60, "for the straggler", launched)
+        self.wait_for(lambda: launched.count("straggler: rank 1") > named, 5, "for its line", launched)
+        steps = int(re.findall(r"step (\d+): straggler: rank 1 on host h2 takes",
+                               launched.text())[-1]) - begin
+        print(f"named after {steps} steps: {said}")
+        self.assertLessEqual(steps, 50)
+        self.wait_for(lambda: not self.status()["straggler"], 60, "for its recovery", launched)
+        kill(ranks_of(self.long_job, "launch"), signal.SIGINT)
+        self.assertEqual(launched.end(), 0, launched.text())
+
+    def straggler(self):
+        """Its line in `peal status`."""
+        said = run(["status", self.run_folder]).stdout
+        line = re.search(r"straggler +rank 1 on host h2 \(\d+\.\dx the others' time\)\n", said)
+        return line and line.group().strip()
+
+
+class Quarter:
+    """A quarter of a core for some processes, all of them together."""
+
+    def __init__(self, pids):
+        self.pids = pids
+
+    def __enter__(self):
+        old = pathlib.Path("/sys/fs/cgroup/cpu")
+        root = old if old.is_dir() else pathlib.Path("/sys/fs/cgroup")
+        self.folder = root / f"peal-slow-{os.getpid()}"
+        if root != old:
+            (root / "cgroup.subtree_control").write_text("+cpu")
+        self.folder.mkdir()
+        if root == old:
+            (self.folder / "cpu.cfs_period_us").write_text("20000")
+            (self.folder / "cpu.cfs_quota_us").write_text("5000")
+        else:
+            (self.folder / "cpu.max").write_text("5000 20000")
+        self.root = root
+        for pid in self.pids:
+            (self.folder / "cgroup.procs").write_text(str(pid))
+
+    def __exit__(self, *_):
+        for pid in self.pids:
+            try:
+                (self.root / "cgroup.procs").write_text(str(pid))
+            except OSError:
+                pass
+        end = time.monotonic() + 5
+        while self.folder.exists() and time.monotonic() < end:
+            try:
+                self.folder.rmdir()
+            except OSError:
+                time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    for flag in ("--faults", "--seed"):
+        if flag in sys.argv:
+            at = sys.argv.index(flag)
+            value = int(sys.argv[at + 1])
+            del sys.argv[at:at + 2]
+            FAULTS, SEED = (value, SEED) if flag == "--faults" else (FAULTS, value)
+    unittest.main()
