@@ -9,22 +9,18 @@
 #include "core/base/error.h"
 #include "core/base/file.h"
 #include "core/data/shard_format.h"
+#include "core/data/shard_part.h"
 
 namespace peal {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kManifestName = "manifest.textproto";
 constexpr std::int64_t kMostShards = 100000;  // five digits in a name
 
 bool is_there(const fs::path& path) {
   std::error_code code;
   return fs::exists(path, code);
-}
-
-std::span<const std::byte> bytes_of(const MappedFile& map) {
-  return {map.data(), map.size()};
 }
 
 // The most records whose shard is no larger than `bytes`.
@@ -133,34 +129,29 @@ class ShardWriter {
   ShardHeader header_;
 };
 
-struct Part {
-  MappedFile map;
-  ShardHeader header;
-  std::string name;
-  std::int64_t first = 0;  // its first record
-};
-
 class ShardDataset final : public Dataset {
  public:
-  ShardDataset(std::string name, ShardManifest manifest, std::vector<Part> parts)
+  ShardDataset(std::string name, ShardManifest manifest, std::vector<ShardPart> parts)
       : name_(std::move(name)),
         manifest_(std::move(manifest)),
         parts_(std::move(parts)),
+        starts_(shard_starts_of(manifest_)),
         record_bytes_(parts_[0].header.record_bytes()) {}
 
   std::int64_t size() const override { return manifest_.records; }
   const Shape& record_shape() const override { return manifest_.record_shape; }
   DType record_dtype() const override { return manifest_.dtype; }
   const std::string& name() const override { return name_; }
+  std::span<const std::int64_t> shard_starts() const override { return starts_; }
 
   const void* record(std::int64_t index) const override {
-    const Part& part = find(index);
+    const ShardPart& part = find(index);
     return part.map.data() + part.header.sections[0].offset +
            static_cast<std::uint64_t>(index - part.first) * record_bytes_;
   }
 
   float label(std::int64_t index) const override {
-    const Part& part = find(index);
+    const ShardPart& part = find(index);
     float value;
     std::memcpy(&value,
                 part.map.data() + part.header.sections[1].offset +
@@ -170,37 +161,19 @@ class ShardDataset final : public Dataset {
   }
 
  private:
-  const Part& find(std::int64_t index) const {
+  const ShardPart& find(std::int64_t index) const {
     const auto after =
         std::upper_bound(parts_.begin(), parts_.end(), index,
-                         [](std::int64_t i, const Part& part) { return i < part.first; });
+                         [](std::int64_t i, const ShardPart& part) { return i < part.first; });
     return *(after - 1);
   }
 
   std::string name_;
   ShardManifest manifest_;
-  std::vector<Part> parts_;
+  std::vector<ShardPart> parts_;
+  std::vector<std::int64_t> starts_;
   std::uint64_t record_bytes_;
 };
-
-void check_against_manifest(const Part& part, const ShardManifest& manifest,
-                            const ShardManifest::Shard& shard) {
-  const ShardHeader& header = part.header;
-  if (!(header.record_shape == manifest.record_shape) || header.dtype != manifest.dtype) {
-    fail_input(part.name, "records of shape ", header.record_shape, " and dtype ",
-               name_of(header.dtype), "; the manifest announces ", manifest.record_shape, " and ",
-               name_of(manifest.dtype));
-  }
-  if (header.records != shard.records || header.file_bytes != shard.bytes) {
-    fail_input(part.name, "holds ", header.records, " records in ", header.file_bytes,
-               " bytes; the manifest announces ", shard.records, " in ", shard.bytes);
-  }
-  const std::uint64_t sum = xxh64(part.map.data(), kShardHeaderBytes);
-  if (sum != shard.xxh64) {
-    fail_input(part.name, "is another file than the manifest's: its header's checksum is ",
-               hex(sum), ", the manifest announces ", hex(shard.xxh64));
-  }
-}
 
 void check_labels(const ShardDataset& dataset) {
   for (std::int64_t i = 0; i < dataset.size(); ++i) {
@@ -211,20 +184,17 @@ void check_labels(const ShardDataset& dataset) {
 }
 
 ShardManifest read_manifest(const fs::path& directory) {
-  const fs::path path = directory / kManifestName;
+  const fs::path path = directory / kShardManifestName;
   if (!is_there(path)) {
     fail_input(path.string(), "is missing: the folder holds no complete set of shards");
   }
   return parse_shard_manifest(read_file(path), path.string());
 }
 
-Part open_part(const fs::path& directory, const ShardManifest& manifest,
-               const ShardManifest::Shard& shard, std::int64_t first) {
+ShardPart open_part(const fs::path& directory, const ShardManifest& manifest,
+                    const ShardManifest::Shard& shard, std::int64_t first) {
   const fs::path path = directory / shard.file;
-  Part part{MappedFile(path), {}, path.string(), first};
-  part.header = parse_shard_header(bytes_of(part.map), part.name);
-  check_against_manifest(part, manifest, shard);
-  return part;
+  return open_shard_part(path, path.string(), manifest, shard, first);
 }
 
 }  // namespace
@@ -232,8 +202,8 @@ Part open_part(const fs::path& directory, const ShardManifest& manifest,
 void write_shards(const Dataset& dataset, const fs::path& directory, const ShardOptions& options) {
   const std::int64_t count = shard_count(dataset, options);
   make_folders(directory);
-  if (is_there(directory / kManifestName)) {
-    fail_input((directory / kManifestName).string(),
+  if (is_there(directory / kShardManifestName)) {
+    fail_input((directory / kShardManifestName).string(),
                "exists; shards are written to a folder that holds none");
   }
   ShardManifest manifest;
@@ -250,19 +220,19 @@ void write_shards(const Dataset& dataset, const fs::path& directory, const Shard
     first += records;
     if (options.progress) options.progress(first, dataset.size());
   }
-  write_file_atomically(directory / kManifestName, format_shard_manifest(manifest));
+  write_file_atomically(directory / kShardManifestName, format_shard_manifest(manifest));
 }
 
 std::unique_ptr<Dataset> open_shards(const fs::path& directory) {
   ShardManifest manifest = read_manifest(directory);
-  std::vector<Part> parts;
+  std::vector<ShardPart> parts;
   std::int64_t first = 0;
   for (const ShardManifest::Shard& shard : manifest.shards) {
     parts.push_back(open_part(directory, manifest, shard, first));
-    check_shard_section(bytes_of(parts.back().map), parts.back().header, 1, parts.back().name);
+    check_shard_section(parts.back().bytes(), parts.back().header, 1, parts.back().name);
     first += shard.records;
   }
-  auto dataset = std::make_unique<ShardDataset>((directory / kManifestName).string(),
+  auto dataset = std::make_unique<ShardDataset>((directory / kShardManifestName).string(),
                                                 std::move(manifest), std::move(parts));
   check_labels(*dataset);
   return dataset;
@@ -273,8 +243,8 @@ std::int64_t verify_shards(const fs::path& directory,
   const ShardManifest manifest = read_manifest(directory);
   std::int64_t done = 0;
   for (const ShardManifest::Shard& shard : manifest.shards) {
-    const Part part = open_part(directory, manifest, shard, done);
-    check_shard_contents(bytes_of(part.map), part.header, part.name);
+    const ShardPart part = open_part(directory, manifest, shard, done);
+    check_shard_contents(part.bytes(), part.header, part.name);
     done += shard.records;
     if (progress) progress(done, manifest.records);
   }
@@ -283,7 +253,7 @@ std::int64_t verify_shards(const fs::path& directory,
 
 ShardInfo inspect_shard(const fs::path& file) {
   const MappedFile map(file);
-  const ShardHeader header = parse_shard_header(bytes_of(map), file.string());
+  const ShardHeader header = parse_shard_header({map.data(), map.size()}, file.string());
   return {header.record_shape, header.dtype, header.records, header.file_bytes};
 }
 

@@ -26,6 +26,7 @@
 namespace peal {
 
 inline constexpr std::size_t kShardHeaderBytes = 4096;
+inline constexpr const char* kShardManifestName = "manifest.textproto";
 inline constexpr std::array<const char*, 3> kShardSections = {"records", "labels", "index"};
 
 struct ShardSection {
@@ -81,6 +82,8 @@ struct ShardManifest {
   DType dtype = DType::u8;
   std::vector<Shard> shards;
 };
+// The first record of each shard and, last, the number of records.
+std::vector<std::int64_t> shard_starts_of(const ShardManifest& manifest);
 
 std::string format_shard_manifest(const ShardManifest& manifest);
 // Strict: every field once, none unknown. Throws Error(input) whose place is `where`:line.
