@@ -22,6 +22,7 @@ packages=(
   libprotobuf-dev protobuf-compiler                           # jobs, manifests
   libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev    # command line, log, JSON
   libxxhash-dev zlib1g-dev libhwloc-dev                       # checksums, gzip, topology
+  libcurl4-openssl-dev                                        # shards from a web server
   libgtest-dev libgmock-dev libbenchmark-dev                  # tests
   python3 python3-venv procps                                 # tests
   dataset-fashion-mnist                                       # pictures to train on

@@ -49,6 +49,7 @@ LIBRARIES = {
     "cuBLASLt": (["cublas*"], ["core/kernels"]),
     "CUB": (["cub/*"], ["core/kernels"]),
     "zlib": (["zlib.h"], ["core/data"]),
+    "libcurl": (["curl/*"], ["core/data"]),
     "nlohmann-json": (["nlohmann/*"], ["core/state", "launcher"]),
     "MPI": (["mpi.h", "mpi-ext.h"], ["comm", "examples"]),
     "NCCL": (["nccl*.h"], ["comm"]),

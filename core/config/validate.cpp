@@ -78,6 +78,25 @@ void check_csv(const Checker& check, const CsvSpec& csv, const std::string& path
                 "from 0, and from -1 backwards from the end");
 }
 
+void check_shards(const Checker& check, const ShardsSpec& shards, const std::string& path) {
+  const bool web = !shards.url().empty();
+  check.require(web || !shards.directory().empty(), path + ".directory",
+                "is missing; name the folder of the shards, or its address in url");
+  check.require(!web || shards.directory().empty(), path + ".url",
+                "and directory are given both; the shards come from one of them");
+  check.require(!web || shards.url().starts_with("http://") || shards.url().starts_with("https://"),
+                path + ".url", config::quoted(shards.url()),
+                " does not begin with http:// or https://");
+  check.require(!web || !shards.cache().empty(), path + ".cache",
+                "is missing; with url, name a folder on each host's own disk for the shards");
+  check.require(web || shards.ca_file().empty(), path + ".ca_file", "is for url only");
+  const bool limited = !shards.cache_size().empty();
+  check.require(!limited || !shards.cache().empty(), path + ".cache_size", "needs cache");
+  if (!limited) return;
+  const std::string size = check.at(path + ".cache_size");
+  if (parse_bytes(shards.cache_size(), size) == 0) fail_input(size, "0 bytes hold no shard");
+}
+
 void check_source(const Checker& check, const SourceSpec& source, const std::string& path) {
   switch (source.kind_case()) {
     case SourceSpec::kIdx:
@@ -89,8 +108,7 @@ void check_source(const Checker& check, const SourceSpec& source, const std::str
     case SourceSpec::kCsv:
       return check_csv(check, source.csv(), path + ".csv");
     case SourceSpec::kShards:
-      return check.require(!source.shards().directory().empty(), path + ".shards.directory",
-                           "is missing; name the folder of the shards");
+      return check_shards(check, source.shards(), path + ".shards");
     case SourceSpec::KIND_NOT_SET:
       check.require(false, path, "has no source; ", choices(SourceSpec::descriptor()));
   }
@@ -116,6 +134,12 @@ void check_data(const Checker& check, const DataSpec& data) {
   check.require(data.has_train(), "data.train", "is missing; ", choices(SourceSpec::descriptor()));
   check_source(check, data.train(), "data.train");
   if (data.has_test()) check_source(check, data.test(), "data.test");
+  if (data.shuffle_window_shards() > 0) {
+    const std::string path = "data.shuffle_window_shards";
+    check.require(data.train().has_shards(), path,
+                  "needs data.train.shards; `peal shard` makes shards of any records");
+    check.require(data.shuffle(), path, "needs data.shuffle: true");
+  }
   for (int i = 0; i < data.preprocess_size(); ++i) {
     const PreprocessSpec& step = data.preprocess(i);
     const std::string path = cat("data.preprocess[", i, "]");

@@ -78,7 +78,9 @@ void expect_windows(const Starts& starts, std::int64_t window_shards, std::uint6
       ASSERT_FALSE(seen[static_cast<std::size_t>(record)]) << "record " << record << " twice";
       seen[static_cast<std::size_t>(record)] = true;
       ASSERT_TRUE(mine.contains(shard_of(starts, record))) << "record " << record;
-      if (p % 997 == 0) ASSERT_EQ(record, sampler.record(epoch, p));
+      if (p % 997 == 0) {
+        ASSERT_EQ(record, sampler.record(epoch, p));
+      }
     }
   }
   ASSERT_EQ(p, records);
