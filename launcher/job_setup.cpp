@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "core/data/shard.h"
+#include "launcher/open_records.h"
 
 namespace peal {
 
@@ -17,6 +18,9 @@ std::shared_ptr<Dataset> open_source(const SourceSpec& spec) {
                                              .delimiter = spec.csv().delimiter().at(0)});
       break;
     case SourceSpec::kShards:
+      if (is_fetched(spec)) {
+        return open_records(spec, /*window_shards=*/0, /*seed=*/1, *make_single_communicator(), {});
+      }
       dataset = open_shards(spec.shards().directory());
       break;
     case SourceSpec::KIND_NOT_SET:
@@ -73,6 +77,15 @@ std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec) {
   std::vector<PreprocessStep> steps;
   for (const PreprocessSpec& step : spec.preprocess()) steps.push_back(preprocess_step(step));
   return steps;
+}
+
+bool needs_training_records(const DataSpec& spec) {
+  for (const PreprocessSpec& step : spec.preprocess()) {
+    if (step.has_standardize() && step.standardize().by() == StandardizeSpec::PER_FEATURE) {
+      return true;
+    }
+  }
+  return false;
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec) {
@@ -179,6 +192,7 @@ void check_data(const Dataset& dataset, const Preprocess& preprocess, const Mode
                " after preprocessing, the model wants ", model.record_shape, " (",
                model.record_shape.numel(), " values)");
   }
+  if (!dataset.whole()) return;  // the loader looks at labels as they come
   if (model.classes > 0) check_class_labels(dataset, model.classes);
   if (model.binary) check_class_labels(dataset, 2);
 }

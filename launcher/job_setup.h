@@ -11,8 +11,11 @@
 
 namespace peal {
 
+// On this rank alone; what has to be fetched is fetched whole.
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec);
 std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec);
+// Whether one of them is made from all training records: statistics per feature are.
+bool needs_training_records(const DataSpec& spec);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec);
 Schedule make_schedule(const ScheduleSpec& spec);
 BucketOptions bucket_options(const ParallelSpec& spec);

@@ -112,11 +112,9 @@ void Run::prepare() {
   share_start();
   together(comm_, [&] { validate_job(job_, comm_.world_size(), "job"); });
 
-  TrainingData data;
-  together(comm_, [&] {
-    data = open_data(job_, model_info(job_.model()));
-    check_model(job_);
-  });
+  const Say say = [this](const std::string& line) { progress_.say(line); };
+  together(comm_, [&] { check_model(job_); });
+  TrainingData data = open_data(job_, model_info(job_.model()), comm_, say);
   trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data));
   agree(comm_, {{"parameter table", std::to_string(trainer_->table().hash())},
                 {"training steps", std::to_string(trainer_->total_steps())}});
@@ -138,7 +136,7 @@ void Run::prepare() {
       trainer_->initialize_weights();
     }
   });
-  trainer_->start(first_step_);
+  trainer_->start(first_step_, say);
   checkpoint_.reset();
   if (!options_.timeline.empty() && first_step_ < trainer_->total_steps()) make_timeline();
   RunStatus status{.step = first_step_,
