@@ -27,7 +27,7 @@ packages=(
   python3 python3-venv procps                                 # tests
   dataset-fashion-mnist                                       # pictures to train on
 )
-test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client
+test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client openssl
                slurmctld slurmd slurm-client munge)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 

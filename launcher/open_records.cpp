@@ -65,7 +65,7 @@ CachedShardsOptions options_of(const ShardsSpec& spec, std::int64_t window_shard
   return options;
 }
 
-std::string fetch_text(const double (&sum)[2], Clock::time_point start, double first_missing) {
+std::string fetch_text(const double (&sum)[3], Clock::time_point start, double first_missing) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   const double come = first_missing - sum[1];
   std::string text =
@@ -115,16 +115,22 @@ void await_records(const Dataset& dataset, Communicator& comm, const Say& say) {
   double first_missing = -1;
   for (auto pause = std::chrono::milliseconds(1);;
        pause = std::min(2 * pause, std::chrono::milliseconds(200))) {
-    double sum[2] = {};
+    double sum[3] = {};
     together(comm, [&] {
       const Dataset::Arrival arrival = dataset.arrival();
       sum[0] = static_cast<double>(arrival.bytes);
       sum[1] = static_cast<double>(arrival.missing);
+      sum[2] = static_cast<double>(arrival.fetched);
     });
     Stream stream;
-    const Tensor both{.data = sum, .shape = {2}, .dtype = DType::f64};
-    comm.wait(stream, comm.all_reduce(stream, "missing records", both, both, ReduceOp::sum));
-    if (sum[1] == 0) return;
+    const Tensor sums{.data = sum, .shape = {3}, .dtype = DType::f64};
+    comm.wait(stream, comm.all_reduce(stream, "missing records", sums, sums, ReduceOp::sum));
+    if (sum[1] == 0) {
+      if (comm.rank() == 0 && say && sum[2] > 0) {
+        say(cat("fetched ", human_bytes(sum[2]), " of records to all hosts together"));
+      }
+      return;
+    }
     if (first_missing < 0) first_missing = sum[1];
     if (comm.rank() == 0 && say && Clock::now() > line) {
       line = Clock::now() + kLine;

@@ -156,7 +156,7 @@ void Trainer::load(const Checkpoint& checkpoint) {
 
 void Trainer::start(std::int64_t first_step, const Say& say) {
   make_loader(first_step);
-  await_records(*data_.train, comm_, say);
+  if (!data_.train->whole()) await_records(*data_.train, comm_, say);
   const auto send = [&](const char* name, const Buffer& arena) {
     if (arena.size() == 0) return;
     Tensor bytes{.data = arena.data(),

@@ -207,7 +207,7 @@ void CachedShards::want(std::span<const std::int64_t> shards, std::size_t now) c
 Dataset::Arrival CachedShards::arrival() const {
   const std::lock_guard lock(mutex_);
   if (error_) std::rethrow_exception(error_);
-  Arrival sum;
+  Arrival sum{.fetched = cache_->fetched()};
   for (std::size_t i = 0; i < now_; ++i) {
     const std::uint64_t bytes = manifest_.shards[static_cast<std::size_t>(list_[i])].bytes;
     sum.bytes += bytes;

@@ -37,10 +37,10 @@ class Dataset {
   virtual void want(std::span<const std::int64_t> shards, std::size_t now) const {
     (void)shards, (void)now;
   }
-  // Bytes of the shards wanted at once, and how many of them have not come yet. Throws what
-  // fetching ended with.
+  // Bytes of the shards wanted at once, how many of them have not come yet, and how many were
+  // fetched by this object so far. Throws what fetching ended with.
   struct Arrival {
-    std::uint64_t bytes = 0, missing = 0;
+    std::uint64_t bytes = 0, missing = 0, fetched = 0;
   };
   virtual Arrival arrival() const { return {}; }
 };

@@ -236,6 +236,7 @@ void ShardCache::fetch(std::int64_t shard, ShardSource& source, const RetryOptio
                            [&](const std::byte* data, std::size_t bytes) {
                              file.append(data, bytes);
                              received_.store(file.size(), std::memory_order_relaxed);
+                             fetched_.fetch_add(bytes, std::memory_order_relaxed);
                            });
     }
     if (answer.end == HttpAnswer::End::stopped) retries.stop();

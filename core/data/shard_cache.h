@@ -52,8 +52,9 @@ class ShardCache {
   Result get(std::int64_t shard, ShardSource& source, const RetryOptions& retries);
   void leave(std::int64_t shard);
 
-  // Bytes that have come of the shard that get() fetches now.
+  // Bytes that are there of the shard that get() fetches now, and that came in all.
   std::uint64_t received() const { return received_.load(std::memory_order_relaxed); }
+  std::uint64_t fetched() const { return fetched_.load(std::memory_order_relaxed); }
 
  private:
   std::optional<ShardPart> open(std::int64_t shard);
@@ -74,7 +75,7 @@ class ShardCache {
     double since = 0;
   };
   std::map<std::int64_t, Seen> others_;  // shards that other processes fetch
-  std::atomic<std::uint64_t> received_{0};
+  std::atomic<std::uint64_t> received_{0}, fetched_{0};
 };
 
 }  // namespace peal
