@@ -219,7 +219,8 @@ HttpAnswer HttpClient::Impl::judge(CURLcode code) const {
   }
   long status = 0;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-  if (status != 0 && !is_good(status)) {
+  const bool redirected = status >= 300 && status < 400;  // to where it may not lead
+  if (status != 0 && !is_good(status) && !redirected) {
     const bool passing = status == 408 || status == 429 || status >= 500;
     return {passing || status == 416 ? End::again : End::never,
             cat(status_text(), beginning.empty() ? "" : cat(": \"", beginning, "\""))};

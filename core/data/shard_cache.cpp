@@ -153,7 +153,7 @@ void ShardCache::check_room(std::uint64_t missing, std::uint64_t at_once) const 
 
 ShardCache::Result ShardCache::get(std::int64_t shard, ShardSource& source,
                                    const RetryOptions& retries) {
-  if (auto part = open(shard)) {
+  if (auto part = open(shard, Fetching::no)) {
     others_.erase(shard);
     return {Got::part, std::move(part)};
   }
@@ -164,10 +164,10 @@ ShardCache::Result ShardCache::get(std::int64_t shard, ShardSource& source,
   const std::unique_ptr<ByteLocks, std::function<void(ByteLocks*)>> unlock(
       locks_.get(), [&](ByteLocks* locks) { locks->unlock(fetch_byte(shard)); });
   others_.erase(shard);
-  if (auto part = open(shard)) return {Got::part, std::move(part)};
+  if (auto part = open(shard, Fetching::yes)) return {Got::part, std::move(part)};
   if (!make_room(shard)) return {Got::full};
   fetch(shard, source, retries);
-  if (auto part = open(shard)) return {Got::part, std::move(part)};
+  if (auto part = open(shard, Fetching::yes)) return {Got::part, std::move(part)};
   return {Got::busy};  // another process has made room of it already
 }
 
@@ -176,7 +176,7 @@ void ShardCache::leave(std::int64_t shard) {
 }
 
 // What is there under its final name was right when it got it; a file that is not now is not used.
-std::optional<ShardPart> ShardCache::open(std::int64_t shard) {
+std::optional<ShardPart> ShardCache::open(std::int64_t shard, Fetching fetching) {
   const fs::path file = path(shard);
   std::error_code code;
   if (!fs::exists(file, code) || !locks_->try_shared(use_byte(shard))) return std::nullopt;
@@ -192,7 +192,7 @@ std::optional<ShardPart> ShardCache::open(std::int64_t shard) {
     return part;
   } catch (const Error& error) {
     leave(shard);
-    if (fs::exists(file, code)) log::info(cat(error.what(), "; it is fetched anew"));
+    if (fetching == Fetching::yes) log::info(cat(error.what(), "; it is fetched anew"));
     return std::nullopt;
   }
 }

@@ -57,7 +57,8 @@ class ShardCache {
   std::uint64_t fetched() const { return fetched_.load(std::memory_order_relaxed); }
 
  private:
-  std::optional<ShardPart> open(std::int64_t shard);
+  enum class Fetching { no, yes };  // whether this process holds the shard's fetch lock
+  std::optional<ShardPart> open(std::int64_t shard, Fetching fetching);
   bool make_room(std::int64_t shard);
   void fetch(std::int64_t shard, ShardSource& source, const RetryOptions& retries);
   void check_standstill(std::int64_t shard);

@@ -7,7 +7,7 @@ import unittest
 
 from bed import testbed
 from peal_cli import DATA, PEAL, PealTest, run
-from reach_test import JOB, SHARDS
+from reach_test import JOB, SHARDS, human
 
 
 class ReachHosts(PealTest):
@@ -57,7 +57,7 @@ class ReachHosts(PealTest):
                 self.assertEqual(len(files), SHARDS)
                 self.assertTrue(all(name.endswith(".peal") for name in files), files)
             if not more:  # two hosts, four ranks
-                self.assertIn(f"fetched {2 * total / 2**20:.1f} MiB of records", trained.stdout)
+                self.assertIn(f"fetched {human(2 * total)} of records", trained.stdout)
         self.assertFalse(pathlib.Path("/tmp/peal-cache").exists())
         # The next run copies nothing.
         again = testbed("mpirun", 2, PEAL, "train", job, "--fresh")
