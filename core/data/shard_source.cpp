@@ -22,6 +22,20 @@ namespace {
 constexpr std::uint64_t kLargestManifest = std::uint64_t{64} << 20;
 constexpr double kLongestPause = 30;
 
+class Descriptor {
+ public:
+  explicit Descriptor(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
 class FolderSource final : public ShardSource {
  public:
   FolderSource(std::filesystem::path folder, std::function<bool()> stopped)
@@ -33,15 +47,13 @@ class FolderSource final : public ShardSource {
                   const HttpSink& sink) override {
     using End = HttpAnswer::End;
     const std::string path = name(file);
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return {End::never, cat("cannot open: ", std::strerror(errno))};
-    const std::unique_ptr<const int, void (*)(const int*)> closer(
-        &fd, [](const int* f) { ::close(*f); });
+    const Descriptor opened(path);
+    if (opened.get() < 0) return {End::never, cat("cannot open: ", std::strerror(errno))};
     block_.resize(std::size_t{1} << 20);
     for (std::uint64_t given = 0;;) {
       if (stopped_ && stopped_()) return {End::stopped, "stopped"};
       const ssize_t n =
-          ::pread(fd, block_.data(), block_.size(), static_cast<off_t>(first + given));
+          ::pread(opened.get(), block_.data(), block_.size(), static_cast<off_t>(first + given));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return {End::again, cat("cannot read: ", std::strerror(errno))};
       if (n == 0) return {End::complete, ""};
