@@ -192,6 +192,7 @@ const std::byte* CachedShards::wait_for(std::size_t shard) const {
 void CachedShards::want(std::span<const std::int64_t> shards, std::size_t now) const {
   {
     const std::lock_guard lock(mutex_);
+    if (whole() && !list_.empty()) return;
     list_.assign(shards.begin(), shards.end());
     now_ = now;
     ++version_;

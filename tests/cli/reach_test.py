@@ -186,6 +186,13 @@ class Reach(PealTest):
         self.refuse(self.web_job(server), 2, "no manifest of shards", "<html>", "tried 4 times")
         server = broken(Fault(trim=100))
         self.refuse(self.web_job(server), 3, f"{server.url}/{shard}", "tried 4 times")
+        server = broken(Fault(pad=100))
+        self.refuse(self.web_job(server, cache="long"), 3, f"{server.url}/{shard}",
+                    "bytes that are allowed", "tried 4 times")
+        server = self.serve(lambda n, number, first: n == shard and
+                            Fault(cut=30000 if number == 1 else None, shift=1000))
+        self.refuse(self.web_job(server, cache="shifted"), 3, "bytes from 29000 on, where those "
+                    "from 30000 on were asked for", "tried 4 times")
         server = broken(Fault(location="/set/" + shard))
         self.refuse(self.web_job(server), 2, f"{server.url}/{shard}", "redirects")
         server = broken(Fault(location="file:///etc/passwd"))
@@ -234,6 +241,11 @@ class Reach(PealTest):
         self.assertEqual(len(order), len(set(order)))
         logs = "".join(p.read_text() for p in (self.folder / "run/logs").glob("*.log"))
         self.assertNotIn("too slowly", logs)
+
+    def test_a_long_fetch_is_told_of(self):
+        server = self.serve(lambda name, number, first: Fault(rate=120000))
+        said = self.check(self.web_job(server), "global")
+        self.assertRegex(said, rf"fetching records: \d+% of {human(self.bytes)} .*/s, left 0:0\d")
 
     def test_a_small_cache(self):
         largest = max(p.stat().st_size for p in self.shards.glob("*.peal"))

@@ -10,7 +10,7 @@ class Fault:
     """What one answer is instead of the file."""
 
     def __init__(self, cut=None, rate=None, flip=None, status=None, body=None, stall=None,
-                 location=None, no_range=False, trim=0):
+                 location=None, no_range=False, trim=0, pad=0, shift=0):
         self.cut = cut            # close the connection after so many bytes of the body
         self.rate = rate          # bytes a second
         self.flip = flip          # byte of the file whose lowest bit is turned
@@ -20,6 +20,8 @@ class Fault:
         self.location = location  # redirect
         self.no_range = no_range  # the whole file, whatever was asked for
         self.trim = trim          # the file is so many bytes shorter
+        self.pad = pad            # or longer
+        self.shift = shift        # a range begins so many bytes before what was asked for
 
 
 class Server:
@@ -99,11 +101,12 @@ class Server:
         data = bytearray(path.read_bytes())
         if fault.flip is not None and name.endswith(".peal"):
             data[fault.flip] ^= 1
-        data = bytes(data[:len(data) - fault.trim])
+        data = bytes(data[:len(data) - fault.trim]) + b"x" * fault.pad
         total = len(data)
         if first >= total:
             return self.short(handler, 416, b"", ("Content-Range", f"bytes */{total}"))
         partial = first > 0 and not fault.no_range
+        first = max(0, first - fault.shift)
         data = data[first:] if partial else data
         handler.send_response(206 if partial else 200)
         if partial:
