@@ -23,11 +23,12 @@ packages=(
   libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev    # command line, log, JSON
   libxxhash-dev zlib1g-dev libhwloc-dev                       # checksums, gzip, topology
   libpng-dev libjpeg62-turbo-dev                              # pictures
+  libcurl4-openssl-dev                                        # shards from a web server
   libgtest-dev libgmock-dev libbenchmark-dev                  # tests
   python3 python3-venv procps                                 # tests
   dataset-fashion-mnist                                       # pictures to train on
 )
-test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client
+test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client openssl
                slurmctld slurmd slurm-client munge patchelf)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 

@@ -100,11 +100,8 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
 
 void bench_train(const Arguments& arguments, const JobSpec& given, Communicator& comm) {
   const JobSpec job = job_to_measure(given, comm, arguments.warmup + arguments.steps);
-  TrainingData data;
-  together(comm, [&] {
-    data = open_data(job, model_info(job.model()));
-    check_model(job);
-  });
+  together(comm, [&] { check_model(job); });
+  TrainingData data = open_data(job, model_info(job.model()), comm);
   Trainer trainer(job, comm, std::move(data));
   if (comm.rank() == 0) trainer.initialize_weights();
   trainer.start(/*first_step=*/0);

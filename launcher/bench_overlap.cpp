@@ -81,9 +81,9 @@ void bench_overlap(const Arguments& arguments, const JobSpec& given, Communicato
   }
   constexpr std::int64_t kWarmup = 3;  // steps of each mode
   const std::int64_t most = 2 * (kWarmup + arguments.rounds * arguments.steps);
-  const JobSpec job = job_to_measure(given, comm, most);
-  TrainingData data;
-  together(comm, [&] { data = open_data(job, model_info(job.model())); });
+  JobSpec job = job_to_measure(given, comm, most);
+  job.mutable_data()->clear_shuffle_window_shards();  // a window that comes serves one trainer
+  const TrainingData data = open_data(job, model_info(job.model()), comm);
   OverlapBench bench(job, comm, data);
   OverlapTimes times;
   for (const OverlapMode mode : kOverlapModes) bench.measure(mode, kWarmup);

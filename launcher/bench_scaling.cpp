@@ -361,8 +361,8 @@ void ScalingBench::run() {
   together(comm_, [&] { check(); });
   JobSpec job = given_;
   job.mutable_data()->clear_test();
-  TrainingData data;
-  together(comm_, [&] { data = open_data(job, model_info(job.model())); });
+  job.mutable_data()->clear_shuffle_window_shards();  // a window that comes serves one trainer
+  const TrainingData data = open_data(job, model_info(job.model()), comm_);
   for (int units_now = 1;; units_now = std::min(2 * units_now, units())) {
     points_.push_back(make_point(units_now));
     set_up(points_.back(), data);

@@ -9,6 +9,7 @@
 #include "launcher/cli.h"
 #include "launcher/evaluation.h"
 #include "launcher/job_setup.h"
+#include "launcher/open_records.h"
 #include "launcher/train.h"
 
 namespace peal {
@@ -17,14 +18,9 @@ namespace {
 // The weights of a checkpoint under the model of a job, without anything of training.
 class EvalModel {
  public:
-  EvalModel(const JobSpec& job, const std::string& checkpoint_path) {
+  EvalModel(const JobSpec& job, const std::string& checkpoint_path,
+            const std::shared_ptr<Dataset>& train, const std::shared_ptr<Dataset>& test) {
     const ModelInfo model = model_info(job.model());
-    if (job.data().test().kind_case() == SourceSpec::KIND_NOT_SET) {
-      fail_input("data.test", "not given; eval needs test records");
-    }
-    const std::shared_ptr<Dataset> train =
-        needs_training_records(job) ? open_source(job.data().train()) : nullptr;
-    const std::shared_ptr<Dataset> test = open_source(job.data().test());
     auto preprocess =
         std::make_shared<Preprocess>(preprocess_steps(job.data()), train ? *train : *test);
     check_data(*test, *preprocess, model);
@@ -54,16 +50,6 @@ class EvalModel {
   std::int64_t step() const { return step_; }
 
  private:
-  // Statistics per feature come from the training records.
-  static bool needs_training_records(const JobSpec& job) {
-    for (const PreprocessSpec& step : job.data().preprocess()) {
-      if (step.has_standardize() && step.standardize().by() == StandardizeSpec::PER_FEATURE) {
-        return true;
-      }
-    }
-    return false;
-  }
-
   Buffer parameters_, states_;
   std::unique_ptr<Evaluation> evaluation_;
   std::int64_t step_ = 0;
@@ -92,8 +78,19 @@ void add_eval_command(CLI::App& app) {
       if (job.parallel().virtual_ranks() == 0) {
         job.mutable_parallel()->set_virtual_ranks(comm.world_size());
       }
+      const auto open = [&](const SourceSpec& spec) {
+        return open_records(spec, /*window_shards=*/0, job.train().seed(), comm, {});
+      };
+      if (job.data().test().kind_case() == SourceSpec::KIND_NOT_SET) {
+        fail_input("data.test", "not given; eval needs test records");
+      }
+      const std::shared_ptr<Dataset> train =
+          needs_training_records(job.data()) ? open(job.data().train()) : nullptr;
+      const std::shared_ptr<Dataset> test = open(job.data().test());
       std::unique_ptr<EvalModel> model;
-      together(comm, [&] { model = std::make_unique<EvalModel>(job, arguments->checkpoint); });
+      together(comm, [&] {
+        model = std::make_unique<EvalModel>(job, arguments->checkpoint, train, test);
+      });
       const std::map<std::string, double> metrics = model->run(comm);
       if (comm.rank() != 0) return;
       nlohmann::ordered_json line = {{"checkpoint", arguments->checkpoint},

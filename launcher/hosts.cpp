@@ -73,26 +73,6 @@ void judge(const std::string& host, const std::string& program, const Outcome& o
 
 }  // namespace
 
-bool is_this_host(const std::string& name) {
-  char own[256] = {};
-  gethostname(own, sizeof own - 1);
-  return name == own || name == "localhost";
-}
-
-// The agent that mpirun would use, without what it has behind another's colon.
-std::vector<std::string> remote_shell() {
-  const char* set = std::getenv("OMPI_MCA_plm_rsh_agent");
-  const std::string agents = set != nullptr ? set : "ssh";
-  std::istringstream words(agents.substr(0, agents.find(':')));
-  std::vector<std::string> out;
-  for (std::string word; words >> word;) out.push_back(word);
-  if (out.empty()) fail_input("OMPI_MCA_plm_rsh_agent", "names no program; unset it for ssh");
-  if (std::filesystem::path(out[0]).filename() == "ssh") {
-    out.insert(out.end(), {"-o", "BatchMode=yes", "-o", "ConnectTimeout=10"});
-  }
-  return out;
-}
-
 std::vector<HostSlots> parse_hosts(const std::string& list, int slots) {
   std::vector<HostSlots> hosts;
   for (std::size_t begin = 0; begin <= list.size();) {

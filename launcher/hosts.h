@@ -18,15 +18,10 @@ struct HostSlots {
 std::vector<HostSlots> parse_hosts(const std::string& list, int slots);
 std::vector<HostSlots> read_hostfile(const std::filesystem::path& file, int slots);
 
-// Whether ranks on it are started without ssh.
-bool is_this_host(const std::string& name);
-// The agent that mpirun would use (ssh, or what OMPI_MCA_plm_rsh_agent says), with its options.
-std::vector<std::string> remote_shell();
-
 // "a:2,b:2"
 std::string host_list(const std::vector<HostSlots>& hosts);
 
-// Whether `name` is what this host calls itself.
+// Whether `name` is what this host calls itself: ranks there are started without ssh.
 bool is_this_host(const std::string& name);
 
 // ssh (or what OMPI_MCA_plm_rsh_agent says, as for mpirun) as it asks nothing and waits no longer

@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "core/data/shard.h"
+#include "launcher/open_records.h"
 
 namespace peal {
 
@@ -48,12 +49,15 @@ std::vector<std::filesystem::path> files_of(const SourceSpec& spec) {
 }  // namespace
 
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec) {
+  if (is_fetched(spec)) {
+    return open_records(spec, /*window_shards=*/0, /*seed=*/1, *make_single_communicator(), {});
+  }
   std::unique_ptr<Dataset> dataset = open_dataset(spec);
   if (spec.limit() > 0) dataset = limit_records(std::move(dataset), spec.limit());
   return dataset;
 }
 
-std::unique_ptr<RecordSource> open_records(const SourceSpec& spec) {
+std::unique_ptr<RecordSource> open_record_source(const SourceSpec& spec) {
   switch (spec.kind_case()) {
     case SourceSpec::kPictures:
       return open_picture_folder(spec.pictures().folder(),
@@ -125,6 +129,15 @@ std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec) {
   std::vector<PreprocessStep> steps;
   for (const PreprocessSpec& step : spec.preprocess()) steps.push_back(preprocess_step(step));
   return steps;
+}
+
+bool needs_training_records(const DataSpec& spec) {
+  for (const PreprocessSpec& step : spec.preprocess()) {
+    if (step.has_standardize() && step.standardize().by() == StandardizeSpec::PER_FEATURE) {
+      return true;
+    }
+  }
+  return false;
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec) {
@@ -231,6 +244,7 @@ void check_data(const Dataset& dataset, const Preprocess& preprocess, const Mode
                " after preprocessing, the model wants ", model.record_shape, " (",
                model.record_shape.numel(), " values)");
   }
+  if (!dataset.whole()) return;  // the loader looks at labels as they come
   if (model.classes > 0) check_class_labels(dataset, model.classes);
   if (model.binary) check_class_labels(dataset, 2);
 }

@@ -12,12 +12,14 @@
 
 namespace peal {
 
-// To train on: idx, csv, shards.
+// To train on: idx, csv, shards. On this rank alone; what has to be fetched is fetched whole.
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec);
 // To cut into shards: every kind. `limit` is left to the caller.
-std::unique_ptr<RecordSource> open_records(const SourceSpec& spec);
+std::unique_ptr<RecordSource> open_record_source(const SourceSpec& spec);
 bool skips_corrupt(const SourceSpec& spec);  // whether the job says so
 std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec);
+// Whether one of them is made from all training records: statistics per feature are.
+bool needs_training_records(const DataSpec& spec);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec);
 Schedule make_schedule(const ScheduleSpec& spec);
 BucketOptions bucket_options(const ParallelSpec& spec);

@@ -130,7 +130,7 @@ class Sharding {
   // What is asked, the same on every rank.
   void open() {
     together(comm_, [&] {
-      source_ = open_records(run_.source);
+      source_ = open_record_source(run_.source);
       record_.source = effective_source(run_.source);
       record_.count = run_.options.count;
       record_.bytes_per_shard = run_.options.bytes_per_shard;

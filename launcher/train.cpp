@@ -73,7 +73,7 @@ class Run {
   void open_directory();
   void share_start();
   void look_into_memory();
-  void load_or_initialize();
+  void load_or_initialize(const Say& say);
   void keep_in_memory();
   std::vector<std::string> hosts();
   RunStatus first_status();
@@ -138,11 +138,9 @@ void Run::prepare() {
   together(comm_, [&] { validate_job(job_, comm_.world_size(), "job"); });
   look_into_memory();
 
-  TrainingData data;
-  together(comm_, [&] {
-    data = open_data(job_, model_info(job_.model()));
-    check_model(job_);
-  });
+  const Say say = [this](const std::string& line) { progress_.say(line); };
+  together(comm_, [&] { check_model(job_); });
+  TrainingData data = open_data(job_, model_info(job_.model()), comm_, say);
   trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data));
   agree(comm_, {{"parameter table", std::to_string(trainer_->table().hash())},
                 {"training steps", std::to_string(trainer_->total_steps())}});
@@ -157,7 +155,7 @@ void Run::prepare() {
                  "; raise train.epochs or train.max_steps, or use --fresh");
     }
   });
-  load_or_initialize();
+  load_or_initialize(say);
   if (!options_.timeline.empty() && first_step_ < trainer_->total_steps()) make_timeline();
   const RunStatus status = first_status();
   together(comm_, [&] {
@@ -178,7 +176,7 @@ void Run::prepare() {
 }
 
 // On rank 0 from memory, from disk or from nothing; all others get it from there.
-void Run::load_or_initialize() {
+void Run::load_or_initialize(const Say& say) {
   together(comm_, [&] {
     if (found_.state) {
       trainer_->load(*found_.state);
@@ -188,7 +186,7 @@ void Run::load_or_initialize() {
       trainer_->initialize_weights();
     }
   });
-  trainer_->start(first_step_);
+  trainer_->start(first_step_, say);
   checkpoint_.reset();
   found_.state.reset();
   memory_->drop_found();

@@ -6,22 +6,37 @@
 #include "core/kernels/kernels.h"
 #include "launcher/job_setup.h"
 #include "launcher/power_sgd.h"
+#include "launcher/train.h"
 
 namespace peal {
 
-TrainingData open_data(const JobSpec& job, const ModelInfo& model) {
+TrainingData open_data(const JobSpec& job, const ModelInfo& model, Communicator& comm,
+                       const Say& say) {
   TrainingData data;
-  data.train = open_source(job.data().train());
-  data.preprocess = std::make_shared<Preprocess>(preprocess_steps(job.data()), *data.train);
-  check_data(*data.train, *data.preprocess, model);
+  const std::uint64_t seed = job.train().seed();
+  data.train =
+      open_records(job.data().train(), job.data().shuffle_window_shards(), seed, comm, say);
   if (job.data().test().kind_case() != SourceSpec::KIND_NOT_SET) {
-    data.test = open_source(job.data().test());
+    data.test = open_records(job.data().test(), /*window_shards=*/0, seed, comm, say);
+  }
+  together(comm, [&] {
+    if (!data.train->whole() && needs_training_records(job.data())) {
+      fail_input("data.preprocess",
+                 "standardize by: PER_FEATURE reads all records before step 1, and "
+                 "those of ",
+                 data.train->name(),
+                 " come in windows while the job trains; give mean "
+                 "and std with by: GIVEN, or leave data.shuffle_window_shards or the cache out");
+    }
+    data.preprocess = std::make_shared<Preprocess>(preprocess_steps(job.data()), *data.train);
+    check_data(*data.train, *data.preprocess, model);
+    if (!data.test) return;
     check_data(*data.test, *data.preprocess, model);
     if (data.test->record_shape() != data.train->record_shape()) {
       fail_input(data.test->name(), "records have shape ", data.test->record_shape(), ", those of ",
                  data.train->name(), " have ", data.train->record_shape());
     }
-  }
+  });
   return data;
 }
 
@@ -120,7 +135,9 @@ void Trainer::make_loader(std::int64_t first_step) {
   options.last_step = total_steps_;
   options.seed = job_.train().seed();
   options.shuffle = job_.data().shuffle();
+  options.window_shards = job_.data().shuffle_window_shards();
   options.integer_labels = model_.classes > 0;
+  options.label_end = model_.binary ? 2 : model_.classes;
   options.prefetch_batches = job_.data().prefetch_batches();
   options.threads = job_.data().loader_threads();
   loader_ = std::make_unique<Loader>(data_.train, data_.preprocess, options);
@@ -144,8 +161,9 @@ void Trainer::load(const MemoryState& state) {
   if (compression_) compression_->check(saved_compression_, state.where());
 }
 
-void Trainer::start(std::int64_t first_step) {
+void Trainer::start(std::int64_t first_step, const Say& say) {
   make_loader(first_step);
+  if (!data_.train->whole()) await_records(*data_.train, comm_, say);
   const auto send = [&](const char* name, const Buffer& arena) {
     if (arena.size() == 0) return;
     Tensor bytes{.data = arena.data(),

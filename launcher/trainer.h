@@ -20,6 +20,7 @@
 #include "launcher/evaluation.h"
 #include "launcher/gradient_tree.h"
 #include "launcher/lanes.h"
+#include "launcher/open_records.h"
 #include "launcher/timeline.h"
 #include "models/model.h"
 
@@ -30,8 +31,9 @@ struct TrainingData {
   std::shared_ptr<const Preprocess> preprocess;
 };
 
-// Opens and checks the job's records.
-TrainingData open_data(const JobSpec& job, const ModelInfo& model);
+// Opens and checks the job's records, fetched before where they are not here. Collective.
+TrainingData open_data(const JobSpec& job, const ModelInfo& model, Communicator& comm,
+                       const Say& say = {});
 // The model can be trained as the job wants; throws Error(input).
 void check_model(const JobSpec& job);
 
@@ -72,8 +74,9 @@ class Trainer {
   void initialize_weights();
   void load(const Checkpoint& checkpoint);
   void load(const MemoryState& state);
-  // Every rank gets rank 0's bits, and batches are prepared from `first_step` on. Collective.
-  void start(std::int64_t first_step);
+  // Every rank gets rank 0's bits, and batches are prepared from `first_step` on, when the first
+  // records are here. Collective.
+  void start(std::int64_t first_step, const Say& say = {});
 
   // One step of the job; `step` counts from 0. Every rank returns the same result. Throws
   // Error(numeric) on every rank when the loss is not finite; parameters are then unchanged.

@@ -51,6 +51,7 @@ LIBRARIES = {
     "zlib": (["zlib.h"], ["core/data"]),
     "libpng": (["png.h"], ["core/data"]),
     "libjpeg-turbo": (["jpeglib.h", "jerror.h"], ["core/data"]),
+    "libcurl": (["curl/*"], ["core/data"]),
     "nlohmann-json": (["nlohmann/*"], ["core/state", "launcher"]),
     "MPI": (["mpi.h", "mpi-ext.h"], ["comm", "examples"]),
     "NCCL": (["nccl*.h"], ["comm"]),

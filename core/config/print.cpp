@@ -122,6 +122,15 @@ void help_for(const Descriptor& message, const std::string& prefix, std::string&
   }
 }
 
+// Leaves where the shards come from, not how.
+void clear_way(SourceSpec& source) {
+  if (!source.has_shards()) return;
+  ShardsSpec from;
+  if (source.shards().has_directory()) from.set_directory(source.shards().directory());
+  if (source.shards().has_url()) from.set_url(source.shards().url());
+  *source.mutable_shards() = from;
+}
+
 }  // namespace
 
 std::string effective_job(const JobSpec& job) {
@@ -146,6 +155,8 @@ std::uint64_t job_hash(const JobSpec& job) {
   full.clear_eval();
   full.mutable_data()->clear_prefetch_batches();
   full.mutable_data()->clear_loader_threads();
+  if (full.data().has_train()) clear_way(*full.mutable_data()->mutable_train());
+  if (full.data().has_test()) clear_way(*full.mutable_data()->mutable_test());
   ParallelSpec& parallel = *full.mutable_parallel();
   parallel.clear_threads();
   parallel.clear_overlap();

@@ -89,6 +89,25 @@ void check_text(const Checker& check, const TextSpec& text, const std::string& p
                 path, "label_first and cut_long_lines are for by: LINE only");
 }
 
+void check_shards(const Checker& check, const ShardsSpec& shards, const std::string& path) {
+  const bool web = !shards.url().empty();
+  check.require(web || !shards.directory().empty(), path + ".directory",
+                "is missing; name the folder of the shards, or its address in url");
+  check.require(!web || shards.directory().empty(), path + ".url",
+                "and directory are given both; the shards come from one of them");
+  check.require(!web || shards.url().starts_with("http://") || shards.url().starts_with("https://"),
+                path + ".url", config::quoted(shards.url()),
+                " does not begin with http:// or https://");
+  check.require(!web || !shards.cache().empty(), path + ".cache",
+                "is missing; with url, name a folder on each host's own disk for the shards");
+  check.require(web || shards.ca_file().empty(), path + ".ca_file", "is for url only");
+  const bool limited = !shards.cache_size().empty();
+  check.require(!limited || !shards.cache().empty(), path + ".cache_size", "needs cache");
+  if (!limited) return;
+  const std::string size = check.at(path + ".cache_size");
+  if (parse_bytes(shards.cache_size(), size) == 0) fail_input(size, "0 bytes hold no shard");
+}
+
 void check_source(const Checker& check, const SourceSpec& source, const std::string& path) {
   switch (source.kind_case()) {
     case SourceSpec::kIdx:
@@ -100,8 +119,7 @@ void check_source(const Checker& check, const SourceSpec& source, const std::str
     case SourceSpec::kCsv:
       return check_csv(check, source.csv(), path + ".csv");
     case SourceSpec::kShards:
-      return check.require(!source.shards().directory().empty(), path + ".shards.directory",
-                           "is missing; name the folder of the shards");
+      return check_shards(check, source.shards(), path + ".shards");
     case SourceSpec::kPictures:
       check.require(!source.pictures().folder().empty(), path + ".pictures.folder",
                     "is missing; name the folder of the classes");
@@ -138,6 +156,12 @@ void check_data(const Checker& check, const DataSpec& data) {
   check.require(data.has_train(), "data.train", "is missing; ", choices(SourceSpec::descriptor()));
   check_source(check, data.train(), "data.train");
   if (data.has_test()) check_source(check, data.test(), "data.test");
+  if (data.shuffle_window_shards() > 0) {
+    const std::string path = "data.shuffle_window_shards";
+    check.require(data.train().has_shards(), path,
+                  "needs data.train.shards; `peal shard` makes shards of any records");
+    check.require(data.shuffle(), path, "needs data.shuffle: true");
+  }
   for (int i = 0; i < data.preprocess_size(); ++i) {
     const PreprocessSpec& step = data.preprocess(i);
     const std::string path = cat("data.preprocess[", i, "]");

@@ -1,5 +1,6 @@
 #include "core/data/dataset.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -34,9 +35,20 @@ class ArrayDataset final : public Dataset {
 class LimitedDataset final : public Dataset {
  public:
   LimitedDataset(std::unique_ptr<Dataset> whole, std::int64_t limit)
-      : whole_(std::move(whole)), size_(limit) {}
+      : whole_(std::move(whole)), size_(limit) {
+    for (const std::int64_t start : whole_->shard_starts()) {
+      starts_.push_back(std::min(start, limit));
+      if (start >= limit) break;
+    }
+  }
 
   std::int64_t size() const override { return size_; }
+  std::span<const std::int64_t> shard_starts() const override { return starts_; }
+  bool whole() const override { return whole_->whole(); }
+  void want(std::span<const std::int64_t> shards, std::size_t now) const override {
+    whole_->want(shards, now);
+  }
+  Arrival arrival() const override { return whole_->arrival(); }
   const Shape& record_shape() const override { return whole_->record_shape(); }
   DType record_dtype() const override { return whole_->record_dtype(); }
   const void* record(std::int64_t index) const override { return whole_->record(index); }
@@ -46,6 +58,7 @@ class LimitedDataset final : public Dataset {
  private:
   std::unique_ptr<Dataset> whole_;
   std::int64_t size_;
+  std::vector<std::int64_t> starts_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,24 @@ class Dataset {
   // A class number, or a target value. Class numbers are exact in a float up to 2^24.
   virtual float label(std::int64_t index) const = 0;
   virtual const std::string& name() const = 0;  // for messages: the main file
+
+  // The first record of each shard and, last, size(); empty when the records lie in one piece.
+  virtual std::span<const std::int64_t> shard_starts() const { return {}; }
+  // false: records are fetched as want() says, and record() and label() wait for theirs; they throw
+  // what fetching ended with.
+  virtual bool whole() const { return true; }
+  // What will be read: these shards, soonest first, the first `now` of them at once. All others are
+  // let go: of them no record is being read, and none will be before they are listed again. Returns
+  // at once; does nothing where all records are there.
+  virtual void want(std::span<const std::int64_t> shards, std::size_t now) const {
+    (void)shards, (void)now;
+  }
+  // Bytes of the shards wanted at once, how many of them have not come yet, and how many were
+  // fetched by this object so far. Throws what fetching ended with.
+  struct Arrival {
+    std::uint64_t bytes = 0, missing = 0, fetched = 0;
+  };
+  virtual Arrival arrival() const { return {}; }
 };
 
 // IDX, plain or gzip (told apart by content). u8 records; other element types become f32.

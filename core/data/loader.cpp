@@ -58,6 +58,8 @@ struct Loader::Impl {
   ~Impl();
 
   void make_slots();
+  std::int64_t first_position(std::int64_t step) const;
+  std::int64_t step_of(std::int64_t item) const;
   void start_threads();
   void prefetch();
   Slot* claim_next();
@@ -67,18 +69,18 @@ struct Loader::Impl {
   void mark_done(std::int64_t item);
   // Unlocks while it works. What it throws is kept in the slot for acquire().
   void fill(Slot& slot, std::int64_t item, std::unique_lock<std::mutex>& lock);
-  std::int64_t prepare(const Batch& batch, std::int64_t item) const;
+  std::int64_t prepare(const Batch& batch, std::int64_t item);
   void set_label(const Batch& batch, std::int64_t row, std::int64_t record) const;
   const Batch& acquire(std::int64_t item, const std::string& name);
 
   const std::shared_ptr<const Dataset> dataset;
   const std::shared_ptr<const Preprocess> preprocess;
   const LoaderOptions options;
-  const Sampler sampler;
   const std::int64_t lanes;           // virtual ranks of the block
   const std::int64_t items_per_step;  // lanes * A
   const std::int64_t rows;            // B
   const std::int64_t items;           // in all
+  ReadingOrder reading;
 
   Buffer memory;
   std::vector<Slot> slots;
@@ -98,12 +100,24 @@ Loader::Impl::Impl(std::shared_ptr<const Dataset> data, std::shared_ptr<const Pr
     : dataset(std::move(data)),
       preprocess(std::move(steps)),
       options((check_options(given), given)),
-      sampler(dataset->size(), given.seed, given.shuffle),
       lanes(given.end_virtual_rank - given.first_virtual_rank),
       items_per_step(lanes * given.accumulate_steps),
       rows(given.global_batch / (std::int64_t{given.virtual_ranks} * given.accumulate_steps)),
-      items(std::max<std::int64_t>(given.last_step - given.first_step, 0) * items_per_step) {
+      items(std::max<std::int64_t>(given.last_step - given.first_step, 0) * items_per_step),
+      reading(dataset, given.window_shards, given.seed, given.shuffle,
+              first_position(given.last_step)) {
   make_slots();
+  if (items > 0) reading.advance(first_position(options.first_step), -1);
+}
+
+// Counted over all epochs.
+std::int64_t Loader::Impl::first_position(std::int64_t step) const {
+  const std::int64_t steps = steps_per_epoch(dataset->size(), options.global_batch);
+  return step / steps * dataset->size() + step % steps * options.global_batch;
+}
+
+std::int64_t Loader::Impl::step_of(std::int64_t item) const {
+  return options.first_step + item / items_per_step;
 }
 
 Loader::Impl::~Impl() {
@@ -195,6 +209,7 @@ void Loader::Impl::fill(Slot& slot, std::int64_t item, std::unique_lock<std::mut
   slot.item = item;
   slot.state = State::filling;
   slot.error = nullptr;
+  reading.advance(first_position(step_of(base)), first_position(step_of(item) + 1) - 1);
   lock.unlock();
   std::int64_t records = 0;
   std::exception_ptr error;
@@ -210,8 +225,8 @@ void Loader::Impl::fill(Slot& slot, std::int64_t item, std::unique_lock<std::mut
   prepared.notify_all();
 }
 
-std::int64_t Loader::Impl::prepare(const Batch& batch, std::int64_t item) const {
-  const std::int64_t step = options.first_step + item / items_per_step;
+std::int64_t Loader::Impl::prepare(const Batch& batch, std::int64_t item) {
+  const std::int64_t step = step_of(item);
   const std::int64_t part = item % items_per_step / lanes;
   const std::int64_t rank = options.first_virtual_rank + item % lanes;
   const std::int64_t steps = steps_per_epoch(dataset->size(), options.global_batch);
@@ -222,8 +237,9 @@ std::int64_t Loader::Impl::prepare(const Batch& batch, std::int64_t item) const 
   const std::int64_t width = preprocess->output_shape().numel();
   float* x = batch.x.as<float>();
   float* weight = batch.weight.as<float>();
+  const std::shared_ptr<const EpochOrder> order = reading.order(epoch);
   for (std::int64_t row = 0; row < records; ++row) {
-    const std::int64_t record = sampler.record(epoch, begin + row);
+    const std::int64_t record = order->record(begin + row);
     preprocess->apply(*dataset, record, options.seed, epoch, options.augment, x + row * width);
     set_label(batch, row, record);
   }
@@ -237,6 +253,11 @@ std::int64_t Loader::Impl::prepare(const Batch& batch, std::int64_t item) const 
 
 void Loader::Impl::set_label(const Batch& batch, std::int64_t row, std::int64_t record) const {
   const float label = dataset->label(record);
+  if (options.label_end > 0 && !(label >= 0 && label < static_cast<float>(options.label_end) &&
+                                 label == std::floor(label))) {
+    fail_input(dataset->name(), "record ", record, " has label ", label,
+               "; allowed are whole numbers from 0 to ", options.label_end - 1);
+  }
   if (!options.integer_labels) {
     batch.labels.as<float>()[row] = label;
     return;

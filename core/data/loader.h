@@ -7,7 +7,7 @@
 
 #include "core/data/dataset.h"
 #include "core/data/preprocess.h"
-#include "core/data/sampler.h"
+#include "core/data/reading_order.h"
 
 namespace peal {
 
@@ -30,8 +30,10 @@ struct LoaderOptions {
   std::int64_t last_step = 0;   // one past the last step; nothing is prepared beyond
   std::uint64_t seed = 1;
   bool shuffle = true;
+  std::int64_t window_shards = 0;  // shuffle within windows of so many shards; 0: over all records
   bool integer_labels = true;
-  bool augment = true;  // random preprocessing
+  std::int64_t label_end = 0;  // > 0: labels must be whole numbers from 0 to below it
+  bool augment = true;         // random preprocessing
   int prefetch_batches = 4;
   int threads = 1;  // 0: acquire() prepares everything
 };
@@ -39,6 +41,9 @@ struct LoaderOptions {
 // Step s of epoch e takes positions [k*G, (k+1)*G) of the epoch, k = s mod steps_per_epoch; the
 // last step of an epoch may be ragged. Virtual rank v, part a takes B consecutive positions
 // beginning at k*G + (v*A + a)*B.
+//
+// With windows of shards the data set is told of each new window while the one before is read, so
+// that it can fetch ahead; what a lane waits for records that have not come is in seconds_waited().
 class Loader {
  public:
   // Throws Error(input) when the global batch is not a multiple of V * A. The destructor stops the

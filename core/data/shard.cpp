@@ -9,44 +9,36 @@
 #include "core/base/error.h"
 #include "core/base/file.h"
 #include "core/data/shard_format.h"
+#include "core/data/shard_part.h"
 
 namespace peal {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::span<const std::byte> bytes_of(const MappedFile& map) {
-  return {map.data(), map.size()};
-}
-
-struct Part {
-  MappedFile map;
-  ShardHeader header;
-  std::string name;
-  std::int64_t first = 0;  // its first record
-};
-
 class ShardDataset final : public Dataset {
  public:
-  ShardDataset(std::string name, ShardManifest manifest, std::vector<Part> parts)
+  ShardDataset(std::string name, ShardManifest manifest, std::vector<ShardPart> parts)
       : name_(std::move(name)),
         manifest_(std::move(manifest)),
         parts_(std::move(parts)),
+        starts_(shard_starts_of(manifest_)),
         record_bytes_(parts_[0].header.record_bytes()) {}
 
   std::int64_t size() const override { return manifest_.records; }
   const Shape& record_shape() const override { return manifest_.record_shape; }
   DType record_dtype() const override { return manifest_.dtype; }
   const std::string& name() const override { return name_; }
+  std::span<const std::int64_t> shard_starts() const override { return starts_; }
 
   const void* record(std::int64_t index) const override {
-    const Part& part = find(index);
+    const ShardPart& part = find(index);
     return part.map.data() + part.header.sections[0].offset +
            static_cast<std::uint64_t>(index - part.first) * record_bytes_;
   }
 
   float label(std::int64_t index) const override {
-    const Part& part = find(index);
+    const ShardPart& part = find(index);
     float value;
     std::memcpy(&value,
                 part.map.data() + part.header.sections[1].offset +
@@ -56,37 +48,19 @@ class ShardDataset final : public Dataset {
   }
 
  private:
-  const Part& find(std::int64_t index) const {
+  const ShardPart& find(std::int64_t index) const {
     const auto after =
         std::upper_bound(parts_.begin(), parts_.end(), index,
-                         [](std::int64_t i, const Part& part) { return i < part.first; });
+                         [](std::int64_t i, const ShardPart& part) { return i < part.first; });
     return *(after - 1);
   }
 
   std::string name_;
   ShardManifest manifest_;
-  std::vector<Part> parts_;
+  std::vector<ShardPart> parts_;
+  std::vector<std::int64_t> starts_;
   std::uint64_t record_bytes_;
 };
-
-void check_against_manifest(const Part& part, const ShardManifest& manifest,
-                            const ShardManifest::Shard& shard) {
-  const ShardHeader& header = part.header;
-  if (!(header.record_shape == manifest.record_shape) || header.dtype != manifest.dtype) {
-    fail_input(part.name, "records of shape ", header.record_shape, " and dtype ",
-               name_of(header.dtype), "; the manifest announces ", manifest.record_shape, " and ",
-               name_of(manifest.dtype));
-  }
-  if (header.records != shard.records || header.file_bytes != shard.bytes) {
-    fail_input(part.name, "holds ", header.records, " records in ", header.file_bytes,
-               " bytes; the manifest announces ", shard.records, " in ", shard.bytes);
-  }
-  const std::uint64_t sum = xxh64(part.map.data(), kShardHeaderBytes);
-  if (sum != shard.xxh64) {
-    fail_input(part.name, "is another file than the manifest's: its header's checksum is ",
-               hex(sum), ", the manifest announces ", hex(shard.xxh64));
-  }
-}
 
 void check_labels(const ShardDataset& dataset) {
   for (std::int64_t i = 0; i < dataset.size(); ++i) {
@@ -104,24 +78,21 @@ ShardManifest read_manifest(const fs::path& directory) {
   return parse_shard_manifest(read_file(path), path.string());
 }
 
-Part open_part(const fs::path& directory, const ShardManifest& manifest,
-               const ShardManifest::Shard& shard, std::int64_t first) {
+ShardPart open_part(const fs::path& directory, const ShardManifest& manifest,
+                    const ShardManifest::Shard& shard, std::int64_t first) {
   const fs::path path = directory / shard.file;
-  Part part{MappedFile(path), {}, path.string(), first};
-  part.header = parse_shard_header(bytes_of(part.map), part.name);
-  check_against_manifest(part, manifest, shard);
-  return part;
+  return open_shard_part(path, path.string(), manifest, shard, first);
 }
 
 }  // namespace
 
 std::unique_ptr<Dataset> open_shards(const fs::path& directory) {
   ShardManifest manifest = read_manifest(directory);
-  std::vector<Part> parts;
+  std::vector<ShardPart> parts;
   std::int64_t first = 0;
   for (const ShardManifest::Shard& shard : manifest.shards) {
     parts.push_back(open_part(directory, manifest, shard, first));
-    check_shard_section(bytes_of(parts.back().map), parts.back().header, 1, parts.back().name);
+    check_shard_section(parts.back().bytes(), parts.back().header, 1, parts.back().name);
     first += shard.records;
   }
   auto dataset = std::make_unique<ShardDataset>((directory / kShardManifestName).string(),
@@ -154,9 +125,9 @@ std::int64_t ShardVerifier::records(std::int64_t shard) const {
 
 bool ShardVerifier::verify(std::int64_t shard, const std::function<bool()>& go_on) const {
   const ShardManifest& manifest = impl_->manifest;
-  const Part part =
+  const ShardPart part =
       open_part(impl_->directory, manifest, manifest.shards[static_cast<std::size_t>(shard)], 0);
-  return check_shard_contents(bytes_of(part.map), part.header, part.name, go_on);
+  return check_shard_contents(part.bytes(), part.header, part.name, go_on);
 }
 
 std::int64_t verify_shards(const fs::path& directory) {
@@ -167,7 +138,7 @@ std::int64_t verify_shards(const fs::path& directory) {
 
 ShardInfo inspect_shard(const fs::path& file) {
   const MappedFile map(file);
-  const ShardHeader header = parse_shard_header(bytes_of(map), file.string());
+  const ShardHeader header = parse_shard_header({map.data(), map.size()}, file.string());
   return {header.record_shape, header.dtype, header.records, header.file_bytes};
 }
 

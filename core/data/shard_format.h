@@ -86,6 +86,8 @@ struct ShardManifest {
   DType dtype = DType::u8;
   std::vector<Shard> shards;
 };
+// The first record of each shard and, last, the number of records.
+std::vector<std::int64_t> shard_starts_of(const ShardManifest& manifest);
 
 std::string format_shard_manifest(const ShardManifest& manifest);
 // Strict: every field once, none unknown. Throws Error(input) whose place is `where`:line.

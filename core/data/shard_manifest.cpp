@@ -207,6 +207,14 @@ void check_shards(const ShardManifest& manifest, const Reader& reader) {
 
 }  // namespace
 
+std::vector<std::int64_t> shard_starts_of(const ShardManifest& manifest) {
+  std::vector<std::int64_t> starts = {0};
+  for (const ShardManifest::Shard& shard : manifest.shards) {
+    starts.push_back(starts.back() + shard.records);
+  }
+  return starts;
+}
+
 std::string format_shard_manifest(const ShardManifest& manifest) {
   std::vector<std::string> dims;
   for (const std::int64_t dim : manifest.record_shape) dims.push_back(std::to_string(dim));

@@ -26,6 +26,7 @@ data {
   prefetch_batches: 4
   loader_threads: 1
   shuffle: true
+  shuffle_window_shards: 0
 }
 schedule {
   constant {}
@@ -167,6 +168,24 @@ TEST(JobHash, SeesWhatDoes) {
         "parallel.virtual_ranks=8", "parallel.reduction=FAST", "schedule.warmup_steps=3",
         "schedule.cosine={}"}) {
     EXPECT_NE(hash_with({assignment}), hash) << assignment;
+  }
+}
+
+TEST(JobHash, IgnoresHowShardsCome) {
+  const std::uint64_t hash =
+      hash_with({"data.train.shards.url=http://a", "data.test.shards.url=x"});
+  for (const char* assignment :
+       {"data.train.shards.cache=/scratch", "data.train.shards.tries=9",
+        "data.test.shards.cache_size=1GB", "data.test.shards.verify_cache=true"}) {
+    EXPECT_EQ(hash_with({"data.train.shards.url=http://a", "data.test.shards.url=x", assignment}),
+              hash)
+        << assignment;
+  }
+  for (const char* assignment : {"data.train.shards.url=http://b", "data.test.shards.directory=x",
+                                 "data.shuffle_window_shards=3"}) {
+    EXPECT_NE(hash_with({"data.train.shards.url=http://a", "data.test.shards.url=x", assignment}),
+              hash)
+        << assignment;
   }
 }
 
