@@ -206,8 +206,12 @@ class WrongInput(PealTest):
         self.refuse(["shard", "--verify", "--out", shards], INPUT, file.name, ranks=(0,))
         file.unlink()
         self.refuse(arguments, INPUT, file.name)
-        self.refuse(["shard", self.job(), "--count", 3, "--out", shards], INPUT, "shards",
-                    ranks=(0,))
+        self.refuse(["shard", self.job(), "--count", 4, "--out", shards], INPUT, "shards",
+                    "--count 3", "--count 4", ranks=(0,))
+        # The command that made them makes the missing one again.
+        again = run(["shard", self.job(), "--count", 3, "--out", shards])
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertEqual(file.read_bytes(), whole)
 
     # ---- Where it writes ----
 
