@@ -40,18 +40,23 @@ PictureOptions picture_options(const PictureSpec& spec) {
   return options;
 }
 
+// Fetched by this rank, beside others of its host.
+std::shared_ptr<Dataset> open_whole(const SourceSpec& spec) {
+  return open_records(spec, /*window_shards=*/0, /*seed=*/1, *make_single_communicator(), {});
+}
+
+// What tells that a source has changed since.
 std::vector<std::filesystem::path> files_of(const SourceSpec& spec) {
   if (spec.has_idx()) return {spec.idx().images(), spec.idx().labels()};
   if (spec.has_csv()) return {spec.csv().path()};
+  if (!spec.shards().url().empty()) return {};
   return {std::filesystem::path(spec.shards().directory()) / "manifest.textproto"};
 }
 
 }  // namespace
 
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec) {
-  if (is_fetched(spec)) {
-    return open_records(spec, /*window_shards=*/0, /*seed=*/1, *make_single_communicator(), {});
-  }
+  if (is_fetched(spec)) return open_whole(spec);
   std::unique_ptr<Dataset> dataset = open_dataset(spec);
   if (spec.limit() > 0) dataset = limit_records(std::move(dataset), spec.limit());
   return dataset;
@@ -73,6 +78,7 @@ std::unique_ptr<RecordSource> open_record_source(const SourceSpec& spec) {
                         .label_first = spec.text().label_first(),
                         .cut_long = spec.text().cut_long_lines()});
     default:
+      if (is_fetched(spec)) return dataset_source(open_whole(spec), files_of(spec));
       return dataset_source(open_dataset(spec), files_of(spec));
   }
 }
