@@ -3,13 +3,12 @@ planted in one is found, on its host, with a remedy, and nothing else with it.""
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import tempfile
 import unittest
 
-from bed import testbed, traces
-from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest
+from bed import BedTest, testbed
+from peal_cli import MPI_ENVIRONMENT, PEAL
 
 BUILD = pathlib.Path(PEAL).parent
 OTHER = os.environ.get("PEAL_OTHER", str(BUILD / "other_peal"))
@@ -18,18 +17,9 @@ OTHER_CLOCK = os.environ.get("PEAL_OTHER_CLOCK", str(BUILD / "tests/libother_clo
 HOSTS = ["h1", "h2", "h3", "h4"]
 
 
-class Doctor(PealTest):
-    @classmethod
-    def setUpClass(cls):
-        cls.before = traces()
-        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="peal-doctor-"))
-        cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
-        os.environ["PEAL_TESTBED"] = str(cls.shared / "testbed")
-        # At this rate the links and not the processors decide what is measured.
-        up = testbed("up", len(HOSTS), "--rate", "300mbit", "--share", cls.shared)
-        cls.addClassCleanup(testbed, "down")
-        if up.returncode != 0:
-            raise AssertionError("no test bed (it needs root, iproute2, openssh): " + up.stderr)
+class Doctor(BedTest):
+    # At this rate the links and not the processors decide what is measured.
+    UP = (len(HOSTS), "--rate", "300mbit")
 
     def setUp(self):
         super().setUp()

@@ -8,14 +8,12 @@ import os
 import pathlib
 import random
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import unittest
 
-from bed import TESTBED, testbed
+from bed import BedTest, TESTBED, testbed
 from elastic import ElasticTest, Launched, kill, ranks_of
 from peal_cli import DATA, PEAL, run
 
@@ -28,20 +26,11 @@ SUPERVISOR = "h5"  # on none of the hosts that fail
 LONGEST = 15
 
 
-class Hosts(ElasticTest):
-    @classmethod
-    def setUpClass(cls):
-        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="peal-elastic-"))
-        cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
-        os.environ["PEAL_TESTBED"] = str(cls.shared / "testbed")
-        up = testbed("up", 5, "--share", cls.shared, "--share", DATA)
-        cls.addClassCleanup(testbed, "down")
-        if up.returncode != 0:
-            raise AssertionError("no test bed (it needs root, iproute2, openssh): " + up.stderr)
+class Hosts(BedTest, ElasticTest):
+    UP = (5, "--share", DATA)
 
     def setUp(self):
         super().setUp()
-        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.shared))
         self.run_folder = self.folder / "run"
         self.hostfile = self.folder / "hosts"
         self.long_job = self.job(

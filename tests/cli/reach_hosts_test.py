@@ -1,29 +1,14 @@
 """Shards copied to the hosts' own disks, on hosts of the test bed: once a host, not once a rank."""
-import os
 import pathlib
-import shutil
-import tempfile
 import unittest
 
-from bed import testbed
-from peal_cli import DATA, PEAL, PealTest, run
+from bed import BedTest, testbed
+from peal_cli import DATA, PEAL, run
 from reach_test import JOB, SHARDS, human
 
 
-class ReachHosts(PealTest):
-    @classmethod
-    def setUpClass(cls):
-        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="peal-reach-"))
-        cls.addClassCleanup(shutil.rmtree, cls.shared, ignore_errors=True)
-        os.environ["PEAL_TESTBED"] = str(cls.shared / "testbed")
-        up = testbed("up", 2, "--share", cls.shared, "--share", DATA)
-        cls.addClassCleanup(testbed, "down")
-        if up.returncode != 0:
-            raise AssertionError("no test bed (it needs root, iproute2, openssh): " + up.stderr)
-
-    def setUp(self):
-        super().setUp()
-        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.shared))
+class ReachHosts(BedTest):
+    UP = (2, "--share", DATA)
 
     def on(self, host, *words):
         said = testbed("exec", host, *words)

@@ -228,7 +228,7 @@ inline void a_mismatch_in_a_group_ends_all(Communicator& comm) {
   try {
     two = comm.split(member ? 0 : 1, comm.rank());
   } catch (const Error& error) {  // the members were quicker, and this rank hears of it here
-    if (member) throw;
+    if (member || error.kind() != ErrorKind::numeric) throw;
     require_text(error.what(), text);
     return world_says(comm, ErrorKind::numeric, text);
   }
