@@ -95,13 +95,18 @@ void SharedTransport::begin_small(const Call& call) {
   Mail& mine = space_->state(rank_).mail[sequence_ % 2];
   const std::size_t bytes = call.count() * call.element_size();
   const std::size_t lines = Mail::lines_of(mail_bytes(call, rank_));
-  const std::size_t first = std::min(bytes, Mail::kFirst);
   post_record(call);
-  if (call.input_count > 0) mine.put(Mail::kDigest, call.inputs[0], first);
+  // The first line is whole before it says so: peers may read it at once.
+  for (int i = 0; i < call.input_count; ++i) {
+    const std::size_t place = at(i) * bytes;
+    if (place >= Mail::kFirst) break;
+    mine.put(Mail::kDigest + place, call.inputs[at(i)], std::min(bytes, Mail::kFirst - place));
+  }
   arrive();
   for (int i = 0; i < call.input_count; ++i) {
-    const std::size_t done = i == 0 ? first : 0;
-    mine.put(Mail::kDigest + at(i) * bytes + done, call.inputs[at(i)] + done, bytes - done);
+    const std::size_t place = at(i) * bytes;
+    const std::size_t done = place < Mail::kFirst ? std::min(bytes, Mail::kFirst - place) : 0;
+    mine.put(Mail::kDigest + place + done, call.inputs[at(i)] + done, bytes - done);
   }
   if (lines > 1) mine.lines[lines - 1].arrivals.store(meetings_, std::memory_order_release);
   mailed_[sequence_ % 2] = lines;

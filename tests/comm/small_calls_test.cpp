@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/reduce.h"
 #include "comm/stream_copy.h"
 #include "core/base/error.h"
 
@@ -56,6 +58,37 @@ TEST(SmallCalls, TwoAtOnceStayApart) {
       EXPECT_EQ(x[2], static_cast<float>(2 * round));
       EXPECT_EQ(y, 4);
     }
+  });
+}
+
+// Several partial sums a rank in a mail of one line, each call's values unlike those of the calls
+// before: none may be read before it is written.
+TEST(SmallCalls, PartialSumsAreWholeWhenTheyArrive) {
+  constexpr int kVirtualRanks = 7, kMost = 3, kRounds = 300'000;
+  run_local_ranks(2, [](Communicator& comm) {
+    Stream s;
+    const TreePlan plan = tree_plan(kVirtualRanks, 2);
+    ASSERT_GT(plan.most, 1);
+    int wrong = 0;
+    for (int round = 0; round < kRounds; ++round) {
+      std::array<std::array<float, kMost>, 8> x;
+      std::vector<Tensor> partials;
+      const std::int64_t count = 1 + round % kMost;
+      float want = 0;
+      for (int source = 0; source < plan.first[2]; ++source) {
+        const auto number = static_cast<std::size_t>(source);
+        const float value = static_cast<float>((round + 1) * (source + 1) % 4093);
+        want += value;
+        x[number].fill(value);
+        const bool mine = plan.first[comm.rank()] <= source && source < plan.first[comm.rank() + 1];
+        if (mine) partials.push_back({x[number].data(), {count}, DType::f32});
+      }
+      std::array<float, kMost> y{};
+      comm.wait(s, comm.all_reduce_tree(s, "tree", kVirtualRanks, partials,
+                                        {y.data(), {count}, DType::f32}));
+      for (std::int64_t i = 0; i < count; ++i) wrong += y[static_cast<std::size_t>(i)] != want;
+    }
+    EXPECT_EQ(wrong, 0);
   });
 }
 
