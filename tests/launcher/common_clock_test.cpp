@@ -57,6 +57,7 @@ TEST(CommonClock, TheOffsetIsWithinItsBound) {
 TEST(CommonClock, RanksAgreeOnAMomentWithinTheBound) {
   constexpr int kRanks = 3;
   std::atomic<std::uint64_t> moment{0};
+  std::atomic<bool> counting{false};  // rank 0 has left its first meeting
   std::array<double, kRanks> at{}, error{};
   run_local_ranks(kRanks, [&](Communicator& comm) {
     // Each clock counts from when it was made.
@@ -65,6 +66,11 @@ TEST(CommonClock, RanksAgreeOnAMomentWithinTheBound) {
     // A rank that comes late to the first barriers makes them wide, and spoils nothing.
     if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(30));
     clock.start();
+    if (comm.rank() == 0) {
+      counting = true;
+      counting.notify_all();
+    }
+    counting.wait(false);
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     if (comm.rank() == 2) moment = clock.now();
     clock.end();
