@@ -16,6 +16,7 @@ struct peal_buffer {
 
 struct peal_buckets {
   std::unique_ptr<peal::GradientBuckets> buckets;
+  peal_comm* comm;
 };
 
 namespace peal::c_api {
@@ -50,19 +51,6 @@ GradientBuckets& buckets_of(const peal_buckets* buckets) {
   return *buckets->buckets;
 }
 
-// Copies the caller's struct over the defaults, as much of it as the caller knew.
-template <typename Options>
-Options read_options(const Options* given, const Options& defaults, const char* name) {
-  if (given == nullptr) return defaults;
-  if (given->size < sizeof(std::size_t) || given->size > sizeof(Options)) {
-    fail_input(name, "size is ", given->size, "; this library knows up to ", sizeof(Options),
-               " bytes (initialise the struct with its macro)");
-  }
-  Options options = defaults;
-  std::memcpy(&options, given, given->size);
-  return options;
-}
-
 template <typename What>
 peal_status copy_out(char* text, std::size_t bytes, const What& what) {
   return guarded([&] {
@@ -86,6 +74,11 @@ int number_of(const peal_comm* comm, int (Communicator::*get)() const) {
 Communicator& comm_of(const peal_comm* comm) {
   require(comm, "comm");
   return *comm->comm;
+}
+
+Stream& stream_of(peal_comm* comm) {
+  require(comm, "comm");
+  return comm->stream;
 }
 
 peal_status caught() noexcept {
@@ -116,10 +109,10 @@ HostOptions host_options(const peal_comm_options* options) {
   return result;
 }
 
-peal_comm* handle_of(std::unique_ptr<Communicator> comm) {
+peal_comm* handle_of(std::unique_ptr<Communicator> comm, const Device& device) {
   if (!comm) return nullptr;
   Communicator* pointer = comm.get();
-  return new peal_comm{std::move(comm), pointer};
+  return new peal_comm{std::move(comm), pointer, Stream::borrow(nullptr, device)};
 }
 
 }  // namespace peal::c_api
@@ -149,7 +142,7 @@ peal_status peal_run_local_ranks(int ranks, peal_status (*run)(peal_comm*, void*
     std::mutex mutex;
     std::string why;
     run_local_ranks(ranks, [&](Communicator& comm) {
-      peal_comm handle{nullptr, &comm};
+      peal_comm handle{nullptr, &comm, Stream()};
       last_error[0] = '\0';
       const peal_status result = run(&handle, context);
       if (result == PEAL_OK) return;
@@ -174,7 +167,8 @@ void peal_comm_free(peal_comm* comm) {
 peal_status peal_split(peal_comm* comm, int colour, int key, peal_comm** out) {
   return guarded([&] {
     require(out, "out");
-    *out = handle_of(comm_of(comm).split(colour, key));
+    auto group = comm_of(comm).split(colour, key);
+    *out = handle_of(std::move(group), comm->stream.device());
   });
 }
 
@@ -184,7 +178,8 @@ peal_status peal_make_group(peal_comm* comm, const int* ranks, int count, peal_c
     require(ranks, "ranks");
     require(out, "out");
     if (count < 0) fail_input("count", count, "; 1 or more is needed");
-    *out = handle_of(parent.make_group({ranks, static_cast<std::size_t>(count)}));
+    auto group = parent.make_group({ranks, static_cast<std::size_t>(count)});
+    *out = handle_of(std::move(group), comm->stream.device());
   });
 }
 
@@ -258,10 +253,7 @@ void peal_buffer_free(peal_buffer* buffer) {
 }
 
 peal_status peal_wait(peal_comm* comm, peal_request request) {
-  return guarded([&] {
-    Stream s;
-    comm_of(comm).wait(s, Request(request));
-  });
+  return guarded([&] { comm_of(comm).wait(stream_of(comm), Request(request)); });
 }
 
 peal_status peal_test(peal_comm* comm, peal_request request, int* done) {
@@ -327,7 +319,7 @@ peal_status peal_buckets_create(peal_comm* comm, size_t arena_bytes,
          .block = read.int8_block,
          .exact_bytes = read.exact_bytes}};
     auto buckets = std::make_unique<GradientBuckets>(c, arena_bytes, wanted);
-    *out = new peal_buckets{std::move(buckets)};
+    *out = new peal_buckets{std::move(buckets), comm};
   });
 }
 
@@ -372,23 +364,23 @@ peal_status peal_buckets_error(peal_buckets* buckets, void** data) {
 
 peal_status peal_buckets_ready(peal_buckets* buckets, size_t bytes_final) {
   return guarded([&] {
-    Stream s;
-    buckets_of(buckets).ready(s, bytes_final);
+    GradientBuckets& b = buckets_of(buckets);
+    b.ready(buckets->comm->stream, bytes_final);
   });
 }
 
 peal_status peal_buckets_ready_slice(peal_buckets* buckets, size_t begin, size_t end) {
   return guarded([&] {
-    Stream s;
-    buckets_of(buckets).ready(s, begin, end);
+    GradientBuckets& b = buckets_of(buckets);
+    b.ready(buckets->comm->stream, begin, end);
   });
 }
 
 peal_status peal_buckets_finish(peal_buckets* buckets, void (*on_bucket)(size_t, size_t, void*),
                                 void* context) {
   return guarded([&] {
-    Stream s;
     GradientBuckets& b = buckets_of(buckets);
+    Stream& s = buckets->comm->stream;
     if (on_bucket == nullptr) return b.finish(s);
     b.finish(s, [&](std::size_t begin, std::size_t end) { on_bucket(begin, end, context); });
   });

@@ -1,15 +1,18 @@
 // What the sources of the C API share: one for MPI, one for the calls, one for all else.
 #pragma once
 
+#include <cstring>
 #include <memory>
 
 #include "comm/communicator.h"
 #include "comm/peal.h"
 #include "core/base/error.h"
+#include "core/device/stream.h"
 
 struct peal_comm {
   std::unique_ptr<peal::Communicator> owned;  // null: the thread that runs the rank owns it
   peal::Communicator* comm = nullptr;
+  peal::Stream stream;  // of its calls, on the device of their memory
 };
 
 namespace peal::c_api {
@@ -31,6 +34,7 @@ void require(const void* argument, const char* name);
 // The defaults with the caller's fields over them.
 HostOptions host_options(const peal_comm_options* options);
 Communicator& comm_of(const peal_comm* comm);
+Stream& stream_of(peal_comm* comm);
 // An enumerator that C handed over as a number; the last one is `last`.
 template <typename Enum>
 Enum checked(int value, Enum last, const char* name) {
@@ -40,7 +44,19 @@ Enum checked(int value, Enum last, const char* name) {
   return static_cast<Enum>(value);
 }
 
-// A handle, or null for null.
-peal_comm* handle_of(std::unique_ptr<Communicator> comm);
+// A handle, or null for null; its calls are in the default stream of `device`.
+peal_comm* handle_of(std::unique_ptr<Communicator> comm, const Device& device = kCpu);
+// The caller's struct, as much of it as the caller knew, over the defaults.
+template <typename Options>
+Options read_options(const Options* given, const Options& defaults, const char* name) {
+  if (given == nullptr) return defaults;
+  if (given->size < sizeof(std::size_t) || given->size > sizeof(Options)) {
+    fail_input(name, "size is ", given->size, "; this library knows up to ", sizeof(Options),
+               " bytes (initialise the struct with its macro)");
+  }
+  Options options = defaults;
+  std::memcpy(&options, given, given->size);
+  return options;
+}
 
 }  // namespace peal::c_api

@@ -11,9 +11,10 @@ static_assert(PEAL_BOOL == static_cast<int>(DType::boolean));
 static_assert(PEAL_PRODUCT == static_cast<int>(ReduceOp::product));
 static_assert(PEAL_ORDERED_TREE == static_cast<int>(Algorithm::ordered_tree));
 
-Tensor view(const void* data, std::int64_t count, peal_dtype dtype) {
+// Of memory where the stream is.
+Tensor view(const Stream& s, const void* data, std::int64_t count, peal_dtype dtype) {
   if (count < 0) fail_input("count", count, "; 0 or more is needed");
-  return {const_cast<void*>(data), {count}, checked(dtype, DType::boolean, "dtype")};
+  return {const_cast<void*>(data), {count}, checked(dtype, DType::boolean, "dtype"), s.device()};
 }
 
 // Elements of an array with `count` for every rank.
@@ -50,7 +51,7 @@ peal_status collective(peal_comm* handle, const char* name, peal_request* reques
   return guarded([&] {
     Communicator& comm = comm_of(handle);
     require(name, "name");
-    Stream s;
+    Stream& s = stream_of(handle);
     const Request started = start(comm, s);
     if (request != nullptr) {
       *request = started.ticket();
@@ -70,7 +71,7 @@ peal_status peal_all_reduce(peal_comm* comm, const char* name, const void* x, vo
                             int64_t count, peal_dtype dtype, peal_op op, peal_algorithm algorithm,
                             peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.all_reduce(s, name, view(x, count, dtype), view(y, count, dtype), op_of(op),
+    return c.all_reduce(s, name, view(s, x, count, dtype), view(s, y, count, dtype), op_of(op),
                         checked(algorithm, Algorithm::ordered_tree, "algorithm"));
   });
 }
@@ -81,8 +82,8 @@ peal_status peal_all_reduce_tree(peal_comm* comm, const char* name, int virtual_
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
     require(partials, "partials");
     std::vector<Tensor> views;
-    for (int i = 0; i < partial_count; ++i) views.push_back(view(partials[i], count, PEAL_F32));
-    return c.all_reduce_tree(s, name, virtual_ranks, views, view(y, count, PEAL_F32));
+    for (int i = 0; i < partial_count; ++i) views.push_back(view(s, partials[i], count, PEAL_F32));
+    return c.all_reduce_tree(s, name, virtual_ranks, views, view(s, y, count, PEAL_F32));
   });
 }
 
@@ -90,7 +91,7 @@ peal_status peal_reduce_scatter(peal_comm* comm, const char* name, const void* x
                                 int64_t count, peal_dtype dtype, peal_op op,
                                 peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.reduce_scatter(s, name, view(x, for_all(c, count), dtype), view(y, count, dtype),
+    return c.reduce_scatter(s, name, view(s, x, for_all(c, count), dtype), view(s, y, count, dtype),
                             op_of(op));
   });
 }
@@ -98,14 +99,14 @@ peal_status peal_reduce_scatter(peal_comm* comm, const char* name, const void* x
 peal_status peal_all_gather(peal_comm* comm, const char* name, const void* x, void* y,
                             int64_t count, peal_dtype dtype, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.all_gather(s, name, view(x, count, dtype), view(y, for_all(c, count), dtype));
+    return c.all_gather(s, name, view(s, x, count, dtype), view(s, y, for_all(c, count), dtype));
   });
 }
 
 peal_status peal_broadcast(peal_comm* comm, const char* name, void* x, int64_t count,
                            peal_dtype dtype, int root, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.broadcast(s, name, view(x, count, dtype), root);
+    return c.broadcast(s, name, view(s, x, count, dtype), root);
   });
 }
 
@@ -124,8 +125,8 @@ peal_status peal_all_reduce_group(peal_comm* comm, const char* name, const void*
     if (tensors < 0) fail_input("tensors", tensors, "; 0 or more are needed");
     std::vector<Tensor> x, y;
     for (int i = 0; i < tensors; ++i) {
-      x.push_back(view(xs[i], counts[i], dtype));
-      y.push_back(view(ys[i], counts[i], dtype));
+      x.push_back(view(s, xs[i], counts[i], dtype));
+      y.push_back(view(s, ys[i], counts[i], dtype));
     }
     return c.all_reduce_group(s, name, x, y, op_of(op));
   });
@@ -134,7 +135,7 @@ peal_status peal_all_reduce_group(peal_comm* comm, const char* name, const void*
 peal_status peal_reduce(peal_comm* comm, const char* name, const void* x, void* y, int64_t count,
                         peal_dtype dtype, peal_op op, int root, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.reduce(s, name, view(x, count, dtype), view(y, count, dtype), op_of(op), root);
+    return c.reduce(s, name, view(s, x, count, dtype), view(s, y, count, dtype), op_of(op), root);
   });
 }
 
@@ -143,7 +144,7 @@ peal_status peal_reduce_scatter_v(peal_comm* comm, const char* name, const void*
                                   peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
     const Counts all = counts_of(c, counts, "counts");
-    return c.reduce_scatter(s, name, view(x, sum(all), dtype), view(y, mine(c, all), dtype),
+    return c.reduce_scatter(s, name, view(s, x, sum(all), dtype), view(s, y, mine(c, all), dtype),
                             op_of(op), all);
   });
 }
@@ -152,14 +153,14 @@ peal_status peal_all_gather_v(peal_comm* comm, const char* name, const void* x, 
                               const int64_t* counts, peal_dtype dtype, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
     const Counts all = counts_of(c, counts, "counts");
-    return c.all_gather(s, name, view(x, mine(c, all), dtype), view(y, sum(all), dtype), all);
+    return c.all_gather(s, name, view(s, x, mine(c, all), dtype), view(s, y, sum(all), dtype), all);
   });
 }
 
 peal_status peal_gather(peal_comm* comm, const char* name, const void* x, void* y, int64_t count,
                         peal_dtype dtype, int root, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.gather(s, name, view(x, count, dtype), view(y, for_all(c, count), dtype), root);
+    return c.gather(s, name, view(s, x, count, dtype), view(s, y, for_all(c, count), dtype), root);
   });
 }
 
@@ -168,14 +169,15 @@ peal_status peal_gather_v(peal_comm* comm, const char* name, const void* x, void
                           peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
     const Counts all = counts_of(c, counts, "counts");
-    return c.gather(s, name, view(x, mine(c, all), dtype), view(y, sum(all), dtype), root, all);
+    return c.gather(s, name, view(s, x, mine(c, all), dtype), view(s, y, sum(all), dtype), root,
+                    all);
   });
 }
 
 peal_status peal_scatter(peal_comm* comm, const char* name, const void* x, void* y, int64_t count,
                          peal_dtype dtype, int root, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.scatter(s, name, view(x, for_all(c, count), dtype), view(y, count, dtype), root);
+    return c.scatter(s, name, view(s, x, for_all(c, count), dtype), view(s, y, count, dtype), root);
   });
 }
 
@@ -184,7 +186,8 @@ peal_status peal_scatter_v(peal_comm* comm, const char* name, const void* x, voi
                            peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
     const Counts all = counts_of(c, counts, "counts");
-    return c.scatter(s, name, view(x, sum(all), dtype), view(y, mine(c, all), dtype), root, all);
+    return c.scatter(s, name, view(s, x, sum(all), dtype), view(s, y, mine(c, all), dtype), root,
+                     all);
   });
 }
 
@@ -192,7 +195,7 @@ peal_status peal_all_to_all(peal_comm* comm, const char* name, const void* x, vo
                             int64_t count, peal_dtype dtype, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
     const std::int64_t all = for_all(c, count);
-    return c.all_to_all(s, name, view(x, all, dtype), view(y, all, dtype));
+    return c.all_to_all(s, name, view(s, x, all, dtype), view(s, y, all, dtype));
   });
 }
 
@@ -202,20 +205,20 @@ peal_status peal_all_to_all_v(peal_comm* comm, const char* name, const void* x, 
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
     const Counts out = counts_of(c, send_counts, "send_counts");
     const Counts in = counts_of(c, receive_counts, "receive_counts");
-    return c.all_to_all(s, name, view(x, sum(out), dtype), view(y, sum(in), dtype), out, in);
+    return c.all_to_all(s, name, view(s, x, sum(out), dtype), view(s, y, sum(in), dtype), out, in);
   });
 }
 
 peal_status peal_send(peal_comm* comm, const char* name, const void* x, int64_t count,
                       peal_dtype dtype, int to, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.send(s, name, view(x, count, dtype), to);
+    return c.send(s, name, view(s, x, count, dtype), to);
   });
 }
 
 peal_status peal_recv(peal_comm* comm, const char* name, void* y, int64_t count, peal_dtype dtype,
                       int from, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {
-    return c.recv(s, name, view(y, count, dtype), from);
+    return c.recv(s, name, view(s, y, count, dtype), from);
   });
 }

@@ -7,8 +7,8 @@
  * ends the process. Output arguments are written on success only.
  *
  * Calls: `name` says in messages what a call is for, and is compared between ranks. Memory is host
- * memory. With a `request` a call is asynchronous: its memory must stay as it is until peal_wait;
- * with NULL it has ended when the function returns.
+ * memory, but for communicators of a device. With a `request` a call is asynchronous: its memory
+ * must stay as it is until peal_wait; with NULL that is done before the function returns.
  *
  * Option structs begin with their own size, so that a program and a library of different age
  * understand each other: initialise them with the macro beside the struct, then set fields.
@@ -80,6 +80,7 @@ typedef struct peal_buckets peal_buckets; /* gradient buckets */
 typedef uint64_t peal_request;            /* a call that was started; 0: nothing to wait for */
 
 #define PEAL_NO_GROUP (-1) /* colour of a rank that is to be in no group */
+#define PEAL_CPU (-1) /* device of a staged communicator: host memory, to try one without a GPU */
 
 typedef struct peal_comm_options {
   size_t size;
@@ -90,6 +91,14 @@ typedef struct peal_comm_options {
 } peal_comm_options;
 #define PEAL_COMM_OPTIONS \
   { sizeof(peal_comm_options), 1, 300.0, NULL }
+
+typedef struct peal_device_options {
+  size_t size;
+  size_t chunk_bytes; /* staged: of pinned memory, of which there are two */
+  int compare_calls;  /* nccl: ranks compare every call, not the first 256 alone */
+} peal_device_options;
+#define PEAL_DEVICE_OPTIONS \
+  { sizeof(peal_device_options), (size_t)4 << 20, 0 }
 
 typedef struct peal_bucket_options {
   size_t size;
@@ -125,6 +134,20 @@ void peal_comm_free(peal_comm* comm);
  * were split from one another: every rank that waits in any of them hears the cause. */
 peal_status peal_split(peal_comm* comm, int colour, int key, peal_comm** out);
 peal_status peal_make_group(peal_comm* comm, const int* ranks, int count, peal_comm** out);
+
+/* For the memory of CUDA device `device`, made over `host`, which stays the caller's and free for
+ * other calls (comm/device_comm.h says more of both). Arrays of calls, peal_allocate and buckets
+ * lie on the device; compression and peal_buckets_add_nodes are refused there. A call begins after
+ * the work that is in the communicator's stream, and peal_wait, or a call without a request, makes
+ * that stream wait for its end, not the host. `options` may be NULL. Collective. staged: through
+ * pinned host memory and `host`; several ranks may share a GPU. nccl: NCCL, one rank a GPU. */
+peal_status peal_comm_create_staged(peal_comm* host, int device, const peal_device_options* options,
+                                    peal_comm** out);
+peal_status peal_comm_create_nccl(peal_comm* host, int device, const peal_device_options* options,
+                                  peal_comm** out);
+/* The stream of later calls with this handle, a cudaStream_t, which stays the caller's; NULL, as it
+ * is at first: the legacy default stream. Groups split later begin with NULL. */
+peal_status peal_set_stream(peal_comm* comm, void* stream);
 
 /* -1, with a last error, when `comm` is NULL. */
 int peal_rank(const peal_comm* comm);
