@@ -3,15 +3,14 @@
 
 #include <atomic>
 
+#include "tests/allocations.h"
 #include "tests/comm/contract.h"
-
-long heap_allocations();  // counting_new.cpp
 
 namespace peal {
 namespace {
 
 TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
-  std::atomic<long> taken{-1};
+  std::atomic<std::int64_t> taken{-1};
   run_local_ranks(3, [&](Communicator& comm) {
     Stream s;
     GradientBuckets buckets(comm, 1 << 16, {4096, Reduction::rank_invariant, 5});
@@ -43,11 +42,16 @@ TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
     };
     step();
     comm.wait(s, comm.barrier(s, "warm"));
-    const long before = heap_allocations();
-    comm.wait(s, comm.barrier(s, "begin"));
-    for (int i = 0; i < 20; ++i) step();
-    comm.wait(s, comm.barrier(s, "end"));
-    if (comm.rank() == 0) taken = heap_allocations() - before;
+    const auto steps = [&] {
+      comm.wait(s, comm.barrier(s, "begin"));
+      for (int i = 0; i < 20; ++i) step();
+      comm.wait(s, comm.barrier(s, "end"));
+    };
+    if (comm.rank() == 0) {
+      taken = count_allocations(steps);  // of all ranks
+    } else {
+      steps();
+    }
     comm.wait(s, comm.barrier(s, "looked"));
   });
   EXPECT_EQ(taken, 0);

@@ -2,22 +2,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <functional>
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "comm/peal.h"
+#include "tests/comm/c_ranks.h"
 
 namespace {
 
+using ::peal::on_ranks;
 using ::testing::HasSubstr;
-
-peal_status on_ranks(int ranks, const std::function<peal_status(peal_comm*)>& body) {
-  const auto call = [](peal_comm* comm, void* context) {
-    return (*static_cast<const std::function<peal_status(peal_comm*)>*>(context))(comm);
-  };
-  return peal_run_local_ranks(ranks, call, const_cast<void*>(static_cast<const void*>(&body)));
-}
 
 class CApiDevice : public ::testing::TestWithParam<int> {};
 

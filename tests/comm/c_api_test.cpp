@@ -3,17 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "comm/peal.h"
+#include "tests/comm/c_ranks.h"
 #include "tests/comm/late.h"
 
 namespace {
 
+using ::peal::on_ranks;
 using ::testing::HasSubstr;
 
 struct Freed {
@@ -23,14 +24,6 @@ struct Freed {
 };
 template <typename Handle>
 using Owned = std::unique_ptr<Handle, Freed>;
-
-// Runs `body` on ranks that are threads; it ends with the first status that is not PEAL_OK.
-peal_status on_ranks(int ranks, const std::function<peal_status(peal_comm*)>& body) {
-  const auto call = [](peal_comm* comm, void* context) {
-    return (*static_cast<const std::function<peal_status(peal_comm*)>*>(context))(comm);
-  };
-  return peal_run_local_ranks(ranks, call, const_cast<void*>(static_cast<const void*>(&body)));
-}
 
 Owned<peal_comm> single() {
   peal_comm* comm = nullptr;

@@ -6,7 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/file.h"
-#include "tests/models/allocations.h"
+#include "tests/allocations.h"
 #include "tests/temporary_folder.h"
 
 namespace peal {

@@ -11,7 +11,7 @@
 #include "core/base/error.h"
 #include "core/graph/plan.h"
 #include "tests/golden/golden_file.h"
-#include "tests/models/allocations.h"
+#include "tests/allocations.h"
 
 namespace peal {
 namespace {

@@ -1,4 +1,4 @@
-#include "tests/models/allocations.h"
+#include "tests/allocations.h"
 
 #include <dlfcn.h>
 
