@@ -1,13 +1,15 @@
 // Small all-reduces at every size around the lines of a mail, and copies past the caches.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <vector>
 
 #include "comm/communicator.h"
 #include "comm/reduce.h"
+#include "comm/shared.h"
 #include "comm/stream_copy.h"
 #include "core/base/error.h"
 
@@ -61,35 +63,61 @@ TEST(SmallCalls, TwoAtOnceStayApart) {
   });
 }
 
-// Several partial sums a rank in a mail of one line, each call's values unlike those of the calls
-// before: none may be read before it is written.
-TEST(SmallCalls, PartialSumsAreWholeWhenTheyArrive) {
-  constexpr int kVirtualRanks = 7, kMost = 3, kRounds = 300'000;
-  run_local_ranks(2, [](Communicator& comm) {
-    Stream s;
-    const TreePlan plan = tree_plan(kVirtualRanks, 2);
-    ASSERT_GT(plan.most, 1);
-    int wrong = 0;
-    for (int round = 0; round < kRounds; ++round) {
-      std::array<std::array<float, kMost>, 8> x;
-      std::vector<Tensor> partials;
-      const std::int64_t count = 1 + round % kMost;
-      float want = 0;
-      for (int source = 0; source < plan.first[2]; ++source) {
-        const auto number = static_cast<std::size_t>(source);
-        const float value = static_cast<float>((round + 1) * (source + 1) % 4093);
-        want += value;
-        x[number].fill(value);
-        const bool mine = plan.first[comm.rank()] <= source && source < plan.first[comm.rank() + 1];
-        if (mine) partials.push_back({x[number].data(), {count}, DType::f32});
-      }
-      std::array<float, kMost> y{};
-      comm.wait(s, comm.all_reduce_tree(s, "tree", kVirtualRanks, partials,
-                                        {y.data(), {count}, DType::f32}));
-      for (std::int64_t i = 0; i < count; ++i) wrong += y[static_cast<std::size_t>(i)] != want;
-    }
-    EXPECT_EQ(wrong, 0);
-  });
+// Two partial sums in a mail of one line. The second lies in a page that cannot be read at first:
+// whoever copies it stands still there, and then the mail must not have said that it is here.
+struct LookedAt {
+  static constexpr std::size_t kPage = 4096;
+  static inline std::byte* page = nullptr;
+  static inline SharedSpace* space = nullptr;
+  static inline std::uint64_t arrivals = 0;
+  static inline int looks = 0;
+
+  static void look(int) {
+    ++looks;
+    arrivals = space->state(0).mail[1].lines[0].arrivals;
+    mprotect(page, kPage, PROT_READ | PROT_WRITE);
+  }
+};
+
+TEST(SmallCalls, AMailIsWholeWhenItSaysSo) {
+  const auto space = make_thread_space(2);
+  Watch watch;
+  watch.rank = 0;
+  watch.names = {"rank 0", "rank 1"};
+  SharedTransport transport(space, watch, Mail::kPayload);
+  const TreePlan plan = tree_plan(7, 2);  // rank 0 has two nodes
+  ASSERT_EQ(plan.count(0), 2);
+  void* page =
+      mmap(nullptr, LookedAt::kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  const float first = 1, second = 2;
+  std::memcpy(page, &second, sizeof second);
+  LookedAt::page = static_cast<std::byte*>(page);
+  LookedAt::space = space.get();
+  Call call;
+  call.record.kind = CallKind::all_reduce_tree;
+  call.record.dtype = DType::f32;
+  call.record.count = call.longest = call.input_elements = 1;
+  call.tree = &plan;
+  call.inputs[0] = reinterpret_cast<const std::byte*>(&first);
+  call.inputs[1] = LookedAt::page;
+  call.input_count = 2;
+
+  struct sigaction mine = {}, before = {};
+  mine.sa_handler = LookedAt::look;
+  ASSERT_EQ(sigaction(SIGSEGV, &mine, &before), 0);
+  ASSERT_EQ(mprotect(page, LookedAt::kPage, PROT_NONE), 0);
+  transport.begin(call);
+  sigaction(SIGSEGV, &before, nullptr);
+  EXPECT_EQ(LookedAt::looks, 1);
+  EXPECT_EQ(LookedAt::arrivals, 0u);
+  const Mail& mail = space->state(0).mail[1];
+  EXPECT_EQ(mail.lines[0].arrivals, 1u);
+  float values[2];
+  mail.get(Mail::kDigest, reinterpret_cast<std::byte*>(values), sizeof values);
+  EXPECT_EQ(values[0], first);
+  EXPECT_EQ(values[1], second);
+  munmap(page, LookedAt::kPage);
 }
 
 // After calls that were right, and with mail of as many lines on both sides.
