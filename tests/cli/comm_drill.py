@@ -31,8 +31,8 @@ DEADLINE = 1.5     # seconds, of every call, where ranks wait for one that does 
 NO_DEADLINE = 30   # where the fault is known at once, or is none
 SLACK = 1.5        # 0.5 for peers that take no word of it; time without a core comes on top
 ROUND_LIMIT = 120  # seconds from start to end
-SIDE_BY_SIDE = 4 * os.cpu_count()  # rounds; they mostly sleep
-BEDS = 3
+SIDE_BY_SIDE = 6 * os.cpu_count()  # rounds; they mostly sleep
+BEDS = 4
 
 KINDS = ["all_reduce", "all_reduce_group", "all_reduce_tree", "reduce", "all_gather",
          "reduce_scatter", "gather", "scatter", "all_to_all", "ragged", "broadcast", "send_recv",
@@ -240,8 +240,11 @@ class Drill:
     def result(self, rank):
         """What a rank that has ended left; None: it has not."""
         code, said = text_of(self.code_file(rank)), text_of(self.folder / f"rank-{rank}")
-        if self.what.fault == "leave" and rank == self.what.rank:
-            code = said and said.split("\n")[0]  # stays in MPI_Finalize
+        stays = self.what.fault == "leave" and rank == self.what.rank  # in MPI_Finalize
+        # Slurm, which waits for a second, may come before a rank that has said why has ended.
+        killed = self.what.base == "srun" and self.process.poll() is not None and not code
+        if stays or killed:
+            code = said and said.split("\n")[0]
         if not code or not code.strip():
             return None
         demand(said, "rank", rank, "ended with", code.strip(), "and left no word")
@@ -454,7 +457,7 @@ class Table:
     def print(self):
         faults = sorted({one.fault for one in self.rounds})
         print(f"\nrounds, by call and fault\n{'':18}" + "".join(f"{f:>7}" for f in faults))
-        for kind in KINDS:
+        for kind in [kind for kind in KINDS if any(one.kind == kind for one in self.rounds)]:
             row = [sum(one.kind == kind and one.fault == f for one in self.rounds) for f in faults]
             print(f"{kind:18}" + "".join(f"{n or '-':>7}" for n in row))
         for carrier in sorted({one.carrier for one in self.rounds}):
