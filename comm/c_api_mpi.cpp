@@ -8,3 +8,7 @@ peal_status peal_comm_create(MPI_Comm ranks, const peal_comm_options* options, p
     *out = handle_of(peal::make_communicator(ranks, host_options(options)));
   });
 }
+
+void peal_exit_process(int code) {
+  peal::MpiSession::exit_process(code);
+}

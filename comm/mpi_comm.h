@@ -25,6 +25,12 @@ namespace peal {
 // the same order over all their groups, and one warning says so. Below MPI_THREAD_SERIALIZED all
 // calls must come from the thread that called MPI_Init.
 //
+// When a call has failed, the program prints what the Error says, destroys its communicators or
+// does not, and ends by MpiSession::exit_process(exit_code(error.kind())), in C
+// peal_exit_process(status), whoever called MPI_Init: MPI_Finalize waits for ranks that may be
+// gone, and MPI_Abort ends the others before they have said why. An error of its own it tells them
+// first, by abort().
+//
 // Throws Error(input) when MPI is not initialised or is finalised, or `ranks` is MPI_COMM_NULL or
 // an inter-communicator; Error(peer) when MPI fails; Error(numeric), on every rank, that names the
 // rank whose Peal or MPI library is of another version.
@@ -37,6 +43,9 @@ extern "C" {
 
 /* The same for C; `options` may be NULL. On success *out is to be freed by peal_comm_free. */
 peal_status peal_comm_create(MPI_Comm ranks, const peal_comm_options* options, peal_comm** out);
+
+/* MpiSession::exit_process for C; does not return. */
+void peal_exit_process(int code);
 
 #ifdef __cplusplus
 }

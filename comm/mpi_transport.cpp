@@ -22,6 +22,7 @@ constexpr std::size_t kPairBytes = std::size_t{64} << 20;  // of one message; MP
 // Seconds that a wait keeps its core before it naps: ranks in a short call wake at once.
 constexpr double kBusyShort = 0.2e-3, kBusyLong = 0;
 constexpr std::size_t kLongBytes = std::size_t{64} << 10;
+constexpr double kLook = 20e-3;  // seconds between looks at the processes of this host
 constexpr int kNoticeTag = 0, kHelloTag = 1, kPairTag = 2, kDataTag = 8;  // and one for each lane
 constexpr int kTagsOfGroup = kDataTag + Messages::kLanes;
 
@@ -30,7 +31,8 @@ void check(int status, std::string_view what) {
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(status, text, &length);
-  throw Error(ErrorKind::peer, std::string(what), std::string(text, static_cast<std::size_t>(length)));
+  throw Error(ErrorKind::peer, std::string(what),
+              std::string(text, static_cast<std::size_t>(length)));
 }
 
 std::size_t at(int index) {
@@ -132,6 +134,11 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   void say_long(const Call& call, bool long_since);
   bool failed();
   [[noreturn]] void fail_late(const Call& call);
+  [[noreturn]] void fail(const Cause& mine) { abort(mine), throw_cause(cause_); }
+  [[noreturn]] void fail_peer(const std::string& message) {
+    fail(make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(), message));
+  }
+  bool look_for_gone(const Call& call, bool seen);
   std::string late_ranks() const;
   bool waits_in_call_before(int rank) const {
     return sequence_ > 1 && waiting_in_[at(rank)] == sequence_ - 1;
@@ -270,7 +277,8 @@ void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag, 
 
 void MpiTransport::wait_for_any(const Call& call) {
   Patience patience(watch_);
-  double nap = 20e-6;
+  double nap = 20e-6, next_look = kLook;
+  bool gone = false;
   const double longest = std::clamp(between_ends_ / 4, 50e-6, 200e-6);  // the core is backward's
   while (!poll()) {
     if (!patience.exhausted()) continue;
@@ -281,6 +289,10 @@ void MpiTransport::wait_for_any(const Call& call) {
       throw_cause(cause_);
     }
     if (late) fail_late(call);
+    if (host_ && patience.seconds() >= next_look) {
+      gone = look_for_gone(call, gone);
+      next_look = patience.seconds() + kLook;
+    }
     if (patience.seconds() < busy_seconds_) {
       ::sched_yield();
       continue;
@@ -443,10 +455,16 @@ void MpiTransport::fail_late(const Call& call) {
                            : call.is_pair()
                                ? cat(watch_.names[at(call.record.parameter)], " has not answered")
                                : late_ranks();
-  const Cause cause = make_cause(rank_, exit_code(ErrorKind::peer), watch_.place(),
-                                 late_message(watch_, call.record, late));
-  abort(cause);
-  throw_cause(cause_);
+  fail_peer(late_message(watch_, call.record, late));
+}
+
+// Whether a process of this host has ended: the others would learn it from the deadline only, and
+// Slurm ends all ranks a second after one. What it said last comes before it is `seen` again.
+bool MpiTransport::look_for_gone(const Call& call, bool seen) {
+  if (const Cause* cause = host_->shared.failure()) throw_cause(*cause);
+  const int gone = host_->shared.gone();
+  if (gone < 0 || !seen) return gone >= 0;
+  fail_peer(cat(host_->watch.names[at(gone)], " is gone, waited for in ", short_name(call.record)));
 }
 
 // A rank that waits in this call said so. The others are not in it, but all have been in the call
@@ -508,8 +526,8 @@ void MpiTransport::hello(const Call& call, bool small) {
     std::swap(mine.low, mine.high);
     std::swap(mine.low_rank, mine.high_rank);
   }
-  throw_mismatch(watch_.names[static_cast<std::size_t>(mine.low_rank)], mine.low,
-                 watch_.names[static_cast<std::size_t>(mine.high_rank)], mine.high);
+  throw_mismatch(watch_.names[at(mine.low_rank)], mine.low, watch_.names[at(mine.high_rank)],
+                 mine.high);
 }
 
 // What any two ranks say of each other in a ragged all_to_all: 1 step of n - 1 numbers, and another
@@ -531,8 +549,7 @@ void MpiTransport::compare_counts(const Call& call) {
     if (sent == expected) continue;
     CallRecord record = call.record;
     record.sequence = sequence_;
-    abort(count_mismatch(watch_, record, {from, rank_}, sent, expected));
-    throw_cause(cause_);
+    fail(count_mismatch(watch_, record, {from, rank_}, sent, expected));
   }
   hello(call);
 }
@@ -545,10 +562,7 @@ void MpiTransport::run_pair(const Call& call) {
   send(reinterpret_cast<const std::byte*>(&pair_out_), sizeof pair_out_, peer, kPairTag, lane_);
   receive(reinterpret_cast<std::byte*>(&pair_in_), sizeof pair_in_, peer, kPairTag, lane_);
   finish(call, lane_);
-  if (!matches(pair_out_, pair_in_)) {
-    abort(pair_mismatch(watch_, pair_out_, pair_in_));
-    throw_cause(cause_);
-  }
+  if (!matches(pair_out_, pair_in_)) fail(pair_mismatch(watch_, pair_out_, pair_in_));
   if (call.only_meets) return;
   const std::size_t bytes = call.count() * call.element_size();
   if (bytes >= kLongBytes) busy_seconds_ = kBusyLong;

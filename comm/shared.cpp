@@ -192,6 +192,13 @@ bool SharedTransport::has_left(int rank) {
   return now - left_since_ > kLastWords;
 }
 
+int SharedTransport::gone() const {
+  for (int r = 0; r < ranks_; ++r) {
+    if (!space_->alive(r) && !space_->state(r).left.load(std::memory_order_acquire)) return r;
+  }
+  return -1;
+}
+
 void SharedTransport::post_record(const Call& call) {
   RankState& mine = space_->state(rank_);
   CallRecord& record = mine.records[sequence_ % 2].call;

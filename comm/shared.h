@@ -152,6 +152,8 @@ class SharedTransport final : public Transport {
   void run(const Call& call) override;
   void abort(const Cause& cause) override;
   const Cause* failure() override;
+  // A rank whose process has ended before it destroyed its communicator; -1: none.
+  int gone() const;
   void wait_elsewhere(bool long_since) override;
   std::string_view way(const Call& call) override {
     return name_of(is_small(call) ? Way::mail : Way::slices);

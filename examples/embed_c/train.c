@@ -50,7 +50,7 @@ static int learn(const float* weights, const float* teacher, uint64_t record, fl
 static void check(peal_status status) {
   if (status == PEAL_OK) return;
   fprintf(stderr, "%s\n", peal_last_error());
-  MPI_Abort(MPI_COMM_WORLD, status);
+  peal_exit_process(status);
 }
 #endif
 
