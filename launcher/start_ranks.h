@@ -28,6 +28,9 @@ std::vector<std::string> mpirun_command(const RankPlan& plan,
 std::vector<std::string> srun_command(const RankPlan& plan,
                                       const std::vector<std::string>& program);
 
+// What tells `peal train` to keep to its share of its host.
+std::vector<std::string> bind_words(const RankPlan& plan);
+
 // Of the Open MPI that lies beside this program, as in a bundle; else "mpirun", from PATH.
 std::string mpirun_path();
 
