@@ -299,6 +299,12 @@ PlaceOnHost place_on_host() {
   return place;
 }
 
+std::string why_not_held(int granted, int usable, int online) {
+  if (granted == 0 || granted >= usable || usable < online) return "";
+  return cat("Slurm gave ", granted, " of the ", usable, " CPUs of host ", host_name(),
+             " and does not hold the job to them");
+}
+
 std::string bind_this_rank(const std::string& bind) {
   if (bind == "none") return "not bound";
   const PlaceOnHost place = place_on_host();
@@ -306,13 +312,11 @@ std::string bind_this_rank(const std::string& bind) {
   if (!place.bound_by.empty()) {
     return cat("bound by ", place.bound_by, " to ", share_host("auto", 1, allowed).ranks[0].text);
   }
-  const auto usable = static_cast<int>(allowed.count());
-  if (place.granted > 0 && place.granted < usable) {
-    const std::string why = cat("Slurm gave ", place.granted, " of the ", usable, " CPUs of host ",
-                                host_name(), " and does not hold the job to them");
-    if (bind != "auto") fail_input("--bind " + bind, why, "; give --bind auto or none");
-    return "not bound: " + why;
-  }
+  const std::string why = why_not_held(place.granted, static_cast<int>(allowed.count()),
+                                       static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)));
+  if (!why.empty() && bind != "auto")
+    fail_input("--bind " + bind, why, "; give --bind auto or none");
+  if (!why.empty()) return "not bound: " + why;
   const HostBinding host = share_host(bind, place.ranks, allowed);
   const RankBinding& mine = host.ranks[static_cast<std::size_t>(place.rank)];
   if (!host.this_machine) return "not bound, as if on another machine: " + describe(mine);

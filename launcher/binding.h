@@ -39,6 +39,10 @@ struct PlaceOnHost {
 };
 PlaceOnHost place_on_host();
 
+// Of `online` processors of a host this process may use `usable`, and Slurm gave the job `granted`:
+// says so where nobody knows which those are, else nothing.
+std::string why_not_held(int granted, int usable, int online);
+
 // Binds this process as its place says, and says what it keeps to. Before it starts MPI or a
 // thread: those inherit. Who was bound already stays so, and "auto" binds nothing where Slurm gave
 // a part of the host without holding the job to it. Throws Error(input) as share_host does. The

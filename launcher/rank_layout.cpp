@@ -8,6 +8,8 @@
 #include <fstream>
 #include <string>
 
+#include "launcher/binding.h"
+
 namespace peal {
 namespace {
 
@@ -49,7 +51,7 @@ std::vector<int> numbers(Communicator& comm, Name mine) {
 
 }  // namespace
 
-int share_of_cpus(std::span<const CpuSet> allowed, std::size_t rank, double quota) {
+int share_of_cpus(std::span<const CpuSet> allowed, std::size_t rank, double limit) {
   double share = 0;
   for (std::size_t cpu = 0; cpu < allowed[rank].size(); ++cpu) {
     if (!allowed[rank].test(cpu)) continue;
@@ -57,7 +59,7 @@ int share_of_cpus(std::span<const CpuSet> allowed, std::size_t rank, double quot
                        std::count_if(allowed.begin(), allowed.end(),
                                      [&](const CpuSet& other) { return other.test(cpu); }));
   }
-  if (quota > 0) share = std::min(share, quota / static_cast<double>(allowed.size()));
+  if (limit > 0) share = std::min(share, limit / static_cast<double>(allowed.size()));
   return std::max(1, static_cast<int>(share + 1e-6));
 }
 
@@ -77,7 +79,10 @@ int cpus_of_rank(Communicator& comm) {
     if (r == me) place = here.size();
     here.push_back(all[r]);
   }
-  return share_of_cpus(here, place, cpu_quota());
+  double limit = cpu_quota();
+  const int granted = place_on_host().granted;
+  if (granted > 0 && (limit == 0 || granted < limit)) limit = granted;
+  return share_of_cpus(here, place, limit);
 }
 
 RankLayout find_hosts(Communicator& comm) {

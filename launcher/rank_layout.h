@@ -17,11 +17,12 @@ struct RankLayout {
 };
 
 // How many processors this rank has for itself: of those that it may use, one that n ranks of its
-// host may use counts 1/n; at least 1, and no more than its share of what the control group allows.
+// host may use counts 1/n; at least 1, and no more than its share of what the control group allows
+// and Slurm gave.
 // Collective.
 int cpus_of_rank(Communicator& comm);
-// `allowed`: of the ranks of a host; `quota`: of all of them together, 0 for no limit.
-int share_of_cpus(std::span<const CpuSet> allowed, std::size_t rank, double quota);
+// `allowed`: of the ranks of a host; `limit`: of all of them together, 0 for none.
+int share_of_cpus(std::span<const CpuSet> allowed, std::size_t rank, double limit);
 
 // Hosts are told apart by their names, machines by what their kernel drew at its start. Collective.
 RankLayout find_hosts(Communicator& comm);

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -17,6 +19,18 @@ using Words = std::vector<std::string>;
 
 void append(Words& words, std::initializer_list<std::string> more) {
   words.insert(words.end(), more);
+}
+
+// mpirun writes the folder that it lies in into a command line for other hosts' shells as it is.
+void check_folder_of(const std::string& mpirun) {
+  const std::string folder = std::filesystem::path(mpirun).parent_path();
+  const bool plain = std::all_of(folder.begin(), folder.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || std::strchr("/._-+@%,:=", c) != nullptr;
+  });
+  if (!plain) {
+    fail_input("--hosts", "Open MPI starts nothing on other hosts from '", folder,
+               "'; move the bundle to a folder whose name needs no quotes in a shell");
+  }
 }
 
 int slots_of(const std::vector<HostSlots>& hosts) {
@@ -35,7 +49,10 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
                host_list(plan.hosts));
   }
   Words words = {mpirun_path(), "-np", std::to_string(ranks)};
-  if (!plan.hosts.empty()) append(words, {"--host", host_list(plan.hosts)});
+  if (!plan.hosts.empty()) {
+    check_folder_of(words[0]);
+    append(words, {"--host", host_list(plan.hosts)});
+  }
   // mpirun would count cores and refuse more ranks, where hyperthreads or sharing may be meant.
   if (plan.hosts.empty() && !in_slurm()) words.push_back("--oversubscribe");
   // It gives all ranks as many cores each, on large hosts and small: ranks bind themselves.

@@ -22,7 +22,8 @@ struct RankPlan {
 };
 
 // `program`: what each rank is, with its arguments. With hosts, mpirun_command throws Error(input)
-// when the ranks are more than the slots; without, ranks must be > 0.
+// when the ranks are more than the slots, and when mpirun lies in a folder whose name needs quotes;
+// without, ranks must be > 0.
 std::vector<std::string> mpirun_command(const RankPlan& plan,
                                         const std::vector<std::string>& program);
 std::vector<std::string> srun_command(const RankPlan& plan,

@@ -205,13 +205,14 @@ TEST(Binding, WhoIsBoundAlreadyStaysSo) {
 }
 
 TEST(Binding, APartOfAHostThatSlurmDoesNotHoldTheJobTo) {
-  const CpuSet before = allowed_cpus();
-  ASSERT_GE(before.count(), 2u) << "needs two processors";
-  const Environment environment(std::vector<Environment::Variable>{
-      {"SLURM_JOB_ID", "7"}, {"SLURM_STEP_TASKS_PER_NODE", "1"}, {"SLURM_CPUS_ON_NODE", "1"}});
-  EXPECT_THAT(bind_this_rank("auto"), HasSubstr("not bound: Slurm gave 1 of the "));
-  EXPECT_THAT(error_of([] { bind_this_rank("core"); }), HasSubstr("--bind core: Slurm gave 1 of"));
-  EXPECT_EQ(allowed_cpus(), before);
+  EXPECT_THAT(why_not_held(/*granted=*/4, /*usable=*/64, /*online=*/64),
+              testing::MatchesRegex("Slurm gave 4 of the 64 CPUs of host .* and does not hold the "
+                                    "job to them"));
+  EXPECT_EQ(why_not_held(64, 64, 64), "");
+  EXPECT_EQ(why_not_held(8, 2, 2), "");   // a host that Slurm believes to be larger
+  EXPECT_EQ(why_not_held(4, 4, 64), "");  // held to them
+  EXPECT_EQ(why_not_held(4, 8, 64), "");  // held to four cores of two threads
+  EXPECT_EQ(why_not_held(0, 64, 64), "");
 }
 
 TEST(Binding, SharesOfProcessors) {
