@@ -64,7 +64,9 @@ std::string with_task(std::string word) {
 std::string start_ranks(const BatchJob& job) {
   RankPlan plan = job.plan;
   plan.environment.clear();  // exported above
-  std::string line = command_line(srun_command(plan, {own_path(), "train", job.job_file.string()}));
+  std::vector<std::string> train = {own_path(), "train", job.job_file.string()};
+  for (const std::string& word : bind_words(plan)) train.push_back(word);
+  std::string line = command_line(srun_command(plan, train));
   if (!job.array.empty()) {
     line += " --set run.directory=\"$run\"";
     for (const std::string& assignment : job.set) line += " --set " + with_task(assignment);

@@ -1,7 +1,5 @@
 #include "launcher/lanes.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -61,17 +59,8 @@ void Lanes::run(const std::function<void(int)>& work) {
   }
 }
 
-int lane_count(int asked, int local_ranks, int virtual_ranks_here) {
-  int lanes = asked;
-  if (lanes == 0) {
-    cpu_set_t cores;
-    CPU_ZERO(&cores);
-    const int mine = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
-    const int all = static_cast<int>(std::thread::hardware_concurrency());
-    // A rank that may use every core shares them with its neighbours.
-    lanes = mine >= all ? mine / std::max(1, local_ranks) : mine;
-  }
-  return std::clamp(lanes, 1, std::max(1, virtual_ranks_here));
+int lane_count(int asked, int cpus, int virtual_ranks_here) {
+  return std::clamp(asked > 0 ? asked : cpus, 1, std::max(1, virtual_ranks_here));
 }
 
 }  // namespace peal

@@ -37,8 +37,7 @@ class Lanes {
   std::vector<std::thread> threads_;
 };
 
-// Virtual ranks that this process should run at a time: `asked`, or when 0 the cores it may use,
-// divided among the host's ranks when they are not bound to cores of their own.
-int lane_count(int asked, int local_ranks, int virtual_ranks_here);
+// Virtual ranks that this process should run at a time: `asked`, or when 0 one for each of `cpus`.
+int lane_count(int asked, int cpus, int virtual_ranks_here);
 
 }  // namespace peal

@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/config/job.h"
+#include "launcher/binding.h"
 #include "launcher/cli.h"
 #include "launcher/elastic.h"
 #include "launcher/program.h"
@@ -35,6 +36,7 @@ std::vector<std::string> train_command(const Arguments& arguments) {
     train.insert(train.end(), {"--set", assignment});
   }
   if (arguments.fresh) train.push_back("--fresh");
+  for (const std::string& word : bind_words(arguments.plan)) train.push_back(word);
   const TimelineArguments& timeline = arguments.timeline;
   if (!timeline.file.empty()) train.insert(train.end(), {"--timeline", timeline.file});
   if (!timeline.steps.empty()) {
@@ -134,6 +136,16 @@ int launch_with_supervisor(Arguments& arguments, const JobSpec& job) {
   return 0;
 }
 
+// What ranks on this host will keep to; throws where they would not fit. What other hosts have is
+// known there only.
+std::vector<std::string> bindings_here(const RankPlan& plan) {
+  std::vector<std::string> lines;
+  for (const RankBinding& rank : share_host(plan.bind, plan.ranks, allowed_cpus()).ranks) {
+    lines.push_back(cat("# rank ", lines.size(), ": ", describe(rank)));
+  }
+  return lines;
+}
+
 int launch(Arguments& arguments) {
   const JobSpec job = read_job(arguments.job);  // a bad job is told once, before ranks start
   check_environment(arguments.plan.environment);
@@ -141,8 +153,12 @@ int launch(Arguments& arguments) {
   if (!arguments.elastic.range.empty()) return launch_with_supervisor(arguments, job);
   const bool srun = use_srun(arguments);
   const std::vector<std::string> words = srun ? with_srun(arguments) : with_mpirun(arguments);
+  const bool all_here = !srun && arguments.plan.hosts.empty() && !in_slurm();
+  std::vector<std::string> lines;
+  if (all_here) lines = bindings_here(arguments.plan);
   if (arguments.dry_run) {
-    std::puts(command_line(words).c_str());
+    lines.insert(lines.begin(), command_line(words));
+    for (const std::string& line : lines) std::puts(line.c_str());
     return 0;
   }
   check_hosts(arguments.plan.hosts, own_path());
@@ -199,8 +215,10 @@ void add_elastic_arguments(CLI::App& command, ElasticOptions& options) {
 
 void add_rank_arguments(CLI::App& command, RankPlan& plan) {
   command
-      .add_option("--bind", plan.bind,
-                  "what a rank keeps to; auto: a core each where that is known to fit")
+      .add_option(
+          "--bind", plan.bind,
+          "what a rank keeps to; auto: its share of its host's cores, near its GPU; its log "
+          "says which")
       ->check(CLI::IsMember({"auto", "core", "socket", "numa", "none"}))
       ->capture_default_str();
   command.add_option("--interface", plan.interface,

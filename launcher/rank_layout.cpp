@@ -8,6 +8,8 @@
 #include <fstream>
 #include <string>
 
+#include "launcher/binding.h"
+
 namespace peal {
 namespace {
 
@@ -48,6 +50,40 @@ std::vector<int> numbers(Communicator& comm, Name mine) {
 }
 
 }  // namespace
+
+int share_of_cpus(std::span<const CpuSet> allowed, std::size_t rank, double limit) {
+  double share = 0;
+  for (std::size_t cpu = 0; cpu < allowed[rank].size(); ++cpu) {
+    if (!allowed[rank].test(cpu)) continue;
+    share += 1.0 / static_cast<double>(
+                       std::count_if(allowed.begin(), allowed.end(),
+                                     [&](const CpuSet& other) { return other.test(cpu); }));
+  }
+  if (limit > 0) share = std::min(share, limit / static_cast<double>(allowed.size()));
+  return std::max(1, static_cast<int>(share + 1e-6));
+}
+
+int cpus_of_rank(Communicator& comm) {
+  const auto n = static_cast<std::size_t>(comm.world_size());
+  CpuSet mine = allowed_cpus();
+  std::vector<CpuSet> all(n), here;
+  Stream s;
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof mine);
+  comm.wait(s, comm.all_gather(s, "processors", {&mine, {kBytes}, DType::u8},
+                               {all.data(), {static_cast<std::int64_t>(n) * kBytes}, DType::u8}));
+  const std::vector<int> hosts = numbers(comm, name_of_host());
+  const auto me = static_cast<std::size_t>(comm.rank());
+  std::size_t place = 0;
+  for (std::size_t r = 0; r < n; ++r) {
+    if (hosts[r] != hosts[me]) continue;
+    if (r == me) place = here.size();
+    here.push_back(all[r]);
+  }
+  double limit = cpu_quota();
+  const int granted = place_on_host().granted;
+  if (granted > 0 && (limit == 0 || granted < limit)) limit = granted;
+  return share_of_cpus(here, place, limit);
+}
 
 RankLayout find_hosts(Communicator& comm) {
   RankLayout layout{numbers(comm, name_of_host()), numbers(comm, name_of_kernel()), {}};

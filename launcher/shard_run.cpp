@@ -10,6 +10,7 @@
 #include "core/config/job.h"
 #include "launcher/job_setup.h"
 #include "launcher/progress.h"
+#include "launcher/shard_lock.h"
 #include "launcher/shard_record.h"
 #include "launcher/shared_work.h"
 #include "launcher/train.h"
@@ -23,6 +24,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* kClassesFile = "classes.txt";
 constexpr const char* kSkippedFile = "skipped.txt";
+constexpr double kWaitForLock = 20;  // seconds: a run that was just killed may hold it for a moment
 
 struct Range {
   std::int64_t begin, end;
@@ -153,8 +155,9 @@ class Sharding {
   // Whether there is a record of the same sharding; it then says what was skipped.
   bool share_record() {
     std::string text;
+    together(comm_, [&] { make_folders(run_.out); });
+    lock_ = std::make_unique<ShardLock>(run_.out, comm_, kWaitForLock);
     together(comm_, [&] {
-      make_folders(run_.out);
       if (!first_rank()) return;
       const std::string where = shard_record_path(run_.out).string();
       if (run_.fresh) {
@@ -266,6 +269,7 @@ class Sharding {
 
   const ShardRun& run_;
   Communicator& comm_;
+  std::unique_ptr<ShardLock> lock_;
   std::unique_ptr<RecordSource> source_;
   ShardRecord record_;
   std::unique_ptr<ShardPlan> plan_;

@@ -28,7 +28,8 @@ struct ShardResult {
 
 // Collective. Shards that are there whole, of the same source and settings, are kept; each rank
 // writes a share of the others; rank 0 writes the manifest last. The bytes do not depend on the
-// number of ranks or on how often the work was stopped. Throws Error on every rank alike.
+// number of ranks or on how often the work was stopped. Throws Error on every rank alike, also when
+// another run is at work in the folder.
 ShardResult make_shards(const ShardRun& run, Communicator& comm);
 
 // Collective: each rank reads a share. Returns the number of records; nothing when stopped.

@@ -4,10 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <map>
-#include <thread>
 
 #include "core/base/error.h"
 
@@ -20,18 +21,15 @@ void append(Words& words, std::initializer_list<std::string> more) {
   words.insert(words.end(), more);
 }
 
-// Alone on this host, ranks take a core each while there is one for each. How many cores others
-// have is not known here: their ranks share all.
-void bind_for_mpirun(const RankPlan& plan, int ranks, Words& words) {
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  const bool fits = plan.hosts.empty() && ranks <= cores;
-  if (plan.hosts.empty() && !fits) words.push_back("--oversubscribe");
-  if (plan.bind != "auto") {
-    append(words, {"--bind-to", plan.bind});
-  } else if (fits) {
-    append(words, {"--bind-to", "core"});
-  } else {
-    append(words, {"--bind-to", "none"});
+// mpirun writes the folder that it lies in into a command line for other hosts' shells as it is.
+void check_folder_of(const std::string& mpirun) {
+  const std::string folder = std::filesystem::path(mpirun).parent_path();
+  const bool plain = std::all_of(folder.begin(), folder.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || std::strchr("/._-+@%,:=", c) != nullptr;
+  });
+  if (!plain) {
+    fail_input("--hosts", "Open MPI starts nothing on other hosts from '", folder,
+               "'; move the bundle to a folder whose name needs no quotes in a shell");
   }
 }
 
@@ -51,8 +49,14 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
                host_list(plan.hosts));
   }
   Words words = {mpirun_path(), "-np", std::to_string(ranks)};
-  if (!plan.hosts.empty()) append(words, {"--host", host_list(plan.hosts)});
-  bind_for_mpirun(plan, ranks, words);
+  if (!plan.hosts.empty()) {
+    check_folder_of(words[0]);
+    append(words, {"--host", host_list(plan.hosts)});
+  }
+  // mpirun would count cores and refuse more ranks, where hyperthreads or sharing may be meant.
+  if (plan.hosts.empty() && !in_slurm()) words.push_back("--oversubscribe");
+  // It gives all ranks as many cores each, on large hosts and small: ranks bind themselves.
+  append(words, {"--bind-to", "none"});
   if (geteuid() == 0) words.push_back("--allow-run-as-root");
   if (!plan.interface.empty()) {
     append(words, {"--mca", "oob_tcp_if_include", plan.interface});
@@ -84,10 +88,17 @@ Words srun_command(const RankPlan& plan, const Words& program) {
   if (plan.ranks > 0) words.push_back(cat("--ntasks=", plan.ranks));
   if (plan.ranks_per_host > 0) words.push_back(cat("--ntasks-per-node=", plan.ranks_per_host));
   if (plan.cores_per_rank > 0) words.push_back(cat("--cpus-per-task=", plan.cores_per_rank));
+  // Where Slurm binds ranks, it alone knows which cores of a host are the job's; where its plugins
+  // do not, ranks bind themselves.
   if (plan.bind != "auto") words.push_back("--cpu-bind=" + kBind.at(plan.bind));
   words.insert(words.end(), plan.more.begin(), plan.more.end());
   words.insert(words.end(), program.begin(), program.end());
   return words;
+}
+
+Words bind_words(const RankPlan& plan) {
+  if (plan.bind == "none") return {};
+  return {"--bind", plan.bind};
 }
 
 std::string mpirun_path() {

@@ -22,11 +22,15 @@ struct RankPlan {
 };
 
 // `program`: what each rank is, with its arguments. With hosts, mpirun_command throws Error(input)
-// when the ranks are more than the slots; without, ranks must be > 0.
+// when the ranks are more than the slots, and when mpirun lies in a folder whose name needs quotes;
+// without, ranks must be > 0.
 std::vector<std::string> mpirun_command(const RankPlan& plan,
                                         const std::vector<std::string>& program);
 std::vector<std::string> srun_command(const RankPlan& plan,
                                       const std::vector<std::string>& program);
+
+// What tells `peal train` to keep to its share of its host.
+std::vector<std::string> bind_words(const RankPlan& plan);
 
 // Of the Open MPI that lies beside this program, as in a bundle; else "mpirun", from PATH.
 std::string mpirun_path();

@@ -320,6 +320,10 @@ void Run::announce() {
   std::int64_t values = 0;
   for (const ArenaEntry& entry : trainer_->table().parameters) values += entry.shape.numel();
   log::info(cat("effective job:\n", effective_job(job_)));
+  if (!options_.binding.empty()) {
+    log::info(
+        cat("binding: ", options_.binding, "; ", trainer_->lanes(), " virtual ranks at a time"));
+  }
   const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
   progress_.say(cat("peal ", build(), ": ", comm_.world_size(), " rank",
                     comm_.world_size() == 1 ? "" : "s", " (", comm_.backend(), "), ",

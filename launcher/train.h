@@ -12,6 +12,7 @@ namespace peal {
 struct TrainOptions {
   bool fresh = false;     // forget what the run directory holds
   bool terminal = false;  // standard output is one
+  std::string binding;    // what this rank keeps to, for its log
   std::string timeline;   // file to write; empty: none
   TimelineSteps timeline_steps = {};
 };

@@ -6,6 +6,7 @@
 #include "core/kernels/kernels.h"
 #include "launcher/job_setup.h"
 #include "launcher/power_sgd.h"
+#include "launcher/rank_layout.h"
 #include "launcher/train.h"
 
 namespace peal {
@@ -87,7 +88,7 @@ void Trainer::make_plans() {
   add_stop_slot(graph);
   table_ = make_parameter_table(graph);
   const int lanes =
-      lane_count(job_.parallel().threads(), comm_.local_size(), block_.end - block_.begin);
+      lane_count(job_.parallel().threads(), cpus_of_rank(comm_), block_.end - block_.begin);
   for (int lane = 0; lane < lanes; ++lane) {
     plans_.emplace_back(graph, table_, kCpu, /*training=*/true);
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}});

@@ -26,7 +26,8 @@ class Launch(PealTest):
     def test_binding_interface_and_environment(self):
         said = self.dry("-n", 2, "--bind", "numa", "--interface", "lo", "--env", "COLOUR=deep blue",
                         "--env", "HOME")
-        self.assertIn("--bind-to numa ", said)
+        self.assertRegex(said, "--bind-to none .*peal train .* --bind numa\n")
+        self.assertNotIn("--bind ", self.dry("-n", 2, "--bind", "none").replace("--bind-to none", ""))
         self.assertIn("--mca btl_tcp_if_include lo ", said)
         self.assertIn("--mca oob_tcp_if_include lo ", said)
         self.assertIn("-x 'COLOUR=deep blue' -x HOME ", said)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -169,6 +170,24 @@ class Shard(PealTest):
             said = self.cut(self.slow_job(), out, ranks=2, count=300)
             self.assertIn(f"{done} of them there before", said)
             self.assertEqual(self.shards(out), self.shards("straight"))
+
+    def test_two_runs_in_one_folder(self):
+        self.cut(self.slow_job(), "straight", count=300)
+        first = self.start_and_wait(self.slow_job(), "both", 2, 20)
+        pids = kill_tree(first, signal.SIGSTOP)
+        try:
+            second = run(["shard", self.slow_job(), "--count", 300, "--out", self.folder / "both"], 2)
+            self.assertEqual(second.returncode, INPUT, second.stdout + second.stderr)
+            self.assertEqual(second.stderr.count("peal: "), 1, second.stderr)
+            named = re.search(r"another `peal shard` is at work in this folder: process (\d+) on host "
+                              r"(\S+), since ", second.stderr)
+            self.assertIn(int(named[1]), pids)
+            self.assertEqual(named[2], socket.gethostname())
+        finally:
+            kill_tree(first, signal.SIGCONT)
+        output, _ = first.communicate(timeout=120)
+        self.assertEqual(first.returncode, 0, output)
+        self.assertEqual(self.shards("both"), self.shards("straight"))
 
     def test_a_damaged_shard_is_written_again(self):
         self.cut(self.png_job(), "a")

@@ -1,6 +1,7 @@
 """Jobs under a real Slurm, on the hosts of cluster/testbed.sh: the Fashion-MNIST job ends with one
 hash however it is started, and after the time limit, preemption and scancel goes on to that hash."""
 import json
+import os
 import re
 import subprocess
 import time
@@ -114,6 +115,27 @@ class Slurm(BedTest):
         said = testbed("salloc", PEAL, "launch", "--hosts", "h1", *self.words())
         self.assertEqual(said.returncode, 2)
         self.assertIn("Slurm has chosen the hosts", said.stderr)
+
+    def test_ranks_keep_to_their_share(self):
+        """The plugins of this Slurm bind nothing, so the ranks do, where it gave the job all of a
+        host: it believes in 8 processors, and hosts have those of this machine."""
+        cores = os.cpu_count()
+        self.assertGreaterEqual(cores, 2)
+        part = r"binding: not bound: Slurm gave \d of the \d+ CPUs of host h\d and does not hold"
+        cases = [(1, 1, "auto", part + ".*; 1 virtual ranks at a time"),
+                 (2, min(cores, 8) // 2, "auto", "binding: CPU" if cores <= 8 else part)]
+        if cores <= 8:
+            cases.append((2, cores // 2, "core", r"binding: CPUs? [\d,-]+: 1 core of "))
+        for tasks, each, bind, told in cases:
+            name = f"{tasks}-{bind}"
+            said = testbed("salloc", "--nodes", 2, "--ntasks-per-node", tasks, "--cpus-per-task", each,
+                           PEAL, "launch", "--bind", bind, *self.words(name), "--set",
+                           "train.max_steps=1")
+            self.assertEqual(said.returncode, 0, said.stdout + said.stderr)
+            logs = sorted((self.folder / name / "logs").glob("rank-*.log"))
+            self.assertEqual(len(logs), 2 * tasks)
+            for log in logs:
+                self.assertRegex(log.read_text(), told)
 
     def test_tasks_that_do_not_find_one_another(self):
         said = testbed("srun", "--mpi=none", "--ntasks", 2, PEAL, "train", *self.words())
