@@ -1,10 +1,12 @@
 #include "launcher/host_link.h"
 
+#include <cstdlib>
 #include <utility>
 
 #include "core/base/text.h"
 #include "launcher/host_agent.h"
 #include "launcher/hosts.h"
+#include "launcher/rank_line.h"
 
 namespace peal {
 namespace {
@@ -50,8 +52,10 @@ void HostLink::hear(const std::string& line) {
   heard_ = Clock::now();
   if (line == "ready") state_ = State::up;
   if (line == "ready" || line == ".") return;
-  if (line.starts_with("lost ")) {
-    lost_rank_ = true;
+  if (line == "lost") {
+    ends_.push_back(RankLines::kNoWord);
+  } else if (line.starts_with("lost ")) {
+    ends_.push_back(std::atoi(line.c_str() + 5));
   } else {
     answer_ = line;
   }
@@ -61,10 +65,6 @@ void HostLink::lose(std::string why) {
   state_ = State::gone;
   why_ = std::move(why);
   agent_.reset();
-}
-
-bool HostLink::take_lost_rank() {
-  return std::exchange(lost_rank_, false);
 }
 
 std::optional<std::string> HostLink::take_answer(const std::string& word) {

@@ -6,6 +6,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "launcher/program.h"
 
@@ -26,8 +28,9 @@ class HostLink {
   void say(const std::string& line) {
     if (agent_) agent_->write(line);
   }
-  // Once each: whether a rank has ended since; the answer that began with this word, without it.
-  bool take_lost_rank();
+  // Once each: how ranks have ended since (RankLines::take_ends); the answer that began with this
+  // word, without it.
+  std::vector<int> take_ends() { return std::exchange(ends_, {}); }
   std::optional<std::string> take_answer(const std::string& word);
 
  private:
@@ -38,7 +41,7 @@ class HostLink {
   double deadline_;
   State state_ = State::connecting;
   std::string why_, answer_;
-  bool lost_rank_ = false;
+  std::vector<int> ends_;
   Clock::time_point heard_ = Clock::now(), said_{};
 };
 

@@ -114,7 +114,7 @@ class Run {
   NewestState::Found found_;  // what this start goes on from, where that came from memory
   TimesExchange times_;
   double step_seconds_ = 0;  // of all steps so far
-  double computed_ = 0;      // seconds that all steps so far took to compute
+  double computed_ = 0;      // seconds that all steps so far took to compute, of a virtual rank
   int named_straggler_ = -1;
   std::vector<std::string> rank_hosts_;  // by rank
 
@@ -420,7 +420,7 @@ void Run::save_in_memory(std::int64_t step) {
 // compression's is a collective call.
 void Run::exchange_times(double step_seconds) {
   const StepTimes& times = trainer_->times();
-  const double computed = times.forward + times.backward;
+  const double computed = (times.forward + times.backward) / trainer_->parts_in_a_row();
   const bool fresh =
       times_.add(computed - std::exchange(computed_, computed), step_seconds, memory_->seconds());
   if (!fresh) return;
@@ -446,8 +446,7 @@ void Run::tell_straggler() {
   for (const RankTimes& rank : times_.all()) compute.push_back(rank.compute);
   status_->times(compute, slow);
   status_->memory_every(memory_->every());
-  if (slow.rank < 0 || slow.rank == named_straggler_) return;
-  named_straggler_ = slow.rank;
+  if (std::exchange(named_straggler_, slow.rank) == slow.rank || slow.rank < 0) return;
   char factor[32];
   std::snprintf(factor, sizeof factor, "%.1f", slow.factor);
   log::warn(cat("straggler: rank ", slow.rank, " on host ", slow.host, " takes ", factor,
