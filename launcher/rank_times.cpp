@@ -6,9 +6,9 @@
 namespace peal {
 namespace {
 
-constexpr double kSlow = 1.5;
-constexpr double kSpan = 0.5;  // seconds
+constexpr double kSpan = 0.25;  // seconds
 constexpr int kSpans = 3;
+constexpr double kSlow = 1.5;
 
 double mean_without_longest(std::span<const double> values) {
   double sum = 0, longest = 0;

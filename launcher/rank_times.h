@@ -29,13 +29,13 @@ struct Straggler {
 std::optional<Straggler> find_straggler(std::span<const double> compute);
 
 // Who is slow, and not only unlucky for a moment: the same rank in three spans of time, one after
-// the other. A span is half a second, or a window of steps where that is longer; a scheduler that
-// makes ranks wait for other programs has by then treated all of them alike. Nobody is named any
-// more after three spans in which it was not that rank.
+// the other; it is named until three spans in a row do not show it. A span is a quarter of a
+// second, or a window of steps where that is longer: in time, a scheduler makes all ranks alike
+// wait for other programs. Slow is 1.5 times the others' time, or more where times change much from
+// span to span by themselves.
 class StragglerRule {
  public:
-  // A window of so many steps.
-  void add(std::span<const RankTimes> ranks, std::size_t steps);
+  void add(std::span<const RankTimes> ranks, std::size_t steps);  // a window of so many steps
   const std::optional<Straggler>& straggler() const { return named_; }
 
  private:
