@@ -69,6 +69,14 @@ def kill(pids, number=signal.SIGKILL):
             pass
 
 
+def is_stopped(pid):
+    """By SIGSTOP; or it has ended."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "TZ"
+    except OSError:
+        return True
+
+
 def states():
     return {path.name for path in SHM.glob("peal-state-*")}
 

@@ -8,7 +8,7 @@ import signal
 import time
 import unittest
 
-from elastic import ElasticTest, Launched, MemoryFile, kill, ranks_of, states
+from elastic import ElasticTest, Launched, MemoryFile, is_stopped, kill, ranks_of, states
 from peal_cli import PEAL, kill_tree, run, start
 
 LONG = {"limit": 4000, "epochs": 2000,
@@ -80,22 +80,37 @@ class Elastic(ElasticTest):
         self.check_end(job, self.run_folder, self.stop(launched))
 
     def killed(self, job):
-        """A run without a supervisor, killed with newer states in memory than on disk."""
+        """A run without a supervisor, killed with newer states in memory than on disk: both slots
+        whole, and the newest checkpoint finished."""
         arguments = ["train", job, "--set", "checkpoint.memory_every_steps=3", "--set",
                      "checkpoint.every_steps=40"]
         process = start(arguments, 2)
+        memory = None
 
         def between_checkpoints():
             try:
-                step = MemoryFile(self.run_folder).slots()[0][0]
+                step = memory.slots()[1][0]
             except (OSError, IndexError):
                 return False
-            return step > 40 and 8 <= step % 40 <= 20
+            disk = self.run_folder / f"checkpoints/step-{step // 40 * 40:09d}/manifest.pb"
+            return step > 40 and 5 <= step % 40 <= 20 and disk.exists()
 
-        self.wait_for(between_checkpoints)
+        # Looked at while they stand still, so that it is still so when they are killed.
+        def stopped_there():
+            ranks = ranks_of(job)
+            kill(ranks, signal.SIGSTOP)
+            self.wait_for(lambda: all(is_stopped(pid) for pid in ranks), what="for ranks to stop")
+            if between_checkpoints():
+                return True
+            kill(ranks, signal.SIGCONT)
+            return False
+
+        self.wait_for((self.run_folder / ".run").exists)
+        memory = MemoryFile(self.run_folder)
+        self.wait_for(lambda: between_checkpoints() and stopped_there())
         kill_tree(process)
         process.communicate()
-        return arguments, MemoryFile(self.run_folder)
+        return arguments, memory
 
     def test_damaged_memory_is_named_and_passed_over(self):
         job = self.job(**LONG)
