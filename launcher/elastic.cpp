@@ -122,6 +122,7 @@ class Supervisor {
   void end_ranks();
   void write_waiting(const std::string& why);
   int finish(int code, const std::string& state, const std::string& why);
+  int stop_without_ranks();
   void salvage();
 
   ElasticRun run_;
@@ -495,12 +496,18 @@ int Supervisor::finish(int code, const std::string& state, const std::string& wh
   return code;
 }
 
+int Supervisor::stop_without_ranks() {
+  const int code = finish(0, "stopped", "");
+  say("stopped while no ranks ran; the same command goes on from there");
+  return code;
+}
+
 int Supervisor::supervise() {
   take_lock();
   block_signals();
   while (true) {
     const bool enough = wait_for_hosts();
-    if (stops_asked_ > 0) return finish(0, "stopped", "");
+    if (stops_asked_ > 0) return stop_without_ranks();
     if (!enough) {
       return finish(3, "failed",
                     cat("no ", range_.least, " ranks found room within ", run_.options.wait, " s"));
@@ -532,7 +539,7 @@ int Supervisor::supervise() {
         break;
       case End::Kind::fault:
         if (recover(end)) break;
-        if (stops_asked_ > 0) return finish(0, "stopped", "");
+        if (stops_asked_ > 0) return stop_without_ranks();
         return finish(3, "failed", end.why);
     }
   }

@@ -69,6 +69,11 @@ def kill(pids, number=signal.SIGKILL):
             pass
 
 
+def children_of(pid):
+    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 def is_stopped(pid):
     """By SIGSTOP; or it has ended."""
     try:

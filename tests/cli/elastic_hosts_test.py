@@ -126,9 +126,8 @@ class Hosts(BedTest, ElasticTest):
             if kind == "cut a link" and number % 2 == 0:
                 time.sleep(10 - 3)
             self.mend(kind, host)
-            seconds, again = recovered[0]
-            print(f"{number + 1}. {kind}, {host}: training again {seconds} s after it was noticed, "
-                  f"{again} steps done again", flush=True)
+            seconds, _ = recovered[0]
+            print(f"{number + 1}. {kind}, {host}: {self.last_recovery(launched)}", flush=True)
             self.assertLess(seconds, LONGEST, launched.text())
         self.training_on(HOSTS, launched)
         went_on = re.findall(r"; (\d+) finished steps are done again, states were kept every (\d+)",
@@ -139,6 +138,9 @@ class Hosts(BedTest, ElasticTest):
         self.finish(launched)
         for host in HOSTS:
             self.assertEqual(self.memory_of(host), [])
+
+    def last_recovery(self, launched):
+        return re.findall(r"training again .*", launched.text())[-1]
 
     def finish(self, launched):
         kill(ranks_of(self.long_job, "launch"), signal.SIGINT)

@@ -8,7 +8,7 @@ import signal
 import time
 import unittest
 
-from elastic import ElasticTest, Launched, MemoryFile, is_stopped, kill, ranks_of, states
+from elastic import ElasticTest, Launched, MemoryFile, children_of, is_stopped, kill, ranks_of, states
 from peal_cli import PEAL, kill_tree, run, start
 
 LONG = {"limit": 4000, "epochs": 2000,
@@ -169,6 +169,40 @@ class Elastic(ElasticTest):
         self.assertIn("room for 2 of at least 3 ranks on localhost:2; waiting for hosts up to 2 s",
                       launched.text())
         self.assertIn("no 3 ranks found room within 2 s", launched.text())
+
+    def test_stopped_while_it_waits_for_hosts(self):
+        job = self.job(**LONG)
+        launched = self.launch(job, "--hosts", "localhost:2", "--elastic", "3:4", "--wait", 600)
+        self.wait_for(lambda: launched.count("waiting for hosts up to 600 s"), launched=launched)
+        agents = children_of(launched.process.pid)
+        self.assertEqual(len(agents), 1)
+        os.kill(launched.process.pid, signal.SIGINT)
+        self.assertEqual(launched.end(), 0, launched.text())
+        self.assertIn("stopped while no ranks ran", launched.text())
+        self.assertEqual(ranks_of(job, "launch") + ranks_of(job), [])
+        self.wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in agents))
+        self.assertEqual(states(), self.before)
+
+    def test_stopped_in_a_pause(self):
+        job = self.job(**LONG)
+        launched = self.launch(job, "-n", 2, "--elastic", "1:2", "--set",
+                               "checkpoint.every_steps=1000000")
+        self.wait_for_steps(launched)
+        while not launched.count("pausing 4 s"):
+            self.assertIsNone(launched.process.poll(), launched.text())
+            kill(ranks_of(job)[:1])
+            time.sleep(0.01)
+        os.kill(launched.process.pid, signal.SIGINT)
+        self.assertEqual(launched.end(), 0, launched.text())
+        self.assertIn("stopped while no ranks ran", launched.text())
+        # What only memory held has come to disk.
+        saved = int(re.search(r"step (\d+) went from the memory of localhost to disk",
+                              launched.text()).group(1))
+        self.assertGreater(saved, 0)
+        self.assertEqual(run(["status", self.run_folder, "--word"]).stdout.strip(), "stopped")
+        self.assertEqual(ranks_of(job), [])
+        self.assertEqual(states(), self.before)
+        self.check_end(job, self.run_folder, saved)
 
     def test_what_another_start_would_not_mend(self):
         launched = self.launch(self.job(), "-n", 2, "--elastic", "1:2", "--set",
