@@ -74,6 +74,11 @@ std::string prefix_of(const std::string& token) {
   return token.substr(0, token.find('-'));
 }
 
+// Wrong input, or numbers that went wrong: the same would come again.
+bool is_hopeless(int code) {
+  return code == 2 || code == 4;
+}
+
 // How a start ended.
 struct End {
   enum class Kind : std::uint8_t { finished, stopped, regroup, fault, hopeless } kind;
@@ -291,28 +296,27 @@ std::optional<End> Supervisor::look_at_program() {
   if (code == 0 && regroup_asked_) return End{End::Kind::regroup, 0, ""};
   if (code == 0) return End{End::Kind::stopped, 0, ""};
   const std::string said = ours && now->state == "failed" ? now->error : "";
-  const auto kind = code == 2 || code == 4 ? End::Kind::hopeless : End::Kind::fault;
+  const auto kind = is_hopeless(code) ? End::Kind::hopeless : End::Kind::fault;
   return End{kind, code, said.empty() ? cat("the ranks ended with exit code ", code) : said};
 }
 
 // What the ranks have told their agents comes before mpirun's end: that takes seconds.
 std::optional<End> Supervisor::look_at_ends() {
   if (!lost_rank_ || stops_told_ > 1) return std::nullopt;
-  const std::optional<std::string> at_fault = host_at_fault(ends_);
   int code = 0;
   for (const HostEnds& ends : ends_) {
     for (const int end : ends.codes) {
       if (end == RankLines::kNoWord) {
         return End{End::Kind::fault, 0, cat("a rank on ", ends.host.name, " was killed")};
       }
-      code = std::max(code, end);
+      if (code == 0 || is_hopeless(end)) code = end;
     }
   }
   const std::optional<RunStatus> now = status();
   const bool said = now && now->started != last_started_ && now->state == "failed";
-  if (!(said && at_fault) && since(*lost_rank_) < kReason) return std::nullopt;
-  const auto kind = code == 2 || code == 4 ? End::Kind::hopeless : End::Kind::fault;
-  return End{kind, code, said ? now->error : cat("a rank ended with exit code ", code)};
+  if (!(said && host_at_fault(ends_)) && since(*lost_rank_) < kReason) return std::nullopt;
+  return End{is_hopeless(code) ? End::Kind::hopeless : End::Kind::fault, code,
+             said ? now->error : cat("a rank ended with exit code ", code)};
 }
 
 void Supervisor::take_ends(const HostSlots& host, HostLink& link) {

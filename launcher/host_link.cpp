@@ -6,6 +6,7 @@
 #include "core/base/text.h"
 #include "launcher/host_agent.h"
 #include "launcher/hosts.h"
+#include "launcher/program.h"
 #include "launcher/rank_line.h"
 
 namespace peal {
@@ -26,12 +27,13 @@ std::vector<std::string> agent_command(const std::string& host, const std::strin
 }  // namespace
 
 HostLink::HostLink(const std::string& host, const std::string& token, double deadline)
-    : agent_(std::make_unique<TalkingProgram>(agent_command(host, token))), deadline_(deadline) {}
+    : agent_(std::make_unique<Dialogue>(agent_command(host, token), /*apart=*/true)),
+      deadline_(deadline) {}
 
 void HostLink::tick() {
   if (state_ == State::gone) return;
-  for (std::string line; agent_->read(line);) hear(line);
   const auto now = Clock::now();
+  while (const std::optional<std::string> line = agent_->hear(now)) hear(*line);
   if (agent_->closed()) {
     const std::string said = agent_->last_error();
     lose(state_ == State::up ? "its connection broke" : said.empty() ? "cannot be reached" : said);

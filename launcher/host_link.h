@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "launcher/program.h"
+#include "launcher/dialogue.h"
 
 namespace peal {
 
@@ -26,7 +26,7 @@ class HostLink {
 
   void tick();  // reads what has come, says that this side lives; never waits
   void say(const std::string& line) {
-    if (agent_) agent_->write(line);
+    if (agent_) agent_->say(line);
   }
   // Once each: how ranks have ended since (RankLines::take_ends); the answer that began with this
   // word, without it.
@@ -37,7 +37,7 @@ class HostLink {
   void hear(const std::string& line);
   void lose(std::string why);
 
-  std::unique_ptr<TalkingProgram> agent_;
+  std::unique_ptr<Dialogue> agent_;
   double deadline_;
   State state_ = State::connecting;
   std::string why_, answer_;

@@ -29,7 +29,7 @@ class RankLines {
  public:
   static constexpr int kNoWord = -1;  // it was killed, or ended without its own doing
 
-  // Throws Error(internal) where the name of `token` stays taken for some seconds.
+  // Where another agent of this host has this token (it is named twice), the ranks are that one's.
   explicit RankLines(const std::string& token);
   ~RankLines();
   RankLines(const RankLines&) = delete;
