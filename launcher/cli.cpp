@@ -12,6 +12,7 @@
 #include "core/base/error.h"
 #include "core/base/log.h"
 #include "core/config/job.h"
+#include "launcher/rank_line.h"
 #include "launcher/version.h"
 
 namespace peal {
@@ -89,15 +90,19 @@ void with_ranks(int local, const std::function<void(Communicator&)>& work, HostO
     run_local_ranks(local, guarded);
   } else if (MpiSession::launched()) {
     options.warn = log::warn;
+    const RankLine line;
     // Left alive on an error: finalising MPI would wait for peers that may be gone.
     auto* session = new MpiSession;
     try {
       const std::unique_ptr<Communicator> comm = make_host_communicator(options);
       guarded(*comm);
+      line.say_end(0);
     } catch (const Error& error) {
+      line.say_end(exit_code(error.kind()));
       print_error(error.what(), error.kind() != ErrorKind::peer);
       MpiSession::exit_process(exit_code(error.kind()));
     } catch (const std::exception& error) {
+      line.say_end(exit_code(ErrorKind::internal));
       print_error(error.what(), false);
       MpiSession::exit_process(exit_code(ErrorKind::internal));
     }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -33,7 +34,7 @@ void close_file(int& file) {
 
 }  // namespace
 
-Dialogue::Dialogue(const std::vector<std::string>& words)
+Dialogue::Dialogue(const std::vector<std::string>& words, bool apart)
     : error_(memfd_create("error", MFD_CLOEXEC)) {
   int input[2] = {-1, -1}, output[2] = {-1, -1};
   // A socket and not a pipe: to write to a program that has ended is then no signal.
@@ -49,7 +50,17 @@ Dialogue::Dialogue(const std::vector<std::string>& words)
     posix_spawn_file_actions_adddup2(&files, input[1], STDIN_FILENO);
     posix_spawn_file_actions_adddup2(&files, output[1], STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&files, error_, STDERR_FILENO);
-    const int failed = posix_spawnp(&pid_, argv[0], &files, nullptr, argv.data(), environ);
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    if (apart) {
+      sigset_t none;
+      sigemptyset(&none);
+      posix_spawnattr_setsigmask(&attributes, &none);
+      posix_spawnattr_setpgroup(&attributes, 0);
+      posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+    }
+    const int failed = posix_spawnp(&pid_, argv[0], &files, &attributes, argv.data(), environ);
+    posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&files);
     if (failed != 0) start_trouble_ = cat(words[0], ": ", std::strerror(failed));
   }
@@ -145,6 +156,14 @@ std::string Dialogue::error() const {
     text.append(block, static_cast<std::size_t>(n));
   }
   return text;
+}
+
+std::string Dialogue::last_error() const {
+  std::string text = error();
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) {
+    text.pop_back();
+  }
+  return text.substr(text.rfind('\n') + 1);
 }
 
 }  // namespace peal

@@ -20,6 +20,7 @@
 #include "core/state/checkpoint.h"
 #include "launcher/host_pool.h"
 #include "launcher/program.h"
+#include "launcher/rank_line.h"
 #include "launcher/run_directory.h"
 #include "launcher/status.h"
 #include "launcher/supervised.h"
@@ -30,7 +31,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kFirstAnswers = 10;  // seconds that the first start waits for all hosts
-constexpr double kLostRank = 0.5;     // from a rank's end to that of mpirun, which knows the reason
+constexpr double kReason = 0.5;       // from the first rank that fails to those that say why
 constexpr double kStopSeconds = 120;  // for a step and a checkpoint
 constexpr double kAskSeconds = 1.5;
 constexpr double kSlowSeconds = 30;  // that a straggler is given
@@ -73,12 +74,16 @@ std::string prefix_of(const std::string& token) {
   return token.substr(0, token.find('-'));
 }
 
+// Wrong input, or numbers that went wrong: the same would come again.
+bool is_hopeless(int code) {
+  return code == 2 || code == 4;
+}
+
 // How a start ended.
 struct End {
   enum class Kind : std::uint8_t { finished, stopped, regroup, fault, hopeless } kind;
   int code = 0;
   std::string why;
-  std::vector<std::string> hosts;  // whose fault it is, as far as that is known
 };
 
 class Supervisor {
@@ -113,6 +118,8 @@ class Supervisor {
   End watch();
   std::optional<End> look_at_program();
   std::optional<End> look_at_hosts();
+  void take_ends(const HostSlots& host, HostLink& link);
+  std::optional<End> look_at_ends();
   void look_at_progress();
   void look_for_regroup();
   std::optional<RunStatus> status() const;
@@ -120,6 +127,7 @@ class Supervisor {
   void end_ranks();
   void write_waiting(const std::string& why);
   int finish(int code, const std::string& state, const std::string& why);
+  int stop_without_ranks();
   void salvage();
 
   ElasticRun run_;
@@ -137,9 +145,10 @@ class Supervisor {
   std::vector<HostSlots> hosts_;
   std::unique_ptr<RunningProgram> program_;
   Clock::time_point started_;
-  double last_started_ = 0;  // in status.json, of the start before
+  double last_started_ = 0;     // in status.json, of the start before
+  std::vector<HostEnds> ends_;  // as hosts_
   std::optional<Clock::time_point> lost_rank_, regroup_asked_, slow_since_;
-  std::string lost_host_, slow_host_;
+  std::string slow_host_;
   bool training_ = false;  // it has finished a step
   std::int64_t step_ = 0;  // newest finished, of all starts
 
@@ -261,6 +270,8 @@ void Supervisor::start() {
       command(hosts_), "Open MPI's mpirun must be on PATH (Debian package openmpi-bin)");
   started_ = Clock::now();
   training_ = false;
+  ends_.clear();
+  for (const HostSlots& host : hosts_) ends_.push_back({host, {}});
   lost_rank_.reset();
   regroup_asked_.reset();
   slow_since_.reset();
@@ -276,43 +287,59 @@ std::optional<End> Supervisor::look_at_program() {
     program_->signal(stops_told_ > 0 ? SIGTERM : SIGUSR1);
     stops_told_ = stops_asked_;
   }
+  if (!program_->ended()) return look_at_ends();
   const std::optional<RunStatus> now = status();
   const bool ours = now && now->started != last_started_;
+  const int code = program_->code();
+  if (stops_told_ > 0) return End{End::Kind::stopped, code, ""};
+  if (code == 0 && ours && now->state == "finished") return End{End::Kind::finished, 0, ""};
+  if (code == 0 && regroup_asked_) return End{End::Kind::regroup, 0, ""};
+  if (code == 0) return End{End::Kind::stopped, 0, ""};
   const std::string said = ours && now->state == "failed" ? now->error : "";
-  if (program_->ended()) {
-    const int code = program_->code();
-    if (stops_told_ > 0) return End{End::Kind::stopped, code, "", {}};
-    if (code == 0 && ours && now->state == "finished") return End{End::Kind::finished, 0, "", {}};
-    if (code == 0 && regroup_asked_) return End{End::Kind::regroup, 0, "", {}};
-    if (code == 0) return End{End::Kind::stopped, 0, "", {}};
-    const auto kind = code == 2 || code == 4 ? End::Kind::hopeless : End::Kind::fault;
-    End end{kind, code, said.empty() ? cat("the ranks ended with exit code ", code) : said, {}};
-    if (lost_rank_) end.hosts.push_back(lost_host_);
-    return end;
+  const auto kind = is_hopeless(code) ? End::Kind::hopeless : End::Kind::fault;
+  return End{kind, code, said.empty() ? cat("the ranks ended with exit code ", code) : said};
+}
+
+// What the ranks have told their agents comes before mpirun's end: that takes seconds.
+std::optional<End> Supervisor::look_at_ends() {
+  if (!lost_rank_ || stops_told_ > 1) return std::nullopt;
+  int code = 0;
+  for (const HostEnds& ends : ends_) {
+    for (const int end : ends.codes) {
+      if (end == RankLines::kNoWord) {
+        return End{End::Kind::fault, 0, cat("a rank on ", ends.host.name, " was killed")};
+      }
+      if (code == 0 || is_hopeless(end)) code = end;
+    }
   }
-  if (!lost_rank_ || since(*lost_rank_) < kLostRank) return std::nullopt;
-  const bool in_order = ours && (now->state == "finished" || now->state == "stopped");
-  if (in_order && since(*lost_rank_) < kStopSeconds) return std::nullopt;
-  const int code = ours ? now->exit_code : 0;
-  const auto kind = code == 2 || code == 4 ? End::Kind::hopeless : End::Kind::fault;
-  return End{
-      kind, code, said.empty() ? cat("a rank on ", lost_host_, " has ended") : said, {lost_host_}};
+  const std::optional<RunStatus> now = status();
+  const bool said = now && now->started != last_started_ && now->state == "failed";
+  if (!(said && host_at_fault(ends_)) && since(*lost_rank_) < kReason) return std::nullopt;
+  return End{is_hopeless(code) ? End::Kind::hopeless : End::Kind::fault, code,
+             said ? now->error : cat("a rank ended with exit code ", code)};
+}
+
+void Supervisor::take_ends(const HostSlots& host, HostLink& link) {
+  const std::vector<int> codes = link.take_ends();
+  if (codes.empty()) return;
+  if (!lost_rank_) lost_rank_ = Clock::now();
+  for (HostEnds& ends : ends_) {
+    if (ends.host.name != host.name) continue;
+    ends.codes.insert(ends.codes.end(), codes.begin(), codes.end());
+  }
 }
 
 std::optional<End> Supervisor::look_at_hosts() {
   pool_.tick();
-  End end{End::Kind::fault, 0, "", {}};
+  End end{End::Kind::fault, 0, ""};
   for (const HostSlots& host : hosts_) {
-    HostLink* link = pool_.link(host.name);
-    if (link == nullptr) {
-      end.hosts.push_back(host.name);
+    if (HostLink* link = pool_.link(host.name)) {
+      take_ends(host, *link);
+    } else {
       end.why = cat("host ", host.name, ": ", pool_.why_lost(host.name));
-    } else if (link->take_lost_rank() && !lost_rank_) {
-      lost_rank_ = Clock::now();
-      lost_host_ = host.name;
     }
   }
-  if (!end.hosts.empty()) return end;
+  if (!end.why.empty()) return end;
   if (regroup_asked_ && since(*regroup_asked_) > kStopSeconds) {
     end.why = cat("the ranks have not stopped in ", kStopSeconds, " s");
     return end;
@@ -384,7 +411,7 @@ End Supervisor::watch() {
 // Everywhere; a host that does not say that its ranks have gone is lost. Then mpirun has nothing to
 // wait for.
 void Supervisor::end_ranks() {
-  pool_.ask("end " + prefix_of(token_), "ended", kAskSeconds);
+  pool_.ask("end " + prefix_of(token_), "ended", std::max(kAskSeconds, run_.options.host_deadline));
   if (!program_) return;
   const auto begin = Clock::now();
   while (!program_->ended() && since(begin) < 0.3) ::usleep(5000);
@@ -396,15 +423,17 @@ bool Supervisor::recover(const End& end) {
   noticed_ = lost_rank_ ? *lost_rank_ : Clock::now();
   recovering_ = true;
   say(cat("fault: ", end.why, "; step ", step_, " is the last that is known to be finished"));
+  const std::optional<std::string> at_fault = host_at_fault(ends_);
   end_ranks();
   ended_ = Clock::now();
+  std::vector<std::string> lost;
   for (const HostSlots& host : hosts_) {
-    const bool lost = pool_.link(host.name) == nullptr;
-    const bool blamed = std::find(end.hosts.begin(), end.hosts.end(), host.name) != end.hosts.end();
-    // A host alone would leave nothing: there the budget decides.
-    if (hosts_.size() > 1 && (lost || blamed)) {
-      pool_.fault(host.name, lost ? pool_.why_lost(host.name) : "one of its ranks ended");
-    }
+    if (pool_.link(host.name) == nullptr) lost.push_back(host.name);
+  }
+  // A host alone would leave nothing: there the budget decides.
+  if (hosts_.size() > 1) {
+    for (const std::string& host : lost) pool_.fault(host, pool_.why_lost(host));
+    if (lost.empty() && at_fault) pool_.fault(*at_fault, "one of its ranks ended");
   }
   if (!budget_.spend(step_)) {
     say(cat("the budget of ", budget_.most(),
@@ -471,12 +500,18 @@ int Supervisor::finish(int code, const std::string& state, const std::string& wh
   return code;
 }
 
+int Supervisor::stop_without_ranks() {
+  const int code = finish(0, "stopped", "");
+  say("stopped while no ranks ran; the same command goes on from there");
+  return code;
+}
+
 int Supervisor::supervise() {
   take_lock();
   block_signals();
   while (true) {
     const bool enough = wait_for_hosts();
-    if (stops_asked_ > 0) return finish(0, "stopped", "");
+    if (stops_asked_ > 0) return stop_without_ranks();
     if (!enough) {
       return finish(3, "failed",
                     cat("no ", range_.least, " ranks found room within ", run_.options.wait, " s"));
@@ -486,7 +521,7 @@ int Supervisor::supervise() {
     pool_.ask("end " + prefix_of(token_), "ended", kAskSeconds);
     if (rank_count(place(pool_.available())) < range_.least) continue;
     hosts_ = place(pool_.available());
-    for (const HostSlots& host : hosts_) pool_.link(host.name)->take_lost_rank();
+    for (const HostSlots& host : hosts_) pool_.link(host.name)->take_ends();
     if (!fresh_) {
       if (const std::uint64_t number = RunDirectory::number_in(run_.run_directory)) {
         pool_.set_run(hex(number));
@@ -508,7 +543,7 @@ int Supervisor::supervise() {
         break;
       case End::Kind::fault:
         if (recover(end)) break;
-        if (stops_asked_ > 0) return finish(0, "stopped", "");
+        if (stops_asked_ > 0) return stop_without_ranks();
         return finish(3, "failed", end.why);
     }
   }

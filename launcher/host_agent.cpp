@@ -16,6 +16,7 @@
 #include "core/base/error.h"
 #include "core/config/job.h"
 #include "core/state/memory_state.h"
+#include "launcher/rank_line.h"
 #include "launcher/rank_processes.h"
 
 namespace peal {
@@ -26,13 +27,12 @@ using std::chrono::milliseconds;
 
 constexpr auto kBeat = milliseconds(250);
 constexpr auto kLook = milliseconds(100);
-constexpr auto kSearch = milliseconds(1000);
 constexpr auto kSilence = std::chrono::seconds(300);  // the supervisor is out of reach for good
 constexpr double kKillSeconds = 3, kGraceSeconds = 20;
 
 class HostAgent {
  public:
-  explicit HostAgent(std::string token) : token_(std::move(token)) {}
+  explicit HostAgent(std::string token) : token_(std::move(token)), lines_(token_) {}
 
   void serve() {
     std::signal(SIGPIPE, SIG_IGN);
@@ -41,7 +41,6 @@ class HostAgent {
     while (listen()) {
       const auto now = Clock::now();
       if (now - heard_ > kSilence) break;
-      look_at_ranks(now);
       if (now - said_ >= kBeat) say(".");
     }
     const auto deadline = Clock::now() + std::chrono::duration<double>(kGraceSeconds);
@@ -53,10 +52,13 @@ class HostAgent {
   }
 
  private:
-  // Takes what has come; false when nothing will come any more.
+  // Takes what has come; false when the supervisor will say nothing any more.
   bool listen() {
-    pollfd in{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
-    if (::poll(&in, 1, static_cast<int>(kLook.count())) <= 0) return true;
+    files_.assign(1, {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0});
+    lines_.add_files(files_);
+    ::poll(files_.data(), files_.size(), static_cast<int>(kLook.count()));
+    tell_ends();
+    if (files_[0].revents == 0) return true;
     char block[4096];
     const ssize_t n = ::read(STDIN_FILENO, block, sizeof block);
     if (n <= 0) return false;
@@ -76,8 +78,9 @@ class HostAgent {
     if (word == "run") {
       run_ = std::strtoull(rest.c_str(), nullptr, 16);
     } else if (word == "end") {
+      tell_ends();  // of today's ranks, before they are ended by this
       const int left = kill_ranks(rest, kKillSeconds);
-      ranks_.clear();
+      lines_.forget_ranks();
       say(cat("ended ", left));
     } else if (word == "newest") {
       const std::optional<MemoryState> state = newest();
@@ -124,15 +127,10 @@ class HostAgent {
     }
   }
 
-  void look_at_ranks(Clock::time_point now) {
-    std::erase_if(ranks_, [&](int pid) {
-      if (is_alive(pid)) return false;
-      say(cat("lost ", pid));
-      return true;
-    });
-    if (now - searched_ < kSearch) return;
-    searched_ = now;
-    ranks_ = rank_processes(token_);
+  void tell_ends() {
+    for (const int code : lines_.take_ends()) {
+      say(code == RankLines::kNoWord ? "lost" : cat("lost ", code));
+    }
   }
 
   // Never waits: a supervisor that does not read now has its own view of this host soon.
@@ -144,8 +142,9 @@ class HostAgent {
 
   std::string token_, pending_;
   std::uint64_t run_ = 0;
-  std::vector<int> ranks_;
-  Clock::time_point heard_ = Clock::now(), said_{}, searched_{};
+  RankLines lines_;
+  std::vector<pollfd> files_;
+  Clock::time_point heard_ = Clock::now(), said_{};
 };
 
 }  // namespace

@@ -5,8 +5,8 @@
 //   supervisor                        agent
 //                                     ready
 //   .  (four times a second)          .  (four times a second)
-//   run NUMBER   whose state lies     lost PID     a rank has ended
-//                in memory
+//   run NUMBER   whose state lies     lost CODE    a rank has come to this exit code, not 0
+//                in memory            lost         a rank has ended without a word
 //   end PREFIX   kill these ranks     ended LEFT
 //   newest                            newest STEP  in memory; -1: none
 //   save FOLDER  write that state     saved STEP, or failed WHY

@@ -1,10 +1,13 @@
 #include "launcher/host_link.h"
 
+#include <cstdlib>
 #include <utility>
 
 #include "core/base/text.h"
 #include "launcher/host_agent.h"
 #include "launcher/hosts.h"
+#include "launcher/program.h"
+#include "launcher/rank_line.h"
 
 namespace peal {
 namespace {
@@ -24,12 +27,13 @@ std::vector<std::string> agent_command(const std::string& host, const std::strin
 }  // namespace
 
 HostLink::HostLink(const std::string& host, const std::string& token, double deadline)
-    : agent_(std::make_unique<TalkingProgram>(agent_command(host, token))), deadline_(deadline) {}
+    : agent_(std::make_unique<Dialogue>(agent_command(host, token), /*apart=*/true)),
+      deadline_(deadline) {}
 
 void HostLink::tick() {
   if (state_ == State::gone) return;
-  for (std::string line; agent_->read(line);) hear(line);
   const auto now = Clock::now();
+  while (const std::optional<std::string> line = agent_->hear(now)) hear(*line);
   if (agent_->closed()) {
     const std::string said = agent_->last_error();
     lose(state_ == State::up ? "its connection broke" : said.empty() ? "cannot be reached" : said);
@@ -50,8 +54,10 @@ void HostLink::hear(const std::string& line) {
   heard_ = Clock::now();
   if (line == "ready") state_ = State::up;
   if (line == "ready" || line == ".") return;
-  if (line.starts_with("lost ")) {
-    lost_rank_ = true;
+  if (line == "lost") {
+    ends_.push_back(RankLines::kNoWord);
+  } else if (line.starts_with("lost ")) {
+    ends_.push_back(std::atoi(line.c_str() + 5));
   } else {
     answer_ = line;
   }
@@ -61,10 +67,6 @@ void HostLink::lose(std::string why) {
   state_ = State::gone;
   why_ = std::move(why);
   agent_.reset();
-}
-
-bool HostLink::take_lost_rank() {
-  return std::exchange(lost_rank_, false);
 }
 
 std::optional<std::string> HostLink::take_answer(const std::string& word) {

@@ -6,8 +6,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "launcher/program.h"
+#include "launcher/dialogue.h"
 
 namespace peal {
 
@@ -24,21 +26,22 @@ class HostLink {
 
   void tick();  // reads what has come, says that this side lives; never waits
   void say(const std::string& line) {
-    if (agent_) agent_->write(line);
+    if (agent_) agent_->say(line);
   }
-  // Once each: whether a rank has ended since; the answer that began with this word, without it.
-  bool take_lost_rank();
+  // Once each: how ranks have ended since (RankLines::take_ends); the answer that began with this
+  // word, without it.
+  std::vector<int> take_ends() { return std::exchange(ends_, {}); }
   std::optional<std::string> take_answer(const std::string& word);
 
  private:
   void hear(const std::string& line);
   void lose(std::string why);
 
-  std::unique_ptr<TalkingProgram> agent_;
+  std::unique_ptr<Dialogue> agent_;
   double deadline_;
   State state_ = State::connecting;
   std::string why_, answer_;
-  bool lost_rank_ = false;
+  std::vector<int> ends_;
   Clock::time_point heard_ = Clock::now(), said_{};
 };
 

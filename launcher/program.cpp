@@ -7,7 +7,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cctype>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -182,79 +181,6 @@ void RunningProgram::kill() {
   }
   ended_ = true;
   code_ = code_of(status);
-}
-
-TalkingProgram::TalkingProgram(const std::vector<std::string>& words)
-    : error_(memfd_create("error", MFD_CLOEXEC)) {
-  int to[2] = {-1, -1}, from[2] = {-1, -1};
-  if (::pipe2(to, O_CLOEXEC) != 0 || ::pipe2(from, O_CLOEXEC) != 0) {
-    fail_internal(words[0], "no pipe: ", std::strerror(errno));
-  }
-  in_ = to[1];
-  out_ = from[0];
-  ::fcntl(in_, F_SETFL, O_NONBLOCK);
-  ::fcntl(out_, F_SETFL, O_NONBLOCK);
-  posix_spawn_file_actions_t files;
-  posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_adddup2(&files, to[0], STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&files, from[1], STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&files, error_, STDERR_FILENO);
-  posix_spawnattr_t attributes;  // signals as a program expects them, and no Ctrl-C of ours
-  sigset_t none;
-  sigemptyset(&none);
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
-  const int failed =
-      posix_spawnp(&pid_, words[0].c_str(), &files, &attributes, arguments(words).data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&files);
-  ::close(to[0]);
-  ::close(from[1]);
-  if (failed == 0) return;
-  pid_ = -1;
-  closed_ = true;
-  const std::string why = cat(words[0], ": ", std::strerror(failed));
-  if (::write(error_, why.data(), why.size()) < 0) return;
-}
-
-TalkingProgram::~TalkingProgram() {
-  ::close(in_);
-  ::close(out_);
-  ::close(error_);
-  if (pid_ < 0) return;
-  ::kill(pid_, SIGKILL);
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
-  }
-}
-
-bool TalkingProgram::read(std::string& line) {
-  char block[4096];
-  while (!closed_) {
-    const ssize_t n = ::read(out_, block, sizeof block);
-    if (n < 0) break;  // nothing now
-    closed_ = n == 0;
-    pending_.append(block, static_cast<std::size_t>(n));
-  }
-  const std::size_t end = pending_.find('\n');
-  if (end == std::string::npos) return false;
-  line = pending_.substr(0, end);
-  pending_.erase(0, end + 1);
-  return true;
-}
-
-void TalkingProgram::write(const std::string& line) {
-  const std::string text = line + "\n";
-  if (::write(in_, text.data(), text.size()) < 0) return;
-}
-
-std::string TalkingProgram::last_error() const {
-  std::string text = contents(error_);
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) {
-    text.pop_back();
-  }
-  return text.substr(text.rfind('\n') + 1);
 }
 
 Outcome run_program(const std::vector<std::string>& words) {

@@ -59,24 +59,6 @@ class RunningProgram {
   bool ended_ = false;
 };
 
-// The lines of a program that talks with this one; what it says on standard error is kept.
-class TalkingProgram {
- public:
-  explicit TalkingProgram(const std::vector<std::string>& words);
-  ~TalkingProgram();  // kills it
-  TalkingProgram(const TalkingProgram&) = delete;
-
-  bool read(std::string& line);            // the next line, if a whole one has come
-  void write(const std::string& line);     // never waits; nobody may read
-  bool closed() const { return closed_; }  // it has ended, and all was read
-  std::string last_error() const;          // the last line on standard error
-
- private:
-  int pid_ = -1, in_ = -1, out_ = -1, error_ = -1;
-  bool closed_ = false;
-  std::string pending_;
-};
-
 // Where this program lies; in a bundle (cluster/bundle.sh), the script there that starts it.
 std::string own_path();
 

@@ -26,6 +26,19 @@ std::vector<std::string> words_of(const std::filesystem::path& path) {
   return words;
 }
 
+// Whether it is there and has not ended.
+bool is_alive(int pid) {
+  std::ifstream file(cat("/proc/", pid, "/stat"));
+  std::stringstream text;
+  text << file.rdbuf();
+  // "12 (name) S ...": the name may hold anything.
+  const std::string stat = text.str();
+  const std::size_t end = stat.rfind(')');
+  if (end == std::string::npos || end + 2 >= stat.size()) return false;
+  const char state = stat[end + 2];
+  return state != 'Z' && state != 'X';
+}
+
 // The other processes of this host that `wanted` chooses by their folder in /proc; ascending.
 std::vector<int> processes(const std::function<bool(const std::filesystem::path&)>& wanted) {
   std::vector<int> found;
@@ -59,18 +72,6 @@ void end_processes(const std::vector<std::string>& arguments) {
     return words == arguments;
   });
   for (const int pid : found) ::kill(pid, SIGKILL);
-}
-
-bool is_alive(int pid) {
-  std::ifstream file(cat("/proc/", pid, "/stat"));
-  std::stringstream text;
-  text << file.rdbuf();
-  // "12 (name) S ...": the name may hold anything.
-  const std::string stat = text.str();
-  const std::size_t end = stat.rfind(')');
-  if (end == std::string::npos || end + 2 >= stat.size()) return false;
-  const char state = stat[end + 2];
-  return state != 'Z' && state != 'X';
 }
 
 int kill_ranks(const std::string& prefix, double seconds) {

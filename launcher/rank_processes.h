@@ -8,8 +8,6 @@ namespace peal {
 
 // Processes whose token (supervised.h) begins with `prefix`, in ascending order.
 std::vector<int> rank_processes(const std::string& prefix);
-// Whether it is there and has not ended.
-bool is_alive(int pid);
 // Ends all others of this host whose arguments, without the program's name, are these.
 void end_processes(const std::vector<std::string>& arguments);
 // Ends ranks, stopped ones too, and waits for that up to `seconds`; returns how many are left.

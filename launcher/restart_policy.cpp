@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/base/error.h"
+#include "launcher/rank_line.h"
 
 namespace peal {
 namespace {
@@ -46,6 +47,26 @@ int rank_count(const std::vector<HostSlots>& hosts) {
   int sum = 0;
   for (const HostSlots& host : hosts) sum += host.slots;
   return sum;
+}
+
+std::optional<std::string> host_at_fault(std::span<const HostEnds> hosts) {
+  constexpr int kPeer = 3;
+  std::vector<std::string> killed, failed, silent;
+  bool told = false;
+  for (const HostEnds& ends : hosts) {
+    const auto any = [&](auto matches) { return std::ranges::any_of(ends.codes, matches); };
+    const bool all_told = static_cast<int>(ends.codes.size()) >= ends.host.slots;
+    told = told || any([](int code) { return code == kPeer; });
+    if (any([](int code) { return code == RankLines::kNoWord; })) killed.push_back(ends.host.name);
+    if (any([](int code) { return code > 0 && code != kPeer; })) failed.push_back(ends.host.name);
+    if (!all_told) silent.push_back(ends.host.name);
+  }
+  const auto only = [](const std::vector<std::string>& names) -> std::optional<std::string> {
+    return names.size() == 1 ? std::optional(names[0]) : std::nullopt;
+  };
+  if (!killed.empty()) return only(killed);
+  if (!failed.empty()) return only(failed);
+  return told ? only(silent) : std::nullopt;
 }
 
 bool RestartBudget::spend(std::int64_t step) {

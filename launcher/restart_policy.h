@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,17 @@ RankRange parse_rank_range(const std::string& text);
 // The hosts in their order, each with as many ranks as it has slots, until `most` are placed.
 std::vector<HostSlots> place_ranks(const std::vector<HostSlots>& available, int most);
 int rank_count(const std::vector<HostSlots>& hosts);
+
+// How the ranks of a host have ended, as far as that is known: codes as RankLines tells them.
+struct HostEnds {
+  HostSlots host;
+  std::vector<int> codes;
+};
+
+// Whose fault it is: the host where a rank was killed; or else the one where a rank failed with an
+// error of its own; or else, where all that told it missed a peer (exit code 3), the one whose
+// ranks are silent. Nothing where that could be several: a host must not pay for another.
+std::optional<std::string> host_at_fault(std::span<const HostEnds> hosts);
 
 // Starts after faults. A fault after a step that no start had come to before fills the budget
 // again; faults in a row without one wait 0, 1, 2, 4, ... 60 s.

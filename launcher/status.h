@@ -34,7 +34,7 @@ struct RunStatus {
   std::int64_t memory_every = 0;        // steps between two states in memory; 0: none
   std::int64_t first_step = 0;          // after which this start went on
   std::int64_t done_again = 0;          // steps that an earlier start had finished
-  std::vector<double> compute_seconds;  // by rank: median of its forward and backward; may be empty
+  std::vector<double> compute_seconds;  // by rank: forward and backward of a virtual rank, or empty
   SlowRank straggler;
   double started = 0, updated = 0;  // seconds since 1970
 };

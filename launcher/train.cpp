@@ -48,6 +48,16 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kFirstEvery = 8;  // until ranks have measured what a state in memory costs
 
+// One that other work on its host slows for a moment is only seen by `peal status` and in the log.
+constexpr double kStragglerSeconds = 10;
+
+std::string straggler_text(const SlowRank& slow) {
+  char factor[32];
+  std::snprintf(factor, sizeof factor, "%.1f", slow.factor);
+  return cat("straggler: rank ", slow.rank, " on host ", slow.host, " takes ", factor,
+             " times as long for its part of a step as the others");
+}
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -114,8 +124,12 @@ class Run {
   NewestState::Found found_;  // what this start goes on from, where that came from memory
   TimesExchange times_;
   double step_seconds_ = 0;  // of all steps so far
-  double computed_ = 0;      // seconds that all steps so far took to compute
-  int named_straggler_ = -1;
+  double computed_ = 0;      // seconds that all steps so far took to compute, of a virtual rank
+  struct {
+    int rank = -1;
+    Clock::time_point since;
+    bool warned = false;
+  } named_straggler_;
   std::vector<std::string> rank_hosts_;  // by rank
 
   // The steps since the last line of metrics.
@@ -424,7 +438,7 @@ void Run::save_in_memory(std::int64_t step) {
 // compression's is a collective call.
 void Run::exchange_times(double step_seconds) {
   const StepTimes& times = trainer_->times();
-  const double computed = times.forward + times.backward;
+  const double computed = (times.forward + times.backward) / trainer_->parts_in_a_row();
   const bool fresh =
       times_.add(computed - std::exchange(computed_, computed), step_seconds, memory_->seconds());
   if (!fresh) return;
@@ -450,12 +464,12 @@ void Run::tell_straggler() {
   for (const RankTimes& rank : times_.all()) compute.push_back(rank.compute);
   status_->times(compute, slow);
   status_->memory_every(memory_->every());
-  if (slow.rank < 0 || slow.rank == named_straggler_) return;
-  named_straggler_ = slow.rank;
-  char factor[32];
-  std::snprintf(factor, sizeof factor, "%.1f", slow.factor);
-  log::warn(cat("straggler: rank ", slow.rank, " on host ", slow.host, " takes ", factor,
-                " times as long for its part of a step as the others"));
+  if (slow.rank != named_straggler_.rank) {
+    named_straggler_ = {.rank = slow.rank, .since = Clock::now(), .warned = false};
+    if (slow.rank >= 0) log::info(straggler_text(slow));
+  }
+  const bool lasts = slow.rank >= 0 && seconds_since(named_straggler_.since) > kStragglerSeconds;
+  if (lasts && !std::exchange(named_straggler_.warned, true)) log::warn(straggler_text(slow));
 }
 
 void Run::tell_cost() {

@@ -108,6 +108,8 @@ class Trainer {
   // From now on `into` tells of the newest step, as lane 0 saw it in its last backward pass.
   void record_ready(std::vector<ReadyTime>* into);
   int lanes() const { return sum_->lanes(); }
+  // Virtual ranks that lane 0 computes, one after the other: times() is of them.
+  int parts_in_a_row() const { return sum_->leaves(0).end - sum_->leaves(0).begin; }
 
  private:
   void make_plans();

@@ -69,6 +69,19 @@ def kill(pids, number=signal.SIGKILL):
             pass
 
 
+def children_of(pid):
+    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def is_stopped(pid):
+    """By SIGSTOP; or it has ended."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "TZ"
+    except OSError:
+        return True
+
+
 def states():
     return {path.name for path in SHM.glob("peal-state-*")}
 

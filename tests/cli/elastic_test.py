@@ -8,7 +8,7 @@ import signal
 import time
 import unittest
 
-from elastic import ElasticTest, Launched, MemoryFile, kill, ranks_of, states
+from elastic import ElasticTest, Launched, MemoryFile, children_of, is_stopped, kill, ranks_of, states
 from peal_cli import PEAL, kill_tree, run, start
 
 LONG = {"limit": 4000, "epochs": 2000,
@@ -80,22 +80,37 @@ class Elastic(ElasticTest):
         self.check_end(job, self.run_folder, self.stop(launched))
 
     def killed(self, job):
-        """A run without a supervisor, killed with newer states in memory than on disk."""
+        """A run without a supervisor, killed with newer states in memory than on disk: both slots
+        whole, and the newest checkpoint finished."""
         arguments = ["train", job, "--set", "checkpoint.memory_every_steps=3", "--set",
                      "checkpoint.every_steps=40"]
         process = start(arguments, 2)
+        memory = None
 
         def between_checkpoints():
             try:
-                step = MemoryFile(self.run_folder).slots()[0][0]
+                step = memory.slots()[1][0]
             except (OSError, IndexError):
                 return False
-            return step > 40 and 8 <= step % 40 <= 20
+            disk = self.run_folder / f"checkpoints/step-{step // 40 * 40:09d}/manifest.pb"
+            return step > 40 and 5 <= step % 40 <= 20 and disk.exists()
 
-        self.wait_for(between_checkpoints)
+        # Looked at while they stand still, so that it is still so when they are killed.
+        def stopped_there():
+            ranks = ranks_of(job)
+            kill(ranks, signal.SIGSTOP)
+            self.wait_for(lambda: all(is_stopped(pid) for pid in ranks), what="for ranks to stop")
+            if between_checkpoints():
+                return True
+            kill(ranks, signal.SIGCONT)
+            return False
+
+        self.wait_for((self.run_folder / ".run").exists)
+        memory = MemoryFile(self.run_folder)
+        self.wait_for(lambda: between_checkpoints() and stopped_there())
         kill_tree(process)
         process.communicate()
-        return arguments, MemoryFile(self.run_folder)
+        return arguments, memory
 
     def test_damaged_memory_is_named_and_passed_over(self):
         job = self.job(**LONG)
@@ -154,6 +169,40 @@ class Elastic(ElasticTest):
         self.assertIn("room for 2 of at least 3 ranks on localhost:2; waiting for hosts up to 2 s",
                       launched.text())
         self.assertIn("no 3 ranks found room within 2 s", launched.text())
+
+    def test_stopped_while_it_waits_for_hosts(self):
+        job = self.job(**LONG)
+        launched = self.launch(job, "--hosts", "localhost:2", "--elastic", "3:4", "--wait", 600)
+        self.wait_for(lambda: launched.count("waiting for hosts up to 600 s"), launched=launched)
+        agents = children_of(launched.process.pid)
+        self.assertEqual(len(agents), 1)
+        os.kill(launched.process.pid, signal.SIGINT)
+        self.assertEqual(launched.end(), 0, launched.text())
+        self.assertIn("stopped while no ranks ran", launched.text())
+        self.assertEqual(ranks_of(job, "launch") + ranks_of(job), [])
+        self.wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in agents))
+        self.assertEqual(states(), self.before)
+
+    def test_stopped_in_a_pause(self):
+        job = self.job(**LONG)
+        launched = self.launch(job, "-n", 2, "--elastic", "1:2", "--set",
+                               "checkpoint.every_steps=1000000")
+        self.wait_for_steps(launched)
+        while not launched.count("pausing 4 s"):
+            self.assertIsNone(launched.process.poll(), launched.text())
+            kill(ranks_of(job)[:1])
+            time.sleep(0.01)
+        os.kill(launched.process.pid, signal.SIGINT)
+        self.assertEqual(launched.end(), 0, launched.text())
+        self.assertIn("stopped while no ranks ran", launched.text())
+        # What only memory held has come to disk.
+        saved = int(re.search(r"step (\d+) went from the memory of localhost to disk",
+                              launched.text()).group(1))
+        self.assertGreater(saved, 0)
+        self.assertEqual(run(["status", self.run_folder, "--word"]).stdout.strip(), "stopped")
+        self.assertEqual(ranks_of(job), [])
+        self.assertEqual(states(), self.before)
+        self.check_end(job, self.run_folder, saved)
 
     def test_what_another_start_would_not_mend(self):
         launched = self.launch(self.job(), "-n", 2, "--elastic", "1:2", "--set",

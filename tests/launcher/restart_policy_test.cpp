@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "launcher/newest_state.h"
+#include "launcher/rank_line.h"
 #include "launcher/rank_times.h"
 
 namespace peal {
@@ -63,42 +64,103 @@ TEST(HostFaults, TwiceInTimeLeavesOut) {
   EXPECT_FALSE(faults.count("a", 201, "x"));
 }
 
-std::vector<RankTimes> taking(std::vector<double> compute) {
-  std::vector<RankTimes> list;
-  for (const double seconds : compute) list.push_back({.compute = seconds, .step = 1, .save = 0});
+// Ranks on hosts a, b, c with one slot each, and on d with two.
+std::vector<HostEnds> ends(std::vector<std::vector<int>> codes) {
+  std::vector<HostEnds> list;
+  for (std::size_t h = 0; h < codes.size(); ++h) {
+    list.push_back({{std::string(1, static_cast<char>('a' + h)), h == 3 ? 2 : 1}, codes[h]});
+  }
   return list;
 }
 
+TEST(HostAtFault, IsTheOneThatEndedFirstOrThatTheOthersMiss) {
+  constexpr int kKilled = RankLines::kNoWord;
+  EXPECT_EQ(host_at_fault(ends({{}, {kKilled}, {}})), "b");
+  EXPECT_EQ(host_at_fault(ends({{3}, {}, {kKilled}})), "c");  // whatever else was said
+  EXPECT_EQ(host_at_fault(ends({{1}, {3}, {3}})), "a");       // an error of its own
+  EXPECT_EQ(host_at_fault(ends({{3}, {3}, {}})), "c");        // frozen, or cut off
+  EXPECT_EQ(host_at_fault(ends({{3}, {3}, {3}, {3}})), "d");  // one of its two
+}
+
+TEST(HostAtFault, IsNobodyWhereItCouldBeSeveral) {
+  constexpr int kKilled = RankLines::kNoWord;
+  EXPECT_EQ(host_at_fault(ends({{}, {}, {}})), std::nullopt);
+  EXPECT_EQ(host_at_fault(ends({{kKilled}, {kKilled}, {}})), std::nullopt);
+  EXPECT_EQ(host_at_fault(ends({{3}, {}, {}})), std::nullopt);
+  EXPECT_EQ(host_at_fault(ends({{3}, {3}, {3}})), std::nullopt);  // a network for a moment
+  EXPECT_EQ(host_at_fault(ends({{1}, {1}, {1}})), std::nullopt);
+}
+
 TEST(Stragglers, TheSlowestAgainstTheMedianOfTheOthers) {
-  EXPECT_FALSE(find_straggler(taking({5})));
-  EXPECT_FALSE(find_straggler(taking({1, 1.49, 1})));
-  const auto found = find_straggler(taking({1, 1.1, 4, 0.9}));
+  const auto slow = [](std::vector<double> compute) { return find_straggler(compute); };
+  EXPECT_FALSE(slow({5}));
+  EXPECT_FALSE(slow({1, 1.49, 1}));
+  const auto found = slow({1, 1.1, 4, 0.9});
   ASSERT_TRUE(found);
   EXPECT_EQ(found->rank, 2);
   EXPECT_DOUBLE_EQ(found->factor, 4);
-  // Two of four are slow: they share a host.
-  EXPECT_TRUE(find_straggler(taking({1, 1, 1, 4, 4})));
-  EXPECT_EQ(find_straggler(taking({1, 3}))->rank, 1);
-  EXPECT_FALSE(find_straggler(taking({0, 0})));
+  // Two of five are slow: they share a host.
+  EXPECT_TRUE(slow({1, 1, 1, 4, 4}));
+  EXPECT_EQ(slow({1, 3})->rank, 1);
+  EXPECT_FALSE(slow({0, 0}));
 }
 
-TEST(Stragglers, IsNamedAfterTwoWindowsAndForgotten) {
+// Windows of ten steps of so many seconds in which this rank of three takes twice the others' time.
+void add_windows(StragglerRule& rule, std::vector<int> slow_ranks, double step = 0.1) {
+  for (const int slow : slow_ranks) {
+    std::vector<RankTimes> ranks(3, {.compute = 0.4 * step, .step = step, .save = 0});
+    if (slow >= 0) ranks[static_cast<std::size_t>(slow)].compute *= 2;
+    rule.add(ranks, 10);
+  }
+}
+
+TEST(StragglerRule, NamesTheSameRankInThreeSpans) {
+  StragglerRule rule;
+  add_windows(rule, {1, 1, 2, 1, 1});
+  EXPECT_FALSE(rule.straggler());
+  add_windows(rule, {1});
+  ASSERT_TRUE(rule.straggler());
+  EXPECT_EQ(rule.straggler()->rank, 1);
+  EXPECT_DOUBLE_EQ(rule.straggler()->factor, 2);
+  add_windows(rule, {-1, -1, 1, -1, 2});
+  EXPECT_TRUE(rule.straggler());
+  add_windows(rule, {-1});
+  EXPECT_FALSE(rule.straggler());
+  add_windows(rule, {2, 2, 2});
+  EXPECT_EQ(rule.straggler()->rank, 2);
+}
+
+// Each of three ranks waits for a core in turn: nobody is slow.
+TEST(StragglerRule, ShortStepsAreJudgedOverAQuarterOfASecond) {
+  StragglerRule rule;
+  for (int k = 0; k < 100; ++k) {
+    add_windows(rule, {0, 0, 0, 1, 1, 1, 2, 2, 2}, 0.004);
+    ASSERT_FALSE(rule.straggler()) << k;
+  }
+  // 7 windows of 0.04 s are a span; one is begun.
+  for (int k = 0; k < 28 && !rule.straggler(); ++k) add_windows(rule, {1}, 0.004);
+  ASSERT_TRUE(rule.straggler());
+  EXPECT_EQ(rule.straggler()->rank, 1);
+}
+
+TEST(Stragglers, RanksExchangeWhatTheyTake) {
   run_local_ranks(3, [](Communicator& comm) {
     TimesExchange times(comm);
     int named_at = -1, fresh = 0;
     for (int step = 1; step <= 80; ++step) {
       const bool slow = comm.rank() == 1 && step <= 40;
-      fresh += times.add(slow ? 4.0 : 1.0, 5.0, 0.5) ? 1 : 0;
+      fresh += times.add(slow ? 4.0 : 1.0, step % 10 == 5 ? 50.0 : 5.0, 0.5) ? 1 : 0;
       if (named_at < 0 && times.straggler()) named_at = step;
       if (fresh > 0) {
         EXPECT_EQ(times.all().size(), 3u);
+        EXPECT_EQ(times.all()[0].compute, 1.0);
         EXPECT_EQ(times.all()[0].save, 0.5);
         EXPECT_EQ(times.all()[2].step, 5.0);
       }
     }
     times.finish();
     EXPECT_EQ(fresh, 7);
-    EXPECT_EQ(named_at, 21);
+    EXPECT_EQ(named_at, 31);
     EXPECT_FALSE(times.straggler());
   });
 }
