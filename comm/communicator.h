@@ -173,6 +173,8 @@ struct HostOptions {
   bool shared_memory = true;  // false: MPI even between ranks of one host (tests)
   double deadline_seconds = 300;
   int ranks_per_host = 0;  // > 0: as if every so many ranks had a host of their own (tests)
+  // False: as where the kernel lets no process read the memory of another (tests).
+  bool fetch = true;
   // What `peal bench collectives --tune` stored, from which Algorithm::automatic chooses; "": none,
   // but costs that are built in. Rank 0's holds for all; Error(input) on every rank where it cannot
   // be read. Nothing given: the environment variable PEAL_TUNE in the same way, else

@@ -97,6 +97,7 @@ struct Sharing {
   Group neighbours;      // this rank and those of its host, of `ranks`
   std::vector<int> all;  // of the communicator, of `ranks`
   bool wanted = false;   // the same on all of these
+  bool fetches = false;  // where the kernel lets them
 };
 
 // Control memory for each host of each communicator that wants it; a rank that does not takes part
@@ -112,7 +113,6 @@ std::shared_ptr<ProcessSpace> share_control(const AllGather& all_gather, int ran
   const auto attach = [&] {
     if (mapping.empty()) return;
     space = std::make_shared<ProcessSpace>(std::move(mapping), near.size(), near.rank, creates);
-    space->state(near.rank).process = ::getpid();
   };
   if (creates) attach();
   const auto addresses = gather_from_all(all_gather, ranks, mine);
@@ -121,9 +121,13 @@ std::shared_ptr<ProcessSpace> share_control(const AllGather& all_gather, int ran
     attach();
   }
   const auto attached = gather_from_all<std::int64_t>(all_gather, ranks, space ? 1 : 0);
+  const std::int64_t can_fetch = space && sharing.fetches && space->can_fetch() ? 1 : 0;
+  const auto can = gather_from_all(all_gather, ranks, can_fetch);
   for (const int member : sharing.all) {
     if (attached[static_cast<std::size_t>(member)] == 0) return nullptr;
   }
+  const auto yes = [&](int member) { return can[static_cast<std::size_t>(member)] == 1; };
+  if (space && std::all_of(near.members.begin(), near.members.end(), yes)) space->allow_fetches();
   return space;
 }
 
@@ -137,6 +141,7 @@ struct Choice {
 struct Site {
   std::vector<int> hosts;  // by rank: a number for its host
   bool shared_memory = true;
+  bool fetches = true;
   bool mpi_progress = true;                   // a thread of ours may call MPI
   std::shared_ptr<const MpiChannel> channel;  // null: all share memory
   std::vector<int> in_channel;                // by rank
@@ -227,6 +232,7 @@ class HostCommunicator final : public QueuedCommunicator {
   std::unique_ptr<Communicator> make_group_communicator(const Group& group) override {
     Site site;
     site.shared_memory = site_.shared_memory;
+    site.fetches = site_.fetches;
     site.mpi_progress = site_.mpi_progress;
     site.channel = site_.channel;
     site.choice = site_.choice;
@@ -239,7 +245,7 @@ class HostCommunicator final : public QueuedCommunicator {
     if (site_.shared_memory) {
       Sharing sharing;
       if (!group.empty()) {
-        sharing = {site.neighbours(group.rank), group.members, site.wants_sharing()};
+        sharing = {site.neighbours(group.rank), group.members, site.wants_sharing(), site.fetches};
         for (int& member : sharing.neighbours.members) {
           member = group.members[static_cast<std::size_t>(member)];
         }
@@ -373,6 +379,7 @@ std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& optio
   Site site;
   site.choice = {agree_on_costs(all.comm, options, place.warn), chosen_way(options)};
   site.shared_memory = options.shared_memory;
+  site.fetches = options.fetch;
   site.mpi_progress = mpi_progress;
   site.hosts = gather_from_all(exchange, n, host_number);
   const Group neighbours = site.neighbours(place.rank);
@@ -384,7 +391,7 @@ std::unique_ptr<Communicator> make_root(MPI_Comm ranks, const HostOptions& optio
   for (int r = 0; r < n; ++r) world.members.push_back(r);
   std::shared_ptr<ProcessSpace> space;
   if (site.wants_sharing()) {
-    space = share_control(exchange, n, {neighbours, world.members, /*wanted=*/true});
+    space = share_control(exchange, n, {neighbours, world.members, /*wanted=*/true, site.fetches});
     if (!space && place.rank == 0) {
       place.warn("the ranks of a host cannot share memory (memfd, /proc/PID/fd); using MPI");
     }

@@ -4,6 +4,7 @@
 #include <linux/mman.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -13,6 +14,10 @@
 
 namespace peal {
 namespace {
+
+// What a peer that reads this process finds, and nobody who reads another by mistake.
+constexpr std::uint64_t kProbe = 0x7065616c2d636d61;
+const std::uint64_t probe = kProbe;
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
@@ -99,6 +104,8 @@ void SharedMapping::close_file() {
 ProcessSpace::ProcessSpace(SharedMapping control, int ranks, int rank, bool construct)
     : control_(std::move(control)), rank_(rank) {
   attach(control_.data(), ranks, construct);
+  state(rank).process = ::getpid();
+  state(rank).probe = reinterpret_cast<std::uint64_t>(&probe);
 }
 
 std::int64_t ProcessSpace::add(std::vector<SharedMapping> of_ranks, std::size_t bytes) {
@@ -131,6 +138,33 @@ std::byte* ProcessSpace::resolve(int rank, const Location& location) const {
                   ", which this rank has released");
   }
   return found->second.of_ranks[static_cast<std::size_t>(rank)].data() + location.offset;
+}
+
+bool ProcessSpace::can_fetch() const {
+  for (int r = 0; r < ranks(); ++r) {
+    if (r == rank_) continue;
+    std::uint64_t found = 0;
+    const std::uint64_t at = state(r).probe.load();
+    if (!fetch(r, reinterpret_cast<std::byte*>(&found), reinterpret_cast<const std::byte*>(at),
+               sizeof found) ||
+        found != kProbe) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool ProcessSpace::fetch(int rank, std::byte* to, const std::byte* from, std::size_t bytes) const {
+  const auto process = static_cast<pid_t>(state(rank).process.load());
+  while (bytes > 0) {
+    const iovec mine{to, bytes}, theirs{const_cast<std::byte*>(from), bytes};
+    const ssize_t read = ::process_vm_readv(process, &mine, 1, &theirs, 1, 0);
+    if (read <= 0) return false;
+    to += read;
+    from += read;
+    bytes -= static_cast<std::size_t>(read);
+  }
+  return true;
 }
 
 bool ProcessSpace::alive(int rank) const {

@@ -54,6 +54,13 @@ class ProcessSpace final : public SharedSpace {
   std::byte* resolve(int rank, const Location& location) const override;
   bool alive(int rank) const override;
 
+  // Where the kernel lets processes of one user read each other (process_vm_readv). Whether this
+  // rank can read all the others, which have attached; all of them can before fetches are allowed.
+  bool can_fetch() const;
+  void allow_fetches() { fetches_ = true; }
+  bool fetches() const override { return fetches_; }
+  bool fetch(int rank, std::byte* to, const std::byte* from, std::size_t bytes) const override;
+
  private:
   struct Region {
     std::vector<SharedMapping> of_ranks;
@@ -61,6 +68,7 @@ class ProcessSpace final : public SharedSpace {
   };
   SharedMapping control_;
   int rank_;
+  bool fetches_ = false;
   mutable std::mutex mutex_;
   std::map<std::int64_t, Region> regions_;
   std::int64_t next_ = 0;

@@ -24,13 +24,6 @@ void full_fence() {
   __sync_synchronize();  // the thread sanitizer refuses atomic_thread_fence
 }
 
-// Arrays of all ranks together from which on what is written leaves the caches before it is read.
-constexpr std::size_t kStreamBytes = std::size_t{32} << 20;
-
-void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
-  if (bytes > 0 && to != from) std::memmove(to, from, bytes);
-}
-
 std::size_t bounds_bytes(std::size_t ranks) {
   return align_up(2 * (ranks + 1) * sizeof(std::int64_t));
 }
@@ -142,23 +135,28 @@ void SharedTransport::run(const Call& call) {
   claim_mail();
   if (call.record.kind == CallKind::barrier || call.only_meets) return;
   bool staged = false;
+  apart_ = false;
   std::int64_t longest = 0;
   for (int r = 0; r < ranks_; ++r) {
     staged = staged || record(r).staged_input || record(r).staged_output;
+    apart_ = apart_ || record(r).apart;
     longest = std::max(longest, record(r).longest);
   }
   const auto end = static_cast<std::size_t>(longest);
-  const std::size_t step = staged ? chunk_ : std::max<std::size_t>(end, 1);
+  const std::size_t step = staged || apart_ ? chunk_ : std::max<std::size_t>(end, 1);
   for (std::size_t begin = 0; begin == 0 || begin < end; begin += step) {
     const Slice chunk{begin, std::min(end, begin + step)};
-    if (begin > 0) {
+    if (begin > 0 && staged) {
       stage_in(call, chunk);
       meet(call);
     }
     if (chunk.size() > 0) work(call, chunk);
-    meet(call);
+    if (staged || chunk.end == end) meet(call);
     stage_out(call, chunk);
   }
+  if (!apart_ || !call.reduces_whole()) return;
+  fetch_slices(call);
+  meet(call);
 }
 
 void SharedTransport::abort(const Cause& cause) {
@@ -212,21 +210,27 @@ void SharedTransport::post(const Call& call) {
   post_record(call);
   SharedRecord& mine = space_->state(rank_).records[sequence_ % 2];
   mine.longest = call.longest;
-  mine.staged_input = mine.staged_output = false;
+  mine.staged_input = mine.staged_output = mine.apart = false;
+  const bool fetched = is_fetched(call);
   const std::size_t size = call.element_size();
+  const auto place = [&](const std::byte* data, std::size_t bytes, Location& location,
+                         bool& staged) {
+    if (space_->locate(data, bytes, location)) return;
+    location = {kPrivate, reinterpret_cast<std::uint64_t>(data)};
+    (fetched ? mine.apart : staged) = true;
+  };
   const auto bytes_of = [&](int i) {
     return call.is_group() ? call.part(i).size() * size
                            : static_cast<std::size_t>(call.input_elements) * size;
   };
   for (int i = 0; i < call.input_count; ++i) {
-    const std::byte* x = call.inputs[at(i)];
-    if (!space_->locate(x, bytes_of(i), mine.inputs[at(i)])) mine.staged_input = true;
+    place(call.inputs[at(i)], bytes_of(i), mine.inputs[at(i)], mine.staged_input);
   }
   // Other collectives write to no memory but their own.
   const int written = call.reduces_whole() ? call.output_count : 0;
   for (int i = 0; i < written; ++i) {
     const std::size_t bytes = call.is_group() ? bytes_of(i) : call.count() * size;
-    if (!space_->locate(call.outputs[at(i)], bytes, mine.outputs[at(i)])) mine.staged_output = true;
+    place(call.outputs[at(i)], bytes, mine.outputs[at(i)], mine.staged_output);
   }
   if (call.record.kind == CallKind::all_to_all && call.bounds != nullptr) {
     std::copy_n(call.bounds, call.bound_count, space_->bounds(rank_, sequence_));
@@ -379,68 +383,6 @@ void SharedTransport::compare_counts(const Call& call) {
   }
 }
 
-std::size_t SharedTransport::chunk_elements(const Call& call) const {
-  std::size_t arrays = 1;
-  if (call.has_input_blocks()) arrays = static_cast<std::size_t>(ranks_);
-  if (call.tree != nullptr) arrays = static_cast<std::size_t>(call.tree->most);
-  const std::size_t unit = kAlignment / call.element_size();
-  const std::size_t fits = SharedSpace::kBounceBytes / (arrays * call.element_size());
-  return std::max(fits / unit * unit, unit);
-}
-
-// The bounce buffer holds a chunk of each block or of each partial sum, or of the tensors of a
-// group in a row.
-void SharedTransport::stage_in(const Call& call, Slice chunk) {
-  if (!record(rank_).staged_input) return;
-  const std::size_t size = call.element_size();
-  std::byte* to = space_->bounce_in(rank_);
-  const auto copy = [&](std::size_t place, const std::byte* from, Slice elements) {
-    copy_bytes(to + place * size, from + elements.begin * size, elements.size() * size);
-  };
-  if (call.is_group()) {
-    for (int i = 0; i < call.parts(); ++i) {
-      const Slice part = call.part(i), both = intersection(part, chunk);
-      if (both.size() == 0) continue;
-      copy(both.begin - chunk.begin, call.inputs[at(i)],
-           {both.begin - part.begin, both.end - part.begin});
-    }
-    return;
-  }
-  const int arrays = call.has_input_blocks() ? ranks_ : call.input_count;
-  for (int i = 0; i < arrays; ++i) {
-    const bool blocks = call.has_input_blocks();
-    const Slice all =
-        blocks ? call.block(i) : Slice{0, static_cast<std::size_t>(call.input_elements)};
-    copy(at(i) * chunk_, call.inputs[blocks ? 0 : at(i)], clip(all, chunk));
-  }
-}
-
-void SharedTransport::stage_out(const Call& call, Slice chunk) {
-  if (!record(rank_).staged_output) return;
-  const std::size_t size = call.element_size();
-  for (int i = 0; i < call.parts(); ++i) {
-    const Slice part = call.part(i), both = intersection(part, chunk);
-    if (both.size() == 0) continue;
-    copy_out(call, call.outputs[at(i)] + (both.begin - part.begin) * size,
-             space_->bounce_out(rank_) + (both.begin - chunk.begin) * size, both.size() * size);
-  }
-}
-
-bool SharedTransport::streams(const Call& call) const {
-  const std::size_t blocks = call.reduces_whole() || call.record.kind == CallKind::broadcast
-                                 ? 1
-                                 : static_cast<std::size_t>(ranks_);
-  const std::size_t array = static_cast<std::size_t>(call.longest) * blocks * call.element_size();
-  return array * static_cast<std::size_t>(ranks_) >= kStreamBytes;
-}
-
-// To this rank's own output.
-void SharedTransport::copy_out(const Call& call, std::byte* to, const std::byte* from,
-                               std::size_t bytes) const {
-  if (!streams(call)) return copy_bytes(to, from, bytes);
-  if (to != from) stream_copy(to, from, bytes);
-}
-
 const SharedRecord& SharedTransport::record(int rank) const {
   return space_->state(rank).records[sequence_ % 2];
 }
@@ -450,31 +392,39 @@ const SharedRecord& SharedTransport::record(int rank) const {
 const std::byte* SharedTransport::input(int rank, int index, const Call& call,
                                         std::size_t element) const {
   const std::size_t size = call.element_size();
+  const std::size_t first = call.is_group() ? call.part(index).begin : 0;
+  if (rank == rank_) return call.inputs[at(index)] + (element - first) * size;
   if (record(rank).staged_input) {
     const std::size_t array = call.is_group() ? 0 : at(index) * chunk_;
     return space_->bounce_in(rank) + (array + element % chunk_) * size;
   }
-  const std::size_t first = call.is_group() ? call.part(index).begin : 0;
-  return space_->resolve(rank, record(rank).inputs[at(index)]) + (element - first) * size;
+  return reach(rank, record(rank).inputs[at(index)]) + (element - first) * size;
 }
 
 std::byte* SharedTransport::output(int rank, int index, const Call& call,
                                    std::size_t element) const {
-  const std::size_t size = call.element_size();
+  const std::size_t size = call.element_size(), first = call.part(index).begin;
+  if (rank == rank_) return call.outputs[at(index)] + (element - first) * size;
   if (record(rank).staged_output) return space_->bounce_out(rank) + element % chunk_ * size;
-  const std::size_t first = call.part(index).begin;
-  return space_->resolve(rank, record(rank).outputs[at(index)]) + (element - first) * size;
+  return reach(rank, record(rank).outputs[at(index)]) + (element - first) * size;
 }
 
-// This rank's block of another rank's input, from `chunk` on.
+// This rank's block of a rank's input, from `chunk` on.
 const std::byte* SharedTransport::input_block(int rank, const Call& call, Slice chunk) const {
   const std::size_t size = call.element_size();
+  if (rank == rank_) return call.inputs[0] + (call.block(rank_).begin + chunk.begin) * size;
   if (record(rank).staged_input) return space_->bounce_in(rank) + at(rank_) * chunk_ * size;
   std::size_t first = call.block(rank_).begin;
   if (call.record.kind == CallKind::all_to_all && call.bounds != nullptr) {
     first = static_cast<std::size_t>(space_->bounds(rank, sequence_)[rank_]);
   }
-  return space_->resolve(rank, record(rank).inputs[0]) + (first + chunk.begin) * size;
+  return reach(rank, record(rank).inputs[0]) + (first + chunk.begin) * size;
+}
+
+// An address of that rank's own if its memory is private.
+std::byte* SharedTransport::reach(int rank, const Location& location) const {
+  if (location.region == kPrivate) return reinterpret_cast<std::byte*>(location.offset);
+  return space_->resolve(rank, location);
 }
 
 void SharedTransport::work(const Call& call, Slice chunk) {
@@ -502,44 +452,52 @@ void SharedTransport::work(const Call& call, Slice chunk) {
 
 // Every rank reduces its slice, reading all ranks' inputs, and writes it to all ranks' outputs (of
 // a `reduce`: to the root's). 2 meetings; a rank reads N bytes (p N with p partial sums a rank) and
-// writes N (N/n). A group is one array of N bytes.
+// writes N (N/n). A group is one array of N bytes. With private memory see shared_private.cpp.
 void SharedTransport::reduce(const Call& call, Slice chunk) {
-  const Slice slice = slice_of(chunk.size(), ranks_, rank_, call.element_size());
-  const Slice mine{chunk.begin + slice.begin, chunk.begin + slice.end};
+  const Slice mine = slice_in(call, chunk, rank_);
   for (int i = 0; i < call.parts(); ++i) {
     const Slice elements = intersection(call.part(i), mine);
     if (elements.size() > 0) reduce_part(call, i, elements);
   }
 }
 
+// What a rank reduces of a chunk.
+Slice SharedTransport::slice_in(const Call& call, Slice chunk, int rank) const {
+  const Slice slice = slice_of(chunk.size(), ranks_, rank, call.element_size());
+  return {chunk.begin + slice.begin, chunk.begin + slice.end};
+}
+
 void SharedTransport::reduce_part(const Call& call, int part, Slice elements) {
   const bool ring = call.tree == nullptr && call.record.algorithm != Algorithm::ordered_tree;
-  collect_sources(call, part, elements.begin, ring);
+  collect_sources(call, part, elements, ring);
   outputs_.clear();
-  bool bounces = false;
+  bool passes_by = streams(call) && !apart_;
   for (int k = 0; k < ranks_; ++k) {
     const bool receives = call.record.kind != CallKind::reduce || call.record.parameter == k;
-    if (receives) outputs_.push_back(output(k, part, call, elements.begin));
-    bounces = bounces || record(k).staged_output;
+    const bool reached = !apart_ || k == rank_;  // others fetch it
+    if (receives && reached) outputs_.push_back(output(k, part, call, elements.begin));
+    passes_by = passes_by && !record(k).staged_output;
   }
   const ReducePlan& plan = call.tree != nullptr ? call.tree->reduce : ring ? chain_ : pairs_;
   const auto stays = [&](const std::byte* output) {
     return std::find(sources_.begin(), sources_.end(), output) != sources_.end();
   };
-  const bool stream =
-      streams(call) && !bounces && std::none_of(outputs_.begin(), outputs_.end(), stays);
+  const bool stream = passes_by && std::none_of(outputs_.begin(), outputs_.end(), stays);
   reducer_.run(plan, call.record.dtype, call.record.op, ranks_, sources_, outputs_, elements.size(),
                stream);
 }
 
-// The inputs of all ranks from `element` on; around a ring a slice starts behind its owner, where
-// it ends up complete.
-void SharedTransport::collect_sources(const Call& call, int part, std::size_t element, bool ring) {
+// These elements of all ranks' inputs; around a ring a slice starts behind its owner, where it ends
+// up complete.
+void SharedTransport::collect_sources(const Call& call, int part, Slice elements, bool ring) {
   sources_.clear();
+  brought_ = 0;
   for (int k = 0; k < ranks_; ++k) {
     const int r = ring ? (rank_ + 1 + k) % ranks_ : k;
     const int partials = call.tree != nullptr ? call.tree->count(r) : 1;
-    for (int i = 0; i < partials; ++i) sources_.push_back(input(r, part + i, call, element));
+    for (int i = part; i < part + partials; ++i) {
+      sources_.push_back(bring(call, r, i, input(r, i, call, elements.begin), elements.size()));
+    }
   }
 }
 
@@ -548,7 +506,7 @@ void SharedTransport::collect_sources(const Call& call, int part, std::size_t el
 void SharedTransport::reduce_slices(const Call& call, Slice chunk) {
   const Slice block = call.block(rank_), mine = intersection(block, chunk);
   if (mine.size() == 0) return;
-  collect_sources(call, /*part=*/0, mine.begin, /*ring=*/false);
+  collect_sources(call, /*part=*/0, mine, /*ring=*/false);
   outputs_.assign(1, call.output() + (mine.begin - block.begin) * call.element_size());
   reducer_.run(call.tree->reduce, call.record.dtype, call.record.op, ranks_, sources_, outputs_,
                mine.size());
@@ -559,8 +517,10 @@ void SharedTransport::reduce_scatter(const Call& call, Slice chunk) {
   const Slice block = call.block(rank_), mine = clip(block, chunk);
   if (mine.size() == 0) return;
   sources_.clear();
+  brought_ = 0;
   for (int k = 0; k < ranks_; ++k) {
-    sources_.push_back(input_block((rank_ + 1 + k) % ranks_, call, chunk));
+    const int r = (rank_ + 1 + k) % ranks_;
+    sources_.push_back(bring(call, r, /*index=*/0, input_block(r, call, chunk), mine.size()));
   }
   outputs_.assign(1, call.output() + (mine.begin - block.begin) * call.element_size());
   reducer_.run(chain_, call.record.dtype, call.record.op, ranks_, sources_, outputs_, mine.size());
@@ -576,7 +536,12 @@ void SharedTransport::pull(const Call& call, Slice chunk) {
     if (part.size() == 0) continue;
     const std::byte* from =
         call.has_input_blocks() ? input_block(r, call, chunk) : input(r, 0, call, chunk.begin);
-    copy_out(call, call.output() + part.begin * size, from, part.size() * size);
+    std::byte* to = call.output() + part.begin * size;
+    if (is_apart(r, record(r).inputs[0])) {
+      fetch(call, r, to, from, part.size() * size);
+    } else {
+      copy_out(call, to, from, part.size() * size);
+    }
   }
   stream_fence();
 }

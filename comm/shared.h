@@ -16,10 +16,11 @@ namespace peal {
 
 // Where a rank's memory is, in terms that every rank understands.
 struct Location {
-  std::int64_t region = 0;   // kBounce: the rank's bounce buffer; otherwise the space decides
+  std::int64_t region = 0;   // kPrivate: see below; otherwise the space decides
   std::uint64_t offset = 0;  // bytes into the region
 };
-inline constexpr std::int64_t kBounce = -1;
+// Memory that peers cannot map; `offset` is the address in the rank's own process.
+inline constexpr std::int64_t kPrivate = -2;
 
 // What peers look at first; all that a small call needs, in one cache line if it is small enough.
 // The first line says that the rank has come and the last one used that all of them are there, so
@@ -50,6 +51,7 @@ struct SharedRecord {
   CallRecord call;
   alignas(64) bool staged_input = false;
   bool staged_output = false;  // copied through the bounce buffer
+  bool apart = false;          // some of it private, for peers to fetch
   std::array<Location, kMaxInputs> inputs, outputs;
   std::int64_t longest = 0;  // of Call; in a ragged all_to_all it differs between ranks
 };
@@ -75,6 +77,7 @@ struct alignas(64) RankState {
   std::atomic<bool> left{false};         // it has destroyed its communicator
   std::atomic<bool> elsewhere{false};    // it has waited for long in another call
   std::atomic<std::int64_t> process{0};  // id; 0: not known
+  std::atomic<std::uint64_t> probe{0};   // address in it of what peers try to read
   std::atomic<std::uint32_t> bell{0};    // rung by the peer of a send or recv; a futex
   std::atomic<std::uint32_t> listening{0};
   SharedRecord records[2];
@@ -111,6 +114,10 @@ class SharedSpace {
   // Whether peers can reach [data, data + bytes) of this rank, and where it is for them.
   virtual bool locate(const std::byte* data, std::size_t bytes, Location& location) const = 0;
   virtual std::byte* resolve(int rank, const Location& location) const = 0;
+  // Whether ranks can read each other's private memory, and one does: the bytes at an address of
+  // that rank's. False when it could not.
+  virtual bool fetches() const { return false; }
+  virtual bool fetch(int, std::byte*, const std::byte*, std::size_t) const { return false; }
   // False when the process of that rank is gone.
   virtual bool alive(int rank) const = 0;
 
@@ -180,16 +187,25 @@ class SharedTransport final : public Transport {
   std::string late_ranks() const;
   std::string last_of(int rank) const;
 
-  // A big private array goes through the bounce buffers chunk by chunk.
+  // Private memory (shared_private.cpp).
   std::size_t chunk_elements(const Call& call) const;
+  bool is_fetched(const Call& call) const;
+  Slice read_by_none(const Call& call, Slice chunk) const;
   void stage_in(const Call& call, Slice chunk);
   void stage_out(const Call& call, Slice chunk);
+  bool is_apart(int rank, const Location& location) const;
+  void fetch(const Call& call, int rank, std::byte* to, const std::byte* from, std::size_t bytes);
+  const std::byte* bring(const Call& call, int rank, int index, const std::byte* from,
+                         std::size_t elements);
+  void fetch_slices(const Call& call);
   bool streams(const Call& call) const;
   void copy_out(const Call& call, std::byte* to, const std::byte* from, std::size_t bytes) const;
+
   void work(const Call& call, Slice chunk);
   void reduce(const Call& call, Slice chunk);
   void reduce_part(const Call& call, int part, Slice elements);
-  void collect_sources(const Call& call, int part, std::size_t element, bool ring);
+  Slice slice_in(const Call& call, Slice chunk, int rank) const;
+  void collect_sources(const Call& call, int part, Slice elements, bool ring);
   void reduce_slices(const Call& call, Slice chunk);
   void reduce_scatter(const Call& call, Slice chunk);
   void pull(const Call& call, Slice chunk);
@@ -222,6 +238,7 @@ class SharedTransport final : public Transport {
   const std::byte* input(int rank, int index, const Call& call, std::size_t element) const;
   const std::byte* input_block(int rank, const Call& call, Slice chunk) const;
   std::byte* output(int rank, int index, const Call& call, std::size_t element) const;
+  std::byte* reach(int rank, const Location& location) const;
 
   std::shared_ptr<SharedSpace> space_;
   const Watch& watch_;
@@ -233,7 +250,9 @@ class SharedTransport final : public Transport {
   std::chrono::steady_clock::time_point left_since_{};  // when a peer was first seen to have left
   bool begun_ = false;                                  // the next call, which is a small one
   std::array<std::size_t, 2> mailed_{1, 1};             // lines
-  std::size_t chunk_ = 0;  // elements of the call in progress that fit the bounce buffer
+  std::size_t chunk_ = 0;    // elements of the call in progress that fit the bounce buffer
+  bool apart_ = false;       // that some rank's memory is to be fetched in it
+  std::size_t brought_ = 0;  // bytes of the bounce buffers that hold what was fetched
   ReducePlan chain_, pairs_;
   Reducer reducer_;
   std::vector<const std::byte*> sources_;

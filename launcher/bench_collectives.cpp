@@ -46,7 +46,7 @@ struct Arguments {
   std::int64_t factor = 2;
   std::int64_t warmup = 5, iterations = 0;
   int local = 0;
-  bool private_memory = false, fresh = false, json = false;
+  bool private_memory = false, no_fetch = false, fresh = false, json = false;
   std::string compare;  // empty: with nothing
   bool tune = false;
   std::string tune_file;
@@ -333,6 +333,10 @@ void add_options(CLI::App& command, Arguments& arguments) {
                    "that they stay in the caches of those who read them");
   command.add_flag("--private", arguments.private_memory,
                    "ordinary memory, not the communicator's, which ranks of a host share");
+  command.add_flag(
+      "--no-fetch", arguments.no_fetch,
+      "private memory through bounce buffers, as where the kernel lets no process read "
+      "another's");
   command
       .add_option("--compare", arguments.compare,
                   "take turns with MPI's own, or with Peal's ring: its time and the ratio, "
@@ -374,6 +378,7 @@ void add_bench_collectives(CLI::App& bench) {
     if (!arguments->tune_file.empty()) options.tune_file = arguments->tune_file;
     if (arguments->tune) options.tune_file = "";
     options.way = arguments->way;
+    options.fetch = !arguments->no_fetch;
     with_ranks(
         arguments->local,
         [&](Communicator& comm) {

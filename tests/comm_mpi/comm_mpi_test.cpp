@@ -4,9 +4,14 @@
 //   comm_mpi_test CARRIER failing_groups  what reaches whom when a group fails
 //   comm_mpi_test CARRIER sizes           every collective and dtype at > 16 Mi elements
 //   comm_mpi_test CARRIER ways            every way of an all-reduce; what a tune file may change
+//   comm_mpi_test shared fetched          private memory, fetched or not: the same bits
+//   comm_mpi_test shared unreadable       private memory that peers cannot read
 //   comm_mpi_test CARRIER large|mismatch|counts|pair|late|abort|kill
-// CARRIER: shared, mpi, or hosts2 (every two ranks as if on a host of their own: both together).
+// CARRIER: shared, bounce (the same where no rank may read another's memory), mpi, or hosts2 (every
+// two ranks as if on a host of their own: shared and mpi together).
 // Ends with 0 when this rank saw what it should.
+#include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -200,6 +205,7 @@ HostOptions options_of(const std::string& memory) {
   HostOptions options;
   options.deadline_seconds = 60;
   options.shared_memory = memory != "mpi";
+  options.fetch = memory != "bounce";
   if (memory == "hosts2") options.ranks_per_host = 2;
   options.tune_file = "";
   return options;
@@ -236,6 +242,82 @@ std::vector<float> ordered_sums(Communicator& comm) {
     all.insert(all.end(), partials[0].begin(), partials[0].end());
   }
   return all;
+}
+
+// Long private arrays, of which some ranks' are shared and some are not.
+std::vector<float> long_sums(Communicator& comm) {
+  Stream s;
+  constexpr std::int64_t kCount = 1'000'003;
+  const Buffer shared = comm.allocate(kCount * sizeof(float));
+  const Tensor in_window = contract::view<float>(shared, kCount);
+  std::vector<float> all;
+  for (const int sharing : {0, 1, 2}) {  // none, some, all but one
+    for (const Algorithm algorithm : {Algorithm::ring, Algorithm::ordered_tree}) {
+      std::vector<float> x = numbers(kCount, comm.rank()), y(x.size());
+      const bool shares = comm.rank() % 3 < sharing;
+      std::copy(x.begin(), x.end(), in_window.as<float>());
+      const Tensor from = shares ? in_window : contract::view(x), to = contract::view(y);
+      comm.wait(s, comm.all_reduce(s, "apart", from, to, ReduceOp::sum, algorithm));
+      comm.wait(s, comm.all_reduce(s, "in place", from, from, ReduceOp::sum, algorithm));
+      all.insert(all.end(), y.begin(), y.end());
+      all.insert(all.end(), from.as<float>(), from.as<float>() + kCount);
+    }
+  }
+  return all;
+}
+
+void same_bits_fetched(Communicator& comm) {
+  HostOptions options = options_of("shared");
+  const std::vector<float> fetched = long_sums(comm), steps = ordered_sums(comm);
+  options.fetch = false;
+  const auto bounced = make_host_communicator(options);
+  require(long_sums(*bounced) == fetched, "other bits through bounce buffers");
+  require(ordered_sums(*bounced) == steps, "other bits of small sums");
+}
+
+// Whether the kernel lets every rank read every other.
+bool all_can_read(Communicator& comm) {
+  Stream s;
+  struct Word {
+    std::int64_t process, address, value;
+  };
+  static const std::int64_t value = 77;
+  std::vector<Word> words(static_cast<std::size_t>(comm.world_size()));
+  Word mine{::getpid(), static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(&value)), value};
+  comm.wait(s, comm.all_gather(s, "words", {&mine, {3}, DType::i64},
+                               {words.data(), {3 * comm.world_size()}, DType::i64}));
+  std::int64_t all = 1;
+  for (const Word& word : words) {
+    std::int64_t found = 0;
+    const iovec to{&found, sizeof found};
+    const iovec from{reinterpret_cast<void*>(word.address), sizeof found};
+    const auto process = static_cast<pid_t>(word.process);
+    if (::process_vm_readv(process, &to, 1, &from, 1, 0) < 0 || found != word.value) all = 0;
+  }
+  const Tensor view{&all, {1}, DType::i64};
+  comm.wait(s, comm.all_reduce(s, "all", view, view, ReduceOp::min));
+  return all == 1;
+}
+
+// The one whose memory cannot be read is named everywhere. The first 64 KiB of an array this long
+// are rank 0's to reduce, so rank 1 itself does not read them. Where it must, as none may fetch,
+// all is well with memory that it can read.
+void unreadable(Communicator& comm) {
+  Stream s;
+  constexpr std::size_t kHidden = std::size_t{64} << 10, kBytes = std::size_t{4} << 20;
+  const bool fetches = all_can_read(comm);
+  void* memory =
+      ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  require(memory != MAP_FAILED, "mmap");
+  std::vector<float> sums(kBytes / sizeof(float));
+  const Tensor x{memory, {static_cast<std::int64_t>(sums.size())}}, y = contract::view(sums);
+  if (!fetches) {
+    return contract::all_reduce_one<float>(comm, x, y, ReduceOp::sum, Algorithm::automatic);
+  }
+  if (comm.rank() == 1) ::mprotect(memory, kHidden, PROT_NONE);
+  require_error(ErrorKind::peer,
+                {"rank 1 (", ") has memory that cannot be read, in all_reduce \"hidden\""},
+                [&] { comm.wait(s, comm.all_reduce(s, "hidden", x, y, ReduceOp::sum)); });
 }
 
 // By size, what this communicator does; the same on all ranks.
@@ -300,6 +382,8 @@ int run(const std::string& memory, const std::string& what) {
       {"large", run_large},
       {"ways", nullptr},
       {"sizes", run_sizes},
+      {"fetched", same_bits_fetched},
+      {"unreadable", unreadable},
       {"mismatch", mismatch},
       {"counts", counts},
       {"pair", pair},
