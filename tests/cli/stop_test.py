@@ -1,8 +1,11 @@
 """Ctrl-C and SIGTERM: the run saves, ends cleanly and goes on from there with the same command."""
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
+import termios
 import time
 import unittest
 
@@ -121,9 +124,14 @@ class Stop(PealTest):
         job = self.job(limit=4000, epochs=2000, extra="eval { every_epochs: 0 }\n")
         process = start(["train", job, "--set", "run.log_every_steps=1"])
         self.wait_for_steps(process)  # it does not heed signals before
-        time.sleep(3)
+        waiting, end = 0, time.monotonic() + 60
+        while waiting < 60000:  # of the 65536 that it holds
+            self.assertLess(time.monotonic(), end, f"{waiting} bytes are in the pipe")
+            waiting, = struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))
+            time.sleep(0.01)
+        time.sleep(0.5)  # it goes on with a full pipe
         os.kill(process.pid, signal.SIGTERM)
-        self.assertEqual(process.wait(timeout=10), 0)
+        self.assertEqual(process.wait(timeout=60), 0)
         output, _ = process.communicate()
         self.assertIn("stopped after step", output)
 
