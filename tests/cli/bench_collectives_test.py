@@ -3,7 +3,7 @@ import json
 import math
 import unittest
 
-from peal_cli import run
+from peal_cli import run, run_failing
 
 INPUT = 2
 QUICK = ["--warmup", 1, "--iterations", 3]
@@ -165,8 +165,9 @@ class BenchCollectives(unittest.TestCase):
                 for text in expected:
                     self.assertIn(text, result.stderr)
         for arguments in (["--max", "1024TiB"], ["--compare", "mpi", "--local", "2"]):
-            result = run(["bench", "collectives", *arguments], ranks=2)
+            result, codes = run_failing(["bench", "collectives", *arguments], ranks=2)
             self.assertEqual(result.returncode, INPUT, result.stderr)
+            self.assertEqual(codes, [INPUT] * 2)
             said = [line for line in result.stderr.splitlines() if line.startswith("peal: ")]
             self.assertEqual(len(said), 1, result.stderr)
 

@@ -91,17 +91,15 @@ class Flight(PealTest):
         self.assertEqual(result.returncode, 0, result.stderr)
         return result.stdout
 
-    def check_culprit(self, number, culprit):
+    def check_culprit(self, number, culprit, deadline):
         process = self.start_ranks(self.job(limit=4000, epochs=2000),
-                                   "parallel.deadline_seconds=2")
+                                   f"parallel.deadline_seconds={deadline}")
         self.wait_for_steps(process)
         pid = self.pids(process)[culprit]
         os.kill(pid, number)
-        start_of_wait = time.monotonic()
         living = [rank for rank in range(RANKS) if rank != culprit]
         self.wait_until("end of the living ranks",
-                        lambda: all(self.code(rank) is not None for rank in living), process, 20)
-        self.assertLess(time.monotonic() - start_of_wait, 10)
+                        lambda: all(self.code(rank) is not None for rank in living), process, 30)
         self.assertEqual([self.code(rank) for rank in living], [3] * len(living))
         self.assertEqual(self.records(), {f"flight-rank-{rank}.jsonl" for rank in living})
         if number == signal.SIGSTOP:
@@ -135,11 +133,11 @@ class Flight(PealTest):
         return verdict["waited_seconds"]
 
     def test_a_stopped_rank(self):
-        self.assertGreaterEqual(self.check_culprit(signal.SIGSTOP, 1), 1.9)
+        self.assertGreaterEqual(self.check_culprit(signal.SIGSTOP, 1, 2), 1.9)
 
     def test_a_killed_rank(self):
         # Nobody needs to wait for the deadline.
-        self.assertLess(self.check_culprit(signal.SIGKILL, 2), 1.9)
+        self.assertLess(self.check_culprit(signal.SIGKILL, 2, 60), 30)
 
     def test_mpirun_ends_the_job_and_the_records_are_there(self):
         # As users run it: no shell between, and mpirun kills the others when one rank is gone.

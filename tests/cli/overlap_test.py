@@ -3,7 +3,7 @@ import json
 import re
 import unittest
 
-from peal_cli import PealTest, run
+from peal_cli import PealTest, run, run_failing
 
 INPUT = 2
 FIELDS = {"ranks", "backend", "virtual_ranks", "lanes", "global_batch", "reduction",
@@ -50,8 +50,9 @@ class Overlap(PealTest):
                                        (["--set", "parallel.bucket_size=12.5QB"], 2, "such as 128MB"),
                                        (["--local", 9], 0, "8 virtual ranks")):
             with self.subTest(flags=flags):
-                done = run(["bench", "overlap", self.job(), *flags], ranks)
+                done, codes = run_failing(["bench", "overlap", self.job(), *flags], ranks)
                 self.assertEqual(done.returncode, INPUT, done.stdout + done.stderr)
+                self.assertEqual(codes, [INPUT] * ranks)
                 self.assertIn(expected, done.stderr)
 
 

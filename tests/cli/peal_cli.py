@@ -57,6 +57,34 @@ def run(arguments, ranks=0, timeout=120, **options):
                           timeout=timeout, env=environment(arguments, ranks), **options)
 
 
+# A rank keeps its exit code and ends when all have: mpirun, which kills the others when the first
+# has failed, finds nobody, and is told not to wait for what it kills.
+FAILING_RANK = """
+"$@"; code=$?; echo $code > "$CODES/.$OMPI_COMM_WORLD_RANK"
+mv "$CODES/.$OMPI_COMM_WORLD_RANK" "$CODES/$OMPI_COMM_WORLD_RANK"
+all_ended() { set -- "$CODES"/*; [ $# -eq $OMPI_COMM_WORLD_SIZE ]; }
+until all_ended || ! kill -0 $PPID; do sleep 0.02; done
+exit $code
+"""
+
+
+def run_failing(arguments, ranks, timeout=60, settings=None):
+    """Runs what is to fail to its end; also returns the exit code of each rank (ranks 0: alone).
+    `settings`: variables of the environment, for each rank."""
+    if not ranks:
+        return run(arguments, timeout=timeout), []
+    with tempfile.TemporaryDirectory(prefix="peal-codes-") as codes:
+        words = ["mpirun", "--mca", "odls_base_sigkill_timeout", "0"]
+        for rank in range(ranks):
+            own = settings[rank] if settings else {}
+            words += [*([":"] if rank else []), "-np", "1", "env", *(f"{k}={v}" for k, v in own.items()),
+                      "sh", "-c", FAILING_RANK, "rank", PEAL, *map(str, arguments)]
+        result = subprocess.run(words, capture_output=True, text=True, timeout=timeout,
+                                env={**MPI_ENVIRONMENT, "CODES": codes})
+        found = [pathlib.Path(codes, str(rank)) for rank in range(ranks)]
+        return result, [int(code.read_text()) if code.exists() else None for code in found]
+
+
 def start(arguments, ranks=0, **options):
     """Starts in a process group of its own, so that a test can signal or kill it whole."""
     return subprocess.Popen(command(arguments, ranks), stdout=subprocess.PIPE,

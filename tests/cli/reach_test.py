@@ -7,10 +7,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
-from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest, kill_tree, run, start
+from peal_cli import MPI_ENVIRONMENT, PealTest, kill_tree, run, run_failing, start
 from shard_server import Fault, Server
 
 os.environ["no_proxy"] = MPI_ENVIRONMENT["no_proxy"] = "127.0.0.1"
@@ -96,8 +97,9 @@ class Reach(PealTest):
         words = ["train", job, "--fresh"]
         for override in overrides:
             words += ["--set", override]
-        done = run(words, ranks)
+        done, codes = run_failing(words, ranks, timeout=120)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertEqual(codes, [code] * ranks)
         for text in expected:
             self.assertIn(text, done.stderr)
         self.check_cache()
@@ -280,8 +282,10 @@ class Reach(PealTest):
             time.sleep(0.01)
 
     def test_killed_in_mid_epoch_and_resumed_on_other_ranks(self):
-        server = self.serve()
-        job = self.web_job(server, epochs=6)
+        # The records that step 13 needs come when the run has been killed, after step 7.
+        killed = threading.Event()
+        server = self.serve(lambda name, number, first: server.count() > 9 and
+                            not killed.wait(120) and None)
         self.train(self.reach_job(f'directory: "{self.shards}"', epochs=6), 1, WINDOWED, ["--fresh"])
         expected = self.hash(self.folder / "run")
         shutil.rmtree(self.folder / "run")
@@ -292,6 +296,7 @@ class Reach(PealTest):
                       process)
         kill_tree(process)
         process.communicate(timeout=30)
+        killed.set()
         done = run(["inspect", self.folder / "run"])
         step = int(done.stdout.split("step ")[1].split(",")[0])
         self.assertNotEqual(step % 17, 0, "not in the middle of an epoch")
@@ -300,23 +305,24 @@ class Reach(PealTest):
         self.assertEqual(self.hash(self.folder / "run"), expected)
         self.check_cache()
 
-    def check_stop(self, job, ranks, number, seconds):
+    def check_stop(self, job, ranks, number):
+        def came():
+            return sum(path.stat().st_size for path in self.cached(".peal") + self.cached(".part"))
+        before = came()
         process = start(["train", job], ranks)
-        self.wait_for(lambda: self.cached(".part"), process)
-        time.sleep(0.3)
-        begin = time.monotonic()
+        self.wait_for(lambda: came() > before, process)
         os.kill(process.pid, number)
-        said, _ = process.communicate(timeout=30)
-        self.assertLess(time.monotonic() - begin, seconds, said)
+        process.communicate(timeout=60)  # long before all has come
         self.assertNotEqual(process.returncode, 0)
         self.check_cache()
 
     def test_stopped_while_it_fetches(self):
-        slow = self.serve(lambda name, number, first: Fault(rate=20000))
+        # Minutes for all of it.
+        slow = self.serve(lambda name, number, first: Fault(rate=4000))
         for ranks, number in ((0, signal.SIGINT), (2, signal.SIGINT), (0, signal.SIGTERM)):
-            self.check_stop(self.web_job(slow), ranks, number, 5)
+            self.check_stop(self.web_job(slow), ranks, number)
         # A warning of the batch system's: 2 s for what is under way.
-        self.check_stop(self.web_job(slow), 0, signal.SIGUSR1, 6)
+        self.check_stop(self.web_job(slow), 0, signal.SIGUSR1)
         # What came is gone on with.
         server = self.serve()
         self.check(self.web_job(server), "global", 2)

@@ -3,7 +3,7 @@ import json
 import re
 import unittest
 
-from peal_cli import PealTest, run
+from peal_cli import PealTest, run, run_failing
 
 INPUT = 2
 
@@ -69,8 +69,9 @@ class Scaling(PealTest):
                                        (["--model", *bf16], 2, "parallel.compression"),
                                        (["--set", "train.global_batch=63"], 2, "global_batch")):
             with self.subTest(flags=flags):
-                done = run(["bench", "scaling", self.job(), *flags], ranks)
+                done, codes = run_failing(["bench", "scaling", self.job(), *flags], ranks)
                 self.assertEqual(done.returncode, INPUT, done.stdout + done.stderr)
+                self.assertEqual(codes, [INPUT] * ranks)
                 self.assertIn(expected, done.stderr)
 
 

@@ -12,7 +12,7 @@ import time
 import unittest
 import pathlib
 
-from peal_cli import DATA, MPI_ENVIRONMENT, PEAL, PealTest, kill_tree, run, start
+from peal_cli import DATA, PealTest, kill_tree, run, run_failing, start
 from pictures import Pictures
 
 FASHION = DATA / "fashion-mnist"
@@ -269,19 +269,11 @@ class Shard(PealTest):
         """Exit code 2 and one message, on every rank, soon."""
         for n in ranks:
             with self.subTest(ranks=n):
-                codes = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
-                words = [PEAL, *map(str, arguments)]
-                if n > 0:
-                    script = 'trap "" TERM; "$@"; echo $? > ' + f"{codes}/$OMPI_COMM_WORLD_RANK"
-                    words = ["mpirun", "-np", str(n), "sh", "-c", script + "; exit $(cat "
-                             f"{codes}/$OMPI_COMM_WORLD_RANK)", "sh", *words]
                 begin = time.monotonic()
-                result = subprocess.run(words, capture_output=True, text=True, timeout=60,
-                                        env=MPI_ENVIRONMENT if n else None)
+                result, codes = run_failing(arguments, n)
                 self.assertLess(time.monotonic() - begin, 20)
                 self.assertEqual(result.returncode, INPUT, result.stdout + result.stderr)
-                self.assertEqual([(codes / str(r)).read_text().strip() for r in range(n)],
-                                 [str(INPUT)] * n, result.stderr)
+                self.assertEqual(codes, [INPUT] * n, result.stderr)
                 said = re.findall(r"^peal: (?:.|\n(?!peal: ))*", result.stderr, re.MULTILINE)
                 self.assertEqual(len(said), 1, f"not one message:\n{result.stderr}")
                 for text in expected:

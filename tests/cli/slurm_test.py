@@ -168,7 +168,7 @@ class Slurm(BedTest):
         process = self.start(PEAL, "submit", "--nodes", 4, "--ranks-per-node", 1, "--requeue",
                              "--follow", *self.words())
         self.job_of(process)
-        self.wait_for(lambda: self.status()["step"] > 1, process, 60)
+        self.wait_for(lambda: self.status()["step"] > 1, process, 120)
         urgent = testbed("srun", "--partition", "urgent", "--nodes", 4, "--exclusive", "hostname")
         self.assertEqual(urgent.returncode, 0, urgent.stderr)
         testbed("rate", "none")
@@ -183,10 +183,10 @@ class Slurm(BedTest):
         process = self.start(PEAL, "submit", "--nodes", 2, "--ranks-per-node", 2, "--requeue",
                              "--follow", *self.words())
         job = self.job_of(process)
-        self.wait_for(lambda: self.status()["step"] > 1, process, 60)
+        self.wait_for(lambda: self.status()["step"] > 1, process, 120)
         self.assertEqual(testbed("scancel", job).returncode, 0)
         testbed("rate", "none")
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=120)
         self.assertEqual(process.returncode, 3, said)
         self.assertRegex(said, rf"job {job}: CANCELLED")
         self.assertEqual(self.status()["state"], "stopped")
@@ -226,8 +226,9 @@ class Slurm(BedTest):
         self.assertRegex(said, r"job \d+: FAILED")
 
     def test_zz_down_leaves_no_trace(self):
-        self.start(PEAL, "submit", "--nodes", 2, *self.words(), "--set", "train.max_steps=90000")
-        time.sleep(3)
+        submitted = self.start(PEAL, "submit", "--nodes", 2, "--follow", *self.words(), "--set",
+                               "train.max_steps=90000")
+        self.wait_for(lambda: self.status()["step"] > 1, submitted, 120)
         self.assertEqual(testbed("down").returncode, 0)
         self.assertEqual(traces(), self.before)
         self.assertFalse((self.shared / "testbed").exists())

@@ -117,15 +117,33 @@ class Stop(PealTest):
             time.sleep(0.1)
 
     def test_a_reader_that_stops_reading_holds_nothing_up(self):
-        # More plain lines than a pipe holds; nobody reads until the run has been stopped.
+        # The pipe is filled while it trains; nobody reads until the run has been told to stop.
         job = self.job(limit=4000, epochs=2000, extra="eval { every_epochs: 0 }\n")
         process = start(["train", job, "--set", "run.log_every_steps=1"])
         self.wait_for_steps(process)  # it does not heed signals before
-        time.sleep(3)
+        self.fill(f"/proc/{process.pid}/fd/1")
+        time.sleep(2)  # a line is due every second
+        steps, end = self.steps(), time.monotonic() + 60
+        while self.steps() < steps + 20:
+            self.assertLess(time.monotonic(), end, "it waits for its reader")
+            time.sleep(0.01)
         os.kill(process.pid, signal.SIGTERM)
-        self.assertEqual(process.wait(timeout=10), 0)
-        output, _ = process.communicate()
+        output, _ = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, output)
         self.assertIn("stopped after step", output)
+
+    def fill(self, pipe):
+        fd = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(fd, b"x" * 4096)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+
+    def steps(self):
+        return (self.folder / "run/metrics.jsonl").read_text().count("\n")
 
     def test_launch_prints_and_runs(self):
         job = self.job(limit=200, epochs=1)

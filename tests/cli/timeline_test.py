@@ -9,7 +9,7 @@ import subprocess
 import time
 import unittest
 
-from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest, run, start
+from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest, run, run_failing, start
 
 # mpirun waits this long before it tells its ranks to end, and again before it kills them: a second,
 # which is the default, may be too short to save on a slow disk.
@@ -315,8 +315,9 @@ class Timeline(PealTest):
         for flags, expected in cases:
             for ranks in (0, 2):
                 with self.subTest(flags=flags, ranks=ranks):
-                    done = run(["train", self.job(), *flags], ranks)
+                    done, codes = run_failing(["train", self.job(), *flags], ranks)
                     self.assertEqual(done.returncode, INPUT, done.stdout + done.stderr)
+                    self.assertEqual(codes, [INPUT] * ranks)
                     self.assertIn(expected, done.stderr)
                     self.assertNotIn("epoch 1", done.stdout)
                     self.assertEqual(list(self.folder.glob("trace.json*")), [])

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import unittest
 
-from peal_cli import MPI_ENVIRONMENT, PEAL, run
+from peal_cli import MPI_ENVIRONMENT, PEAL, run, run_failing
 
 INPUT = 2
 INSIDE = {"hosts": 1, "ranks_per_host": 2, "cpu": "Any", "meeting": 4e-7, "copied": 1e-10,
@@ -39,12 +39,12 @@ class Tune(unittest.TestCase):
         path.write_text(text)
         return path
 
+    WORDS = ["bench", "collectives", "--json", "--min", "4", "--max", "4KiB", "--factor", "32", *QUICK]
+
     def bench(self, arguments=(), environment=None):
         """Three sizes on two ranks; each environment is one rank's."""
         ranks = environment if isinstance(environment, list) else [environment or {}] * 2
-        words = ["bench", "collectives", "--json", "--min", "4", "--max", "4KiB", "--factor", "32",
-                 *QUICK, *arguments]
-        words = [PEAL, *map(str, words)]
+        words = [PEAL, *map(str, [*self.WORDS, *arguments])]
         command = ["mpirun"]
         for one in ranks:
             command += [] if command == ["mpirun"] else [":"]
@@ -157,8 +157,10 @@ class Tune(unittest.TestCase):
             path = self.folder / name if text is None else self.file(name, text)
             for arguments, environment in ((["--tune-file", path], {}), ([], {"PEAL_TUNE": path})):
                 with self.subTest(name=name, environment=environment):
-                    result = self.bench(arguments, environment)
+                    result, codes = run_failing([*self.WORDS, *arguments], 2,
+                                                settings=[environment] * 2)
                     self.assertEqual(result.returncode, INPUT, result.stdout + result.stderr)
+                    self.assertEqual(codes, [INPUT] * 2)
                     said = [line for line in result.stderr.splitlines()
                             if line.startswith("peal: ")]
                     self.assertEqual(len(said), 1, result.stderr)
@@ -173,8 +175,9 @@ class Tune(unittest.TestCase):
                  (["--way", "detour"], 2, "mail, slices, small, doubling, ring")]
         for arguments, ranks, expected in cases:
             with self.subTest(arguments=arguments):
-                result = run(["bench", "collectives", *arguments], ranks)
+                result, codes = run_failing(["bench", "collectives", *arguments], ranks)
                 self.assertEqual(result.returncode, INPUT, result.stdout + result.stderr)
+                self.assertEqual(codes, [INPUT] * ranks)
                 self.assertIn(expected, result.stderr)
                 self.assertFalse((self.folder / "one").exists())
 

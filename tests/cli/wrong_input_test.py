@@ -2,14 +2,12 @@
 the table on every rank, within ten seconds, nobody left behind, nothing half-written."""
 import gzip
 import os
-import pathlib
 import shutil
 import subprocess
-import tempfile
 import time
 import unittest
 
-from peal_cli import DATA, MPI_ENVIRONMENT, PEAL, PealTest, run
+from peal_cli import DATA, MPI_ENVIRONMENT, PEAL, PealTest, run, run_failing
 
 INPUT, PEER, NUMERIC = 2, 3, 4
 MNIST = DATA / "mnist"
@@ -20,7 +18,7 @@ class WrongInput(PealTest):
         for n in ranks:
             with self.subTest(ranks=n):
                 before = time.monotonic()
-                result, codes = self.run_ranks(arguments, n)
+                result, codes = run_failing(arguments, n)
                 took = time.monotonic() - before
                 self.assertEqual(result.returncode, code, result.stdout + result.stderr)
                 self.assertEqual(codes, [code] * n, result.stderr)
@@ -30,20 +28,6 @@ class WrongInput(PealTest):
                     self.assertIn(text, said[0])
                 self.assertLess(took, seconds)
                 self.assertEqual(self.leftovers(), [])
-
-    def run_ranks(self, arguments, ranks):
-        """Runs on `ranks` ranks (0: alone); also returns the exit code of each rank."""
-        if ranks == 0:
-            return run(arguments, timeout=60), []
-        codes = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
-        script = ('trap "" TERM; "$@"; code=$?; '
-                  f'echo $code > {codes}/$OMPI_COMM_WORLD_RANK; exit $code')
-        words = ["mpirun", "-np", str(ranks), "sh", "-c", script, "sh",
-                 PEAL, *map(str, arguments)]
-        result = subprocess.run(words, capture_output=True, text=True, timeout=60,
-                                env=MPI_ENVIRONMENT)
-        found = [codes / str(rank) for rank in range(ranks)]
-        return result, [int(f.read_text()) if f.exists() else None for f in found]
 
     def leftovers(self):
         """Half-written files, and processes of this test that still run."""
@@ -245,8 +229,9 @@ class WrongInput(PealTest):
         for n in (0, 2):
             shutil.rmtree(disk / "run", ignore_errors=True)
             before = time.monotonic()
-            result = run(arguments, n)
+            result, codes = run_failing(arguments, n)
             self.assertEqual(result.returncode, INPUT, result.stdout + result.stderr)
+            self.assertEqual(codes, [INPUT] * n, result.stderr)
             self.assertLess(time.monotonic() - before, 10)
             self.assertIn("No space left on device", result.stderr)
             self.assertIn(str(disk), result.stderr)

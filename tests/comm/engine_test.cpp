@@ -8,6 +8,7 @@
 #include "comm/device_transport.h"
 #include "tests/comm/contract_all.h"
 #include "tests/comm/cpu_engine.h"
+#include "tests/comm/late.h"
 
 namespace peal {
 namespace {
@@ -118,12 +119,14 @@ TEST(EngineErrors, AMismatchIsFoundBeforeTheDeviceIsAsked) {
 }
 
 TEST(EngineErrors, ALateRankIsNamed) {
-  run_ranks(2, [](Communicator& comm, EngineControl&) {
+  GaveUp other;
+  run_ranks(2, [&](Communicator& comm, EngineControl&) {
     Stream s;
     comm.set_step(1203);
     comm.wait(s, comm.barrier(s, "bucket 6"));
     comm.set_deadline(comm.rank() == 0 ? 0.5 : 30);
-    if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+    const auto end = other.at_end(comm.rank() == 0);
+    if (comm.rank() == 1) other.wait();
     contract::require_text(
         contract::error_of(ErrorKind::peer, [&] { comm.wait(s, comm.barrier(s, "bucket 7")); }),
         "rank 0 step 1203: waited 0.5 s in barrier \"bucket 7\"; rank 1 last finished \"bucket "
@@ -137,10 +140,13 @@ TEST(EngineErrors, ACallThatDoesNotEndIsAborted) {
   EngineControl shared;
   run_engines(2, shared, [&](Communicator& comm, Communicator& host) {
     get_stuck(1, comm, host, shared);
-    comm.set_deadline(0.3);
     Stream s;
+    const int before = shared.native;
+    host.wait(s, host.barrier(s, "looked"));
     const Request request = comm.barrier(s, "stuck");
-    comm.wait(s, request);  // the stream waits, not the host
+    comm.wait(s, request);                                         // the stream waits, not the host
+    while (shared.native < before + 2) std::this_thread::yield();  // until both ranks are in it
+    comm.set_deadline(0.3);
     const std::string text = contract::error_of(ErrorKind::peer, [&] {
       while (!comm.done(request)) std::this_thread::yield();
     });

@@ -29,7 +29,7 @@ class Folder : public TemporaryFolder {
   }
   // Head, calls and end of a rank's file; waits for it to be written.
   std::vector<Json> lines(int rank) const {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (!std::filesystem::exists(file(rank)) && std::chrono::steady_clock::now() < end) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -95,7 +95,7 @@ TEST(Flight, ASignalWritesTheFileAndTheRunGoesOn) {
   }
   ::raise(SIGUSR2);
   const std::filesystem::path path = folder.path() / "made" / "flight-rank-0.jsonl";
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!std::filesystem::exists(path) && std::chrono::steady_clock::now() < end) {
     comm->wait(s, comm->barrier(s, "go on"));
   }
@@ -146,9 +146,12 @@ TEST(Flight, IsWrittenWhileACallIsStuck) {
       return;
     }
     while (!waits) std::this_thread::yield();
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    ::raise(SIGUSR2);
-    const std::vector<Json> stuck = folder.lines(0), late = folder.lines(1);
+    std::vector<Json> stuck, late;
+    do {  // until rank 0's thread has taken its call out of the queue
+      for (const int rank : {0, 1}) std::filesystem::remove(folder.file(rank));
+      ::raise(SIGUSR2);
+      stuck = folder.lines(0), late = folder.lines(1);
+    } while (stuck[2]["state"] == "queued");
     EXPECT_EQ(stuck[0]["made"], 2);
     EXPECT_EQ(stuck[0]["finished"], 1);
     EXPECT_EQ(stuck[2]["what"], "all_reduce \"bucket 7\" (sum, f32, 3 elements)");
@@ -175,13 +178,20 @@ void record_failure(const Folder& folder, int ranks,
 TEST(Flight, ADeadlineWritesWhatEveryRankWaitedFor) {
   const Folder folder;
   GaveUp others;
+  std::atomic<bool> there{false};  // rank 1, which is not late
   record_failure(folder, 3, [&](Communicator& comm) {
     const auto end = others.at_end(comm.rank() == 0);
     Stream s;
     comm.wait(s, comm.barrier(s, "start"));
-    comm.set_deadline(comm.rank() == 0 ? 0.2 : 30);
+    comm.set_deadline(comm.rank() == 0 ? 0.5 : 30);
+    if (comm.rank() == 0) there.wait(false);
     if (comm.rank() == 2) others.wait();
-    comm.wait(s, comm.barrier(s, "end"));
+    const Request request = comm.barrier(s, "end");
+    if (comm.rank() == 1) {
+      there = true;
+      there.notify_all();
+    }
+    comm.wait(s, request);
   });
   for (int rank = 0; rank < 3; ++rank) {
     const std::vector<Json> lines = folder.lines(rank);

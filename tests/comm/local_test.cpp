@@ -201,6 +201,7 @@ TEST(Failure, EveryPartOfACallIsCompared) {
 
 TEST(Failure, TheDeadlineNamesTheLateRankAndWhatItFinished) {
   GaveUp others;
+  std::atomic<bool> there{false};  // rank 1, which is not late
   const auto errors = errors_of(3, [&](Communicator& comm) {
     const auto end = others.at_end(comm.rank() == 0);
     Stream s;
@@ -209,8 +210,14 @@ TEST(Failure, TheDeadlineNamesTheLateRankAndWhatItFinished) {
     const auto view = contract::view(x);
     comm.wait(s, comm.all_reduce(s, "bucket 6", view, view, ReduceOp::sum));
     comm.set_deadline(comm.rank() == 0 ? 1 : 30);
+    if (comm.rank() == 0) there.wait(false);
     if (comm.rank() == 2) others.wait();
-    comm.wait(s, comm.all_reduce(s, "bucket 7", view, view, ReduceOp::sum));
+    const Request request = comm.all_reduce(s, "bucket 7", view, view, ReduceOp::sum);
+    if (comm.rank() == 1) {
+      there = true;
+      there.notify_all();
+    }
+    comm.wait(s, request);
   });
   for (const auto& error : errors) {
     ASSERT_TRUE(error);
@@ -385,7 +392,7 @@ TEST(Failure, TheFirstCauseReachesEveryRankThatWaits) {
     EXPECT_EQ(exit_code(error->kind()), 2);
   }
   // Nobody waits for the deadline of 300 s.
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(100));
 }
 
 TEST(Failure, RunLocalRanksThrowsWhatTheFirstRankThrew) {

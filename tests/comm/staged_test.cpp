@@ -7,6 +7,7 @@
 #include "comm/device_comm.h"
 #include "comm/staging.h"
 #include "tests/comm/contract_all.h"
+#include "tests/comm/late.h"
 #include "tests/comm/mirrored.h"
 
 namespace peal {
@@ -126,14 +127,16 @@ TEST(StagedErrors, RaggedCountsAreCompared) {
 }
 
 TEST(StagedErrors, ALateRankIsNamed) {
-  run_local_ranks(2, [](Communicator& host) {
+  GaveUp other;
+  run_local_ranks(2, [&](Communicator& host) {
     const auto comm = make_staged_communicator(host, kCpu);
     Stream s;
     std::vector<float> x(10);
     comm->set_step(1203);
     comm->wait(s, comm->barrier(s, "bucket 6"));
     comm->set_deadline(comm->rank() == 0 ? 0.5 : 30);
-    if (comm->rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+    const auto end = other.at_end(comm->rank() == 0);
+    if (comm->rank() == 1) other.wait();
     contract::require_text(
         contract::error_of(ErrorKind::peer,
                            [&] {
@@ -161,7 +164,7 @@ TEST(StagedErrors, AnAbortIsHeard) {
   });
 }
 
-// A rank that leaves in the middle of a call does not wait for the deadline.
+// A rank that leaves in the middle of a call does not wait for the deadline of 300 s.
 TEST(StagedErrors, ARankMayLeaveInTheMiddle) {
   const auto start = std::chrono::steady_clock::now();
   run_local_ranks(2, [](Communicator& host) {
@@ -174,7 +177,7 @@ TEST(StagedErrors, ARankMayLeaveInTheMiddle) {
     comm.reset();
     host.wait(s, host.barrier(s, "together"));
   });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(100));
 }
 
 TEST(StagedErrors, MemoryOfAnotherDeviceIsRefused) {

@@ -120,12 +120,16 @@ void want_all(const Dataset& data) {
   data.want(all, all.size());
 }
 
-void await(const Dataset& data) {
+void wait_until(const std::function<bool()>& condition) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (data.arrival().missing > 0) {
+  while (!condition()) {
     ASSERT_LT(std::chrono::steady_clock::now(), end);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
+}
+
+void await(const Dataset& data) {
+  wait_until([&] { return data.arrival().missing == 0; });
 }
 
 std::unique_ptr<Dataset> fetch_all(const Place& place, const MakeSource& source,
@@ -288,8 +292,11 @@ TEST(Cache, ABrokenFileInTheCacheIsFetchedAnew) {
 TEST(Cache, ManyFetchEachShardOnce) {
   const Place place;
   const auto log = std::make_shared<Log>();
-  const auto slowly = faulty(place, log, [](const Try&) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  // The first waits with its shard until a second rank fetches, too.
+  std::atomic<int> fetching = 0;
+  const auto slowly = faulty(place, log, [&](const Try&) {
+    ++fetching;
+    wait_until([&] { return fetching >= 2; });
     return Fault{};
   });
   std::vector<std::thread> ranks;
@@ -311,16 +318,19 @@ TEST(Cache, WhoDiesLeavesItToOthersToGoOn) {
   const auto log = std::make_shared<Log>();
   {
     std::atomic<bool> there = false;
-    const auto hangs = faulty(place, log, [&](const Try& t) {
-      if (t.number == 2) {
-        there = true;
-        std::this_thread::sleep_for(std::chrono::milliseconds(300));
-      }
-      return Fault{.bytes = 1000, .answer = {End::again, "lost"}};
-    });
+    const MakeSource hangs = [&](const std::function<bool()>& stopped) {
+      const auto until_it_dies = [&there, stopped](const Try& t) {
+        if (t.number == 2) {
+          there = true;
+          wait_until(stopped);
+        }
+        return Fault{.bytes = 1000, .answer = {End::again, "lost"}};
+      };
+      return std::make_unique<Faulty>(place.folder / "shards", until_it_dies, log);
+    };
     const auto first = open_cached_shards(hangs, place.manifest, place.options());
     want_all(*first);
-    while (!there) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    wait_until([&] { return there.load(); });
     // Destroyed while it fetches: what came stays under the name of a part.
   }
   EXPECT_EQ(count(place.set, ".peal"), 0);
@@ -446,7 +456,7 @@ TEST(Cache, StoppedWhileItWaits) {
   const auto start = std::chrono::steady_clock::now();
   EXPECT_THAT(error_of([&] { await(*data); }).first,
               HasSubstr("stopped before all of it had come"));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(15));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(15));  // of 20 a pause
 }
 
 TEST(Cache, ManifestsAreTriedAgainAndRefused) {
