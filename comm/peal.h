@@ -4,7 +4,8 @@
  *
  * Errors: a function that can fail returns a peal_status, and then peal_last_error() says in words
  * where, what was given and what is allowed. No exception leaves these functions and none of them
- * ends the process, but for peal_exit_process of comm/mpi_comm.h. Output arguments are written on success only.
+ * ends the process, but for peal_exit_process of comm/mpi_comm.h. Output arguments are written on
+ * success only.
  *
  * Calls: `name` says in messages what a call is for, and is compared between ranks. Memory is host
  * memory, but for communicators of a device. With a `request` a call is asynchronous: its memory
