@@ -43,7 +43,11 @@ ssize_t read_unless_broken(int socket, const iovec* parts, int count) {
 }
 
 ssize_t write_unless_broken(int socket, const iovec* parts, int count) {
-  const ssize_t bytes = ::writev(socket, parts, count);
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts);
+  message.msg_iovlen = static_cast<std::size_t>(count);
+  // As writev, but for the SIGPIPE that would end a host program which does not ignore it.
+  const ssize_t bytes = ::sendmsg(socket, &message, MSG_NOSIGNAL);
   if (!broken(bytes)) return bytes;
   // What the peer said last, such as why it ends, is read first.
   char next = 0;
