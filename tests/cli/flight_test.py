@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -86,8 +87,8 @@ class Flight(PealTest):
     def records(self):
         return {p.name for p in (self.run_directory / "flight").glob("*")}
 
-    def inspect(self, *flags):
-        result = run(["inspect", "flight", self.run_directory, *flags])
+    def inspect(self, *flags, directory=None):
+        result = run(["inspect", "flight", directory or self.run_directory, *flags])
         self.assertEqual(result.returncode, 0, result.stderr)
         return result.stdout
 
@@ -159,15 +160,16 @@ class Flight(PealTest):
         os.kill(self.pids(process)[1], signal.SIGUSR2)
         self.wait_until("record of rank 1",
                         lambda: self.records() == {"flight-rank-1.jsonl"}, process)
-        verdict = json.loads(self.inspect("--json"))
+        first = self.folder / "first"
+        shutil.copytree(self.run_directory / "flight", first)
+        os.kill(process.pid, signal.SIGUSR2)  # mpirun passes it on to all ranks
+        self.wait_until("record of every rank", lambda: self.records() == {
+            f"flight-rank-{rank}.jsonl" for rank in range(RANKS)}, process)
+        verdict = json.loads(self.inspect("--json", directory=first))
         self.assertEqual((verdict["verdict"], verdict["missing"]), ("clear", [0, 2]))
         self.assertEqual(verdict["ranks"][0]["why"], "SIGUSR2")
         made = verdict["ranks"][0]["made"]
         self.assertGreater(made, 10)
-
-        os.kill(process.pid, signal.SIGUSR2)  # mpirun passes it on to all ranks
-        self.wait_until("record of every rank", lambda: self.records() == {
-            f"flight-rank-{rank}.jsonl" for rank in range(RANKS)}, process)
         self.wait_until("end", lambda: all(self.code(r) == 0 for r in range(RANKS)), process)
         text = self.inspect("--calls", "20")
         self.assertTrue(text.startswith("verdict: no rank is stuck"), text)

@@ -120,6 +120,7 @@ class Stop(PealTest):
         # The pipe is filled while it trains; nobody reads until the run has been told to stop.
         job = self.job(limit=4000, epochs=2000, extra="eval { every_epochs: 0 }\n")
         process = start(["train", job, "--set", "run.log_every_steps=1"])
+        self.addCleanup(process.kill)
         self.wait_for_steps(process)  # it does not heed signals before
         self.fill(f"/proc/{process.pid}/fd/1")
         time.sleep(2)  # a line is due every second
