@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <tuple>
 
@@ -35,15 +36,35 @@ std::string host_name() {
   return own;
 }
 
+// hwloc loads its plugins when a tree is made; those of Debian start OpenCL and X, and leave memory
+// behind. What Linux says of PCI cards needs none.
+class WithoutPlugins {
+ public:
+  WithoutPlugins() {
+    if (const char* path = std::getenv(kVariable)) before_ = path;
+    ::setenv(kVariable, "/nonexistent", 1);
+  }
+  ~WithoutPlugins() {
+    if (before_) {
+      ::setenv(kVariable, before_->c_str(), 1);
+    } else {
+      ::unsetenv(kVariable);
+    }
+  }
+  WithoutPlugins(const WithoutPlugins&) = delete;
+  WithoutPlugins& operator=(const WithoutPlugins&) = delete;
+
+ private:
+  static constexpr const char* kVariable = "HWLOC_PLUGINS_PATH";
+  std::optional<std::string> before_;
+};
+
 class Machine {
  public:
   explicit Machine(const CpuSet& allowed) {
+    const WithoutPlugins scope;
     if (hwloc_topology_init(&tree_) != 0) fail_internal("hwloc", std::strerror(errno));
     hwloc_topology_set_io_types_filter(tree_, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
-    // These start drivers; what the system says of a card is enough.
-    for (const char* part : {"cuda", "nvml", "rsmi", "levelzero", "opencl", "gl"}) {
-      hwloc_topology_set_components(tree_, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, part);
-    }
     if (hwloc_topology_load(tree_) != 0) {
       const std::string why = std::strerror(errno);
       hwloc_topology_destroy(tree_);
