@@ -104,9 +104,8 @@ void add_shard_command(CLI::App& app) {
   command->add_flag("--verify", arguments->verify, "read everything back and compare checksums");
   command->footer(
       "Stopped or killed, it goes on with the shards that are complete when the same command is\n"
-      "given again, on any number of ranks; the shards are the same to the bit. One run at a time "
-      "works "
-      "in\na folder.\n"
+      "given again, on any number of ranks; the shards are the same to the bit. One run\n"
+      "at a time works in a folder.\n"
       "Examples:\n"
       "  peal shard job.textproto --count 8 --out shards/train --verify\n"
       "  mpirun -np 4 peal shard job.textproto --size 256MiB --out shards/train\n"
