@@ -115,7 +115,7 @@ class SharedSpace {
   virtual bool locate(const std::byte* data, std::size_t bytes, Location& location) const = 0;
   virtual std::byte* resolve(int rank, const Location& location) const = 0;
   // Whether ranks can read each other's private memory, and one does: the bytes at an address of
-  // that rank's. False when it could not.
+  // that rank's. False when it could not; errno ESRCH: that rank's process has ended.
   virtual bool fetches() const { return false; }
   virtual bool fetch(int, std::byte*, const std::byte*, std::size_t) const { return false; }
   // False when the process of that rank is gone.

@@ -1,6 +1,7 @@
 // Calls with memory that peers cannot map: it goes through bounce buffers a chunk at a time, or,
 // from a few chunks on and where the kernel lets ranks read each other, they fetch it.
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "comm/shared.h"
@@ -107,9 +108,11 @@ bool SharedTransport::is_apart(int rank, const Location& location) const {
 void SharedTransport::fetch(const Call& call, int rank, std::byte* to, const std::byte* from,
                             std::size_t bytes) {
   if (space_->fetch(rank, to, from, bytes)) return;
+  // One that has ended, and that nobody has waited for yet, can still be sent signals.
+  const bool gone = errno == ESRCH || !space_->alive(rank);
   throw_if_failed();
   fail(peer_cause(cat(watch_.names[at(rank)],
-                      space_->alive(rank) ? " has memory that cannot be read" : " is gone", ", in ",
+                      gone ? " is gone, waited for in " : " has memory that cannot be read, in ",
                       short_name(beyond_ != nullptr ? beyond_->call() : call.record), "; ",
                       last_of(rank))));
 }
