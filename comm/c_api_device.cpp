@@ -20,26 +20,37 @@ peal_device_options device_options(const peal_device_options* options) {
 using namespace peal;
 using namespace peal::c_api;
 
-peal_status peal_comm_create_staged(peal_comm* host, int device, const peal_device_options* options,
-                                    peal_comm** out) {
+namespace {
+
+// make(host side, device, options): collective over `host`.
+template <typename Make>
+peal_status create(peal_comm* host, int device, const peal_device_options* options, peal_comm** out,
+                   const Make& make) {
   return guarded([&] {
     Communicator& side = comm_of(host);
     require(out, "out");
     const Device place = device_of(device);
-    const StagedOptions wanted{device_options(options).chunk_bytes};
-    *out = handle_of(make_staged_communicator(side, place, wanted), place);
+    *out = handle_of(make(side, place, device_options(options)), place);
   });
+}
+
+}  // namespace
+
+peal_status peal_comm_create_staged(peal_comm* host, int device, const peal_device_options* options,
+                                    peal_comm** out) {
+  return create(host, device, options, out,
+                [](Communicator& side, const Device& place, const peal_device_options& read) {
+                  return make_staged_communicator(side, place, {read.chunk_bytes});
+                });
 }
 
 peal_status peal_comm_create_nccl(peal_comm* host, int device, const peal_device_options* options,
                                   peal_comm** out) {
-  return guarded([&] {
-    Communicator& side = comm_of(host);
-    require(out, "out");
-    const Device place = device_of(device);
-    const NcclOptions wanted{.compare_calls = device_options(options).compare_calls != 0};
-    *out = handle_of(make_nccl_communicator(side, place, wanted), place);
-  });
+  return create(host, device, options, out,
+                [](Communicator& side, const Device& place, const peal_device_options& read) {
+                  return make_nccl_communicator(side, place,
+                                                {.compare_calls = read.compare_calls != 0});
+                });
 }
 
 peal_status peal_set_stream(peal_comm* comm, void* stream) {

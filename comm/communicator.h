@@ -195,8 +195,8 @@ class MpiSession {
   ~MpiSession();
   // True under mpirun, srun or another PMI launcher (environment variables, no MPI call).
   static bool launched();
-  // Ends this process with `code` without waiting for peers that may be gone. Unless that is 0
-  // after a moment, in which they say why they end: launchers end all ranks when the first has
+  // Ends this process with `code` without waiting for peers that may be gone; where it is not 0,
+  // after a moment in which peers can say why they end: launchers end all when the first has
   // failed.
   [[noreturn]] static void exit_process(int code);
 };

@@ -31,8 +31,7 @@ std::optional<Straggler> find_straggler(std::span<const double> compute);
 // Who is slow, and not only unlucky for a moment: the same rank in three spans of time, one after
 // the other; it is named until three spans in a row do not show it. A span is a quarter of a
 // second, or a window of steps where that is longer: in time, a scheduler makes all ranks alike
-// wait for other programs. Slow is 1.5 times the others' time, or more where times change much from
-// span to span by themselves.
+// wait for other programs.
 class StragglerRule {
  public:
   void add(std::span<const RankTimes> ranks, std::size_t steps);  // a window of so many steps

@@ -75,14 +75,15 @@ class Hosts(BedTest):
         start = time.monotonic()
         try:
             # Rank 0 ends by itself, 3; mpirun may wait longer for the host that it cannot reach.
-            self.wait_for(lambda: not self.running_on("h1"), 30)
-            self.assertLess(time.monotonic() - start, 30)
-            self.wait_for(lambda: not self.running_on("h2"), 30)
+            self.wait_for(lambda: not self.running_on("h1"), 10)
+            self.assertLess(time.monotonic() - start, 10)
+            self.wait_for(lambda: not self.running_on("h2"), 10)
         finally:
             testbed("link", "h2", "up")
             os.killpg(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-        self.assertRegex(errors, r"rank 0 step \d+: waited 2 s in \w+ .*; (rank 1|data of rank 1)")
+        self.assertRegex(errors, r"rank 0 step \d+: waited 2 s in "
+                                 r"(all_reduce.*|all_gather \"times\"); (rank 1|data of rank 1)")
         self.assertEqual(run(["inspect", self.folder / "run"]).returncode, 0)
 
     def running_on(self, host):

@@ -305,14 +305,16 @@ class Reach(PealTest):
         self.assertEqual(self.hash(self.folder / "run"), expected)
         self.check_cache()
 
-    def check_stop(self, job, ranks, number):
+    def check_stop(self, job, ranks, number, seconds):
         def came():
             return sum(path.stat().st_size for path in self.cached(".peal") + self.cached(".part"))
         before = came()
         process = start(["train", job], ranks)
         self.wait_for(lambda: came() > before, process)
+        begin = time.monotonic()
         os.kill(process.pid, number)
-        process.communicate(timeout=60)  # long before all has come
+        said, _ = process.communicate(timeout=60)
+        self.assertLess(time.monotonic() - begin, seconds, said)
         self.assertNotEqual(process.returncode, 0)
         self.check_cache()
 
@@ -320,9 +322,9 @@ class Reach(PealTest):
         # Minutes for all of it.
         slow = self.serve(lambda name, number, first: Fault(rate=4000))
         for ranks, number in ((0, signal.SIGINT), (2, signal.SIGINT), (0, signal.SIGTERM)):
-            self.check_stop(self.web_job(slow), ranks, number)
+            self.check_stop(self.web_job(slow), ranks, number, 5)
         # A warning of the batch system's: 2 s for what is under way.
-        self.check_stop(self.web_job(slow), 0, signal.SIGUSR1)
+        self.check_stop(self.web_job(slow), 0, signal.SIGUSR1, 6)
         # What came is gone on with.
         server = self.serve()
         self.check(self.web_job(server), "global", 2)

@@ -129,7 +129,7 @@ class Stop(PealTest):
             self.assertLess(time.monotonic(), end, "it waits for its reader")
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=10)
         self.assertEqual(process.returncode, 0, output)
         self.assertIn("stopped after step", output)
 

@@ -65,14 +65,14 @@ TEST(Family, TellsInAllCommunicatorsBeforeItWaits) {
 TEST(Family, APeerThatTakesNothingKeepsItOnce) {
   Family family;
   std::deque<Member> members;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 20; ++i) {
     members.emplace_back(family).transport.takes_messages = false;
   }
   const auto begin = std::chrono::steady_clock::now();
   family.fail(make_cause(0, exit_code(ErrorKind::input), "job", "wrong"), nullptr);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   EXPECT_GE(took.count(), kTimeToTell);
-  EXPECT_LT(took.count(), 100 * kTimeToTell);  // half of what one wait for each would take
+  EXPECT_LT(took.count(), 10 * kTimeToTell);  // half of what one wait for each would take
   EXPECT_GT(members.front().transport.asked, 1);
 }
 

@@ -137,7 +137,7 @@ inline void world_says(Communicator& comm, ErrorKind kind, const std::string& te
   Stream s;
   const auto begin = std::chrono::steady_clock::now();
   require_text(error_of(kind, [&] { comm.wait(s, comm.barrier(s, "world")); }), text);
-  require(std::chrono::steady_clock::now() - begin < std::chrono::seconds(30), "that took long");
+  require(std::chrono::steady_clock::now() - begin < std::chrono::seconds(10), "that took long");
 }
 
 // Messages of a group speak of the ranks that the job began with.

@@ -392,7 +392,7 @@ TEST(Failure, TheFirstCauseReachesEveryRankThatWaits) {
     EXPECT_EQ(exit_code(error->kind()), 2);
   }
   // Nobody waits for the deadline of 300 s.
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(100));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
 }
 
 TEST(Failure, RunLocalRanksThrowsWhatTheFirstRankThrew) {

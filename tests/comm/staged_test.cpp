@@ -177,7 +177,7 @@ TEST(StagedErrors, ARankMayLeaveInTheMiddle) {
     comm.reset();
     host.wait(s, host.barrier(s, "together"));
   });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(100));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
 }
 
 TEST(StagedErrors, MemoryOfAnotherDeviceIsRefused) {
