@@ -5,6 +5,7 @@
 // 0. Throws Error(peer) when peers cannot be reached, Error(internal) when the device fails.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -52,9 +53,13 @@ class DeviceEngine {
   virtual void close() = 0;
 };
 
-// Collective over `side`, a communicator of host memory over the same ranks. While it waits for
-// peers it calls `look`, which throws when one of them has failed.
-using MakeEngine = std::function<std::unique_ptr<DeviceEngine>(Communicator& side,
-                                                               const std::function<void()>& look)>;
+// What an engine calls again and again while the host waits for peers, with the name of what it has
+// asked for and since when. Throws when a peer has failed, and when the deadline has passed, with
+// the ranks that are late; the engine was aborted then.
+using Look = std::function<void(const char* asked, std::chrono::steady_clock::time_point since)>;
+
+// Collective over `side`, a communicator of host memory over the same ranks.
+using MakeEngine =
+    std::function<std::unique_ptr<DeviceEngine>(Communicator& side, const Look& look)>;
 
 }  // namespace peal

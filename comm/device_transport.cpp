@@ -86,6 +86,7 @@ class DeviceTransport final : public Transport {
 
   std::unique_ptr<DeviceEngine> make(const MakeEngine& make_engine);
   void look() const;
+  void wait_for_peers(const char* asked, Clock::time_point since);
   void compare(const Call& call);
   [[noreturn]] void fail(const Error& error);
   [[noreturn]] void fail_late(const Call& call);
@@ -100,6 +101,7 @@ class DeviceTransport final : public Transport {
   DeviceCollectives collectives_;
   std::uint64_t calls_ = 0;                // that all ranks make
   std::vector<std::uint64_t> pair_calls_;  // by rank
+  const Call* running_ = nullptr;          // not yet on the device
   std::uint64_t watched_ = 0;              // the oldest call that has not ended
   Clock::time_point since_;                // when it came to the device
   std::atomic<bool> failed_{false};
@@ -107,7 +109,9 @@ class DeviceTransport final : public Transport {
 
 std::unique_ptr<DeviceEngine> DeviceTransport::make(const MakeEngine& make_engine) {
   try {
-    return make_engine(*side_, [this] { look(); });
+    return make_engine(*side_, [this](const char* asked, Clock::time_point since) {
+      wait_for_peers(asked, since);
+    });
   } catch (const Error& error) {
     const Cause cause =
         make_cause(watch_.rank, exit_code(error.kind()), error.where(), error.message());
@@ -120,13 +124,25 @@ void DeviceTransport::look() const {
   if (const Cause* cause = watch_.family_failure(*this)) throw_cause(*cause);
 }
 
+// Ranks that talk for the first time in some way wait for each other before the call is on the
+// device: then as there, those that do not come are named.
+void DeviceTransport::wait_for_peers(const char* asked, Clock::time_point since) {
+  look();
+  const double deadline = watch_.deadline.load(std::memory_order_relaxed);
+  if (std::chrono::duration<double>(Clock::now() - since).count() <= deadline) return;
+  if (running_ != nullptr) fail_late(*running_);
+  throw Error(ErrorKind::peer, watch_.place(), cat("waited ", deadline, " s in ", asked));
+}
+
 void DeviceTransport::run(const Call& call) {
+  running_ = &call;
   try {
     look();
     if (watch_.ranks() > 1) compare(call);
     engine_->stream().wait(events_[call.slot].begin);
     collectives_.run(call);
     events_[call.slot].end.record(engine_->stream());
+    running_ = nullptr;
   } catch (const Error& error) {
     fail(error);
   }
@@ -179,8 +195,8 @@ void DeviceTransport::fail_late(const Call& call) {
 
 // What is under way is ended here and, as they hear of it from the queue, on all ranks.
 void DeviceTransport::fail(const Error& error) {
-  failed_ = true;  // before what was aborted looks as if it had ended
-  engine_->abort();
+  // Before what was aborted looks as if it had ended.
+  if (!failed_.exchange(true)) engine_->abort();
   throw error;
 }
 

@@ -63,11 +63,8 @@ std::string version_text() {
 class NcclEngine final : public DeviceEngine {
  public:
   // Collective over `side`.
-  NcclEngine(Communicator& side, const Device& device, const std::function<void()>& look)
-      : side_(dynamic_cast<QueuedCommunicator&>(side)),
-        look_(look),
-        device_(device),
-        stream_(device) {
+  NcclEngine(Communicator& side, const Device& device, const Look& look)
+      : look_(look), device_(device), stream_(device) {
     const ncclUniqueId id = spread_id(side);
     const cuda::Current current(device_);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -167,7 +164,7 @@ class NcclEngine final : public DeviceEngine {
   }
   void close() override {
     const cuda::Current current(device_);
-    look_ = [] {};  // a peer that is gone has seen it through
+    look_ = [](const char*, auto) {};  // a peer that is gone has seen it through
     submit(ncclCommFinalize(comm_), "ncclCommFinalize");
     ncclCommDestroy(comm_);
     comm_ = nullptr;
@@ -201,12 +198,7 @@ class NcclEngine final : public DeviceEngine {
       const ncclResult_t asked = ncclCommGetAsyncError(comm_, &status);
       if (asked != ncclSuccess) refuse(asked, call);
       if (status != ncclInProgress) break;
-      look_();
-      const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start;
-      const double deadline = side_.watch().deadline.load(std::memory_order_relaxed);
-      if (waited.count() > deadline) {
-        throw Error(ErrorKind::peer, where_, cat("waited ", deadline, " s in ", call));
-      }
+      look_(call, start);
       if (round > kBriskRounds) std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     if (status != ncclSuccess && status != ncclInProgress) refuse(status, call);
@@ -234,8 +226,7 @@ class NcclEngine final : public DeviceEngine {
 
   static constexpr int kBriskRounds = 100;
 
-  QueuedCommunicator& side_;  // whose deadline is that of all calls
-  std::function<void()> look_;
+  Look look_;
   Device device_;
   Stream stream_;
   Buffer scratch_;
@@ -267,7 +258,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, Device 
   agree_on_error(host, mine ? &*mine : nullptr);
   agree(host, {{"NCCL version", version_text()}});
   return make_engine_communicator(host, device, "nccl", options,
-                                  [device](Communicator& side, const std::function<void()>& look) {
+                                  [device](Communicator& side, const Look& look) {
                                     return std::make_unique<NcclEngine>(side, device, look);
                                   });
 }

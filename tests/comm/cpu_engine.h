@@ -16,16 +16,17 @@ namespace peal {
 
 // What a test may do to the engines of a job, and sees of them.
 struct EngineControl {
-  std::atomic<bool> stuck{false};  // calls that were started do not end
-  std::atomic<int> slow{-1};       // this rank takes its time to close
+  std::atomic<bool> stuck{false};       // calls that were started do not end
+  std::atomic<bool> connecting{false};  // calls wait for peers before they start
+  std::atomic<int> slow{-1};            // this rank takes its time to close
   std::atomic<int> aborted{0}, closed{0};
   std::atomic<int> native{0}, sums{0};
 };
 
 class CpuEngine final : public DeviceEngine {
  public:
-  CpuEngine(std::unique_ptr<Communicator> carrier, EngineControl& control)
-      : carrier_(std::move(carrier)), control_(control) {
+  CpuEngine(std::unique_ptr<Communicator> carrier, EngineControl& control, const Look& look)
+      : carrier_(std::move(carrier)), control_(control), look_(look) {
     carrier_->set_deadline(60);
   }
 
@@ -117,6 +118,11 @@ class CpuEngine final : public DeviceEngine {
   }
   void native(ReduceOp op) {
     if (op == ReduceOp::mean) fail_internal("engine", "is asked for a mean");
+    const auto start = std::chrono::steady_clock::now();
+    while (control_.connecting) {
+      look_("all_reduce", start);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     ++control_.native;
   }
   void wait(Request request) { carrier_->wait(stream_, request); }
@@ -141,6 +147,7 @@ class CpuEngine final : public DeviceEngine {
 
   std::unique_ptr<Communicator> carrier_;
   EngineControl& control_;
+  Look look_;
   Stream stream_;
   Buffer scratch_;
   std::vector<Message> messages_;
@@ -148,8 +155,8 @@ class CpuEngine final : public DeviceEngine {
 };
 
 inline MakeEngine make_cpu_engine(EngineControl& control) {
-  return [&control](Communicator& side, const std::function<void()>&) {
-    return std::make_unique<CpuEngine>(side.split(0, side.rank()), control);
+  return [&control](Communicator& side, const Look& look) {
+    return std::make_unique<CpuEngine>(side.split(0, side.rank()), control, look);
   };
 }
 

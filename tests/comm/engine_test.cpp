@@ -181,6 +181,29 @@ TEST(EngineErrors, RanksInALateCallAskWhoIsNot) {
   EXPECT_EQ(shared.aborted, 3);
 }
 
+// As above, but the call is not on the device yet: the engine waits for peers to begin it.
+TEST(EngineErrors, RanksThatWaitToBeginALateCallAskWhoIsNotThere) {
+  EngineControl shared;
+  GaveUp other;
+  run_engines(3, shared, [&](Communicator& comm, Communicator& host) {
+    Stream s;
+    for (int i = 0; i < 256; ++i) comm.wait(s, comm.barrier(s, "compared"));
+    host.wait(s, host.barrier(s, "all are through"));
+    shared.connecting = true;
+    host.wait(s, host.barrier(s, "and see it"));
+    comm.set_deadline(comm.rank() == 2 ? 60 : 0.3);
+    const auto end = other.at_end(comm.rank() == 0);
+    const std::string text = contract::error_of(ErrorKind::peer, [&] {
+      if (comm.rank() == 2) other.wait();
+      const Request request = comm.barrier(s, "late");
+      while (!comm.done(request)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+    EXPECT_THAT(text, HasSubstr("waited 5.3 s in barrier \"late\"; rank 2 last finished \"the "
+                                "last call that was compared\""));
+  });
+  EXPECT_EQ(shared.aborted, 3);
+}
+
 // Rank 1 leaves with a cause while the others' call is on the device.
 TEST(EngineErrors, AnAbortIsHeardWhileACallIsOnTheDevice) {
   EngineControl shared;
@@ -205,10 +228,10 @@ TEST(EngineErrors, AnAbortIsHeardWhileACallIsOnTheDevice) {
 TEST(EngineErrors, AnEngineThatCannotBeMadeIsToldToAll) {
   EngineControl control;
   run_local_ranks(2, [&](Communicator& host) {
-    const auto make = [&](Communicator& side, const std::function<void()>& look) {
+    const auto make = [&](Communicator& side, const Look& look) {
       if (side.rank() == 1) throw Error(ErrorKind::peer, "NCCL on cuda:1", "no route");
       for (;;) {  // as it waits for peers
-        look();
+        look("the engine", std::chrono::steady_clock::now());
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
       return make_cpu_engine(control)(side, look);
