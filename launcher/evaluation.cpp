@@ -10,26 +10,29 @@ void add_stop_slot(Graph& graph) {
 
 Evaluation::Evaluation(const ModelSpec& spec, const ParameterTable& table,
                        std::shared_ptr<const Dataset> dataset,
-                       std::shared_ptr<const Preprocess> preprocess, std::int64_t batch)
+                       std::shared_ptr<const Preprocess> preprocess, std::int64_t batch,
+                       const Device& device)
     : model_(model_info(spec)),
       dataset_(std::move(dataset)),
       preprocess_(std::move(preprocess)),
       batch_(std::min(batch, dataset_->size())),
-      stop_(sizeof(float)) {
+      stop_(sizeof(float), device),
+      stream_(device) {
   build_model(spec, batch_, graph_);
   add_stop_slot(graph_);
-  plan_ = std::make_unique<Plan>(graph_, table, kCpu, /*training=*/false);
+  plan_ = std::make_unique<Plan>(graph_, table, device, /*training=*/false);
   Shape x_shape{batch_};
   for (const std::int64_t dim : model_.record_shape) x_shape.push_back(dim);
-  x_ = Buffer(static_cast<std::size_t>(x_shape.numel()) * sizeof(float));
-  labels_ = Buffer(static_cast<std::size_t>(batch_) * sizeof(float));
-  weight_ = Buffer(static_cast<std::size_t>(batch_) * sizeof(float));
-  plan_->set_input("x", {.data = x_.data(), .shape = x_shape});
+  x_ = Mirror(static_cast<std::size_t>(x_shape.numel()) * sizeof(float), device);
+  labels_ = Mirror(static_cast<std::size_t>(batch_) * sizeof(float), device);
+  weight_ = Mirror(static_cast<std::size_t>(batch_) * sizeof(float), device);
+  plan_->set_input("x", {.data = x_.data(), .shape = x_shape, .device = device});
   plan_->set_input("labels", {.data = labels_.data(),
                               .shape = {batch_},
-                              .dtype = model_.classes > 0 ? DType::i32 : DType::f32});
-  plan_->set_input("weight", {.data = weight_.data(), .shape = {batch_}});
-  plan_->set_input("stop", {.data = stop_.data(), .shape = {1}});
+                              .dtype = model_.classes > 0 ? DType::i32 : DType::f32,
+                              .device = device});
+  plan_->set_input("weight", {.data = weight_.data(), .shape = {batch_}, .device = device});
+  plan_->set_input("stop", {.data = stop_.data(), .shape = {1}, .device = device});
 }
 
 // Behind the last record: zeros of weight 0.
@@ -38,13 +41,13 @@ void Evaluation::fill(std::int64_t chunk) {
   for (std::int64_t i = 0; i < batch_; ++i) {
     const std::int64_t record = chunk * batch_ + i;
     const bool real = record < dataset_->size();
-    float* x = reinterpret_cast<float*>(x_.data()) + i * values;
+    float* x = reinterpret_cast<float*>(x_.host()) + i * values;
     const float label = real ? dataset_->label(record) : 0.0f;
-    reinterpret_cast<float*>(weight_.data())[i] = real ? 1.0f : 0.0f;
+    reinterpret_cast<float*>(weight_.host())[i] = real ? 1.0f : 0.0f;
     if (model_.classes > 0) {
-      reinterpret_cast<std::int32_t*>(labels_.data())[i] = static_cast<std::int32_t>(label);
+      reinterpret_cast<std::int32_t*>(labels_.host())[i] = static_cast<std::int32_t>(label);
     } else {
-      reinterpret_cast<float*>(labels_.data())[i] = label;
+      reinterpret_cast<float*>(labels_.host())[i] = label;
     }
     if (real) {
       preprocess_->apply(*dataset_, record, /*seed=*/0, /*epoch=*/0, /*augment=*/false, x);
@@ -61,13 +64,15 @@ std::map<std::string, double> Evaluation::run(Communicator& comm) {
   std::vector<double> sums(static_cast<std::size_t>(2 * chunks), 0.0);
   for (std::int64_t chunk = comm.rank(); chunk < chunks; chunk += comm.world_size()) {
     fill(chunk);
+    for (Mirror* input : {&x_, &labels_, &weight_}) input->upload(stream_);
     plan_->forward(stream_, {}, nullptr);
     double* sum = &sums[static_cast<std::size_t>(2 * chunk)];
     sum[0] = plan_->slot_value("loss");
     if (model_.has_accuracy) sum[1] = plan_->slot_value("correct");
   }
   const Tensor table{.data = sums.data(), .shape = {2 * chunks}, .dtype = DType::f64};
-  comm.wait(stream_, comm.all_reduce(stream_, "evaluation", table, table, ReduceOp::sum));
+  Stream host;
+  comm.wait(host, comm.all_reduce(host, "evaluation", table, table, ReduceOp::sum));
   double loss = 0, correct = 0;
   for (std::size_t i = 0; i < sums.size(); i += 2) {
     loss += sums[i];

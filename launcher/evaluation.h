@@ -9,6 +9,7 @@
 #include "comm/communicator.h"
 #include "core/data/preprocess.h"
 #include "core/graph/plan.h"
+#include "launcher/mirror.h"
 #include "models/model.h"
 
 namespace peal {
@@ -21,7 +22,7 @@ class Evaluation {
  public:
   Evaluation(const ModelSpec& spec, const ParameterTable& table,
              std::shared_ptr<const Dataset> dataset, std::shared_ptr<const Preprocess> preprocess,
-             std::int64_t batch);
+             std::int64_t batch, const Device& device = kCpu);
 
   Plan& plan() { return *plan_; }
   const Plan& plan() const { return *plan_; }
@@ -38,7 +39,7 @@ class Evaluation {
   std::shared_ptr<const Preprocess> preprocess_;
   std::int64_t batch_;
   std::unique_ptr<Plan> plan_;
-  Buffer x_, labels_, weight_, stop_;
+  Mirror x_, labels_, weight_, stop_;
   Stream stream_;
 };
 

@@ -8,22 +8,28 @@
 namespace peal {
 namespace {
 
-Tensor floats(std::byte* arena, std::size_t begin, std::size_t end) {
+Tensor floats(const Device& device, std::byte* arena, std::size_t begin, std::size_t end) {
   return {.data = arena + begin,
-          .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))}};
+          .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))},
+          .device = device};
 }
 
 void add(Stream& s, const std::byte* from, std::byte* into, std::size_t begin, std::size_t end) {
   if (begin == end) return;
   kernels(s.device())
-      .accumulate(s, floats(const_cast<std::byte*>(from), begin, end), floats(into, begin, end));
+      .accumulate(s, floats(s.device(), const_cast<std::byte*>(from), begin, end),
+                  floats(s.device(), into, begin, end));
 }
 
 }  // namespace
 
 GradientTree::GradientTree(int tree_leaves, TreeNode block, int lanes, int parts,
-                           std::size_t arena_bytes, GradientBuckets& buckets)
-    : tree_leaves_(tree_leaves), parts_(parts), arena_bytes_(arena_bytes), buckets_(buckets) {
+                           std::size_t arena_bytes, GradientBuckets& buckets, const Device& device)
+    : tree_leaves_(tree_leaves),
+      parts_(parts),
+      arena_bytes_(arena_bytes),
+      buckets_(buckets),
+      device_(device) {
   const int leaves = block.end - block.begin;
   lanes_.resize(static_cast<std::size_t>(std::clamp(lanes, 1, leaves)));
   for (int i = 0; i < this->lanes(); ++i) {
@@ -64,8 +70,18 @@ GradientTree::GradientTree(int tree_leaves, TreeNode block, int lanes, int parts
 }
 
 std::byte* GradientTree::make_arena() {
-  arenas_.emplace_back(arena_bytes_);
+  arenas_.emplace_back(arena_bytes_, device_);
   return arenas_.back().data();
+}
+
+// Gradients on a device travel as they are, so that their sums round as f32 alone.
+void GradientTree::add_nodes(Stream& s, const std::byte* from, std::byte* into, std::size_t begin,
+                             std::size_t end) {
+  if (device_.kind == Device::Kind::cpu) {
+    buckets_.add_nodes(from, into, begin, end);
+  } else {
+    add(s, from, into, begin, end);
+  }
 }
 
 std::size_t GradientTree::bytes() const {
@@ -104,7 +120,7 @@ void GradientTree::merge_slice(Stream& s, Lane& lane, int part, std::size_t begi
   for (; top > 0; --top) {
     const TreeNode joined{lane.stack[top - 1].node.begin, node.end};
     if (!is_node(tree_leaves_, joined)) break;
-    buckets_.add_nodes(lane.stack[top].arena, lane.stack[top - 1].arena, begin, end);
+    add_nodes(s, lane.stack[top].arena, lane.stack[top - 1].arena, begin, end);
     node = joined;
   }
 }
@@ -151,7 +167,7 @@ void GradientTree::publish(Stream& s) {
   for (const Lane& lane : lanes_) final = std::min(final, lane.final);
   if (final == published_ || (!overlap_ && final < arena_bytes_)) return;
   for (const Add& step : across_lanes_) {
-    buckets_.add_nodes(step.from, step.into, published_, final);
+    add_nodes(s, step.from, step.into, published_, final);
   }
   published_ = final;
   buckets_.ready(s, final);

@@ -22,7 +22,7 @@ class GradientTree final : public GradientSum {
   // `tree_leaves`: leaves of the whole tree, of which `block` is this rank's part. The buckets hold
   // one arena for each of maximal_nodes(tree_leaves, block).
   GradientTree(int tree_leaves, TreeNode block, int lanes, int parts, std::size_t arena_bytes,
-               GradientBuckets& buckets);
+               GradientBuckets& buckets, const Device& device = kCpu);
 
   int lanes() const override { return static_cast<int>(lanes_.size()); }
   TreeNode leaves(int lane) const override { return lanes_[static_cast<std::size_t>(lane)].leaves; }
@@ -65,6 +65,8 @@ class GradientTree final : public GradientSum {
 
   Lane& lane_at(int lane) { return lanes_[static_cast<std::size_t>(lane)]; }
   std::byte* make_arena();
+  void add_nodes(Stream& s, const std::byte* from, std::byte* into, std::size_t begin,
+                 std::size_t end);
   bool last(const Lane& lane, int leaf, int part) const;
   void merge_slice(Stream& s, Lane& lane, int part, std::size_t begin, std::size_t end);
   void fold_stack(Lane& lane);
@@ -75,6 +77,7 @@ class GradientTree final : public GradientSum {
   std::size_t arena_bytes_;
   GradientBuckets& buckets_;
   std::vector<Lane> lanes_;
+  Device device_;
   std::vector<Buffer> arenas_;
   std::vector<Add> across_lanes_;  // joins the lanes' nodes into the rank's partial sums
   std::mutex mutex_;

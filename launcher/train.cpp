@@ -87,6 +87,7 @@ class Run {
   void keep_in_memory();
   std::vector<std::string> hosts();
   RunStatus first_status();
+  std::string device_text() const;
   void announce();
   void after_step(std::int64_t step, const StepResult& result);
   void log_window(std::int64_t step, const StepResult& result);
@@ -329,6 +330,12 @@ std::vector<std::string> Run::hosts() {
   return names;
 }
 
+std::string Run::device_text() const {
+  const Device& device = trainer_->device();
+  if (device.kind == Device::Kind::cpu) return "";
+  return cat(" (", name_of(device), ", gradients by ", trainer_->gradient_backend(), ")");
+}
+
 void Run::announce() {
   const MemoryTable memory = trainer_->memory();
   std::int64_t values = 0;
@@ -342,7 +349,8 @@ void Run::announce() {
   progress_.say(cat("peal ", build(), ": ", comm_.world_size(), " rank",
                     comm_.world_size() == 1 ? "" : "s", " (", comm_.backend(), "), ",
                     job_.parallel().virtual_ranks(), " virtual ranks, ", trainer_->lanes(),
-                    " at a time on each; run directory ", job_.run().directory()));
+                    " at a time on each", device_text(), "; run directory ",
+                    job_.run().directory()));
   progress_.say(cat("model: ", trainer_->table().parameters.size(), " parameter tensors, ", values,
                     " values; job ", hex(job_hash(job_))));
   progress_.say(cat("memory of a rank: parameters ", bytes(memory.parameters), ", gradients ",
@@ -430,7 +438,7 @@ void Run::after_step(std::int64_t step, const StepResult& result) {
 void Run::save_in_memory(std::int64_t step) {
   const auto begun = Clock::now();
   const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "keep in memory");
-  trainer_->collect_compression();
+  trainer_->collect_state();
   memory_->save(step, epoch_of(step), begun);
 }
 
@@ -517,6 +525,7 @@ void Run::histograms(std::int64_t step) {
           {t.tensor.as<const float>(), static_cast<std::size_t>(t.tensor.numel())});
     }
   };
+  trainer_->read_back();
   write("weights/", trainer_->parameters());
   write("gradients/", trainer_->gradients());
   metrics_->tensorboard()->flush();
@@ -551,7 +560,7 @@ void Run::evaluate(std::int64_t step) {
 void Run::save(std::int64_t step) {
   if (saved_step_ == step) return;
   const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "save");
-  trainer_->collect_compression();
+  trainer_->collect_state();
   saved_step_ = step;
   if (!writer_) return;
   writer_->save({.step = step,

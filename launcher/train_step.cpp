@@ -26,7 +26,9 @@ class Timer {
 }  // namespace
 
 StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
-  stop_flag_[0] = stop_asked ? 1.0f : 0.0f;
+  *reinterpret_cast<float*>(stop_flag_.host()) = stop_asked ? 1.0f : 0.0f;
+  stop_flag_.upload(stream_);
+  if (device_comm_) tell_device_comm(step);
   step_start_ = std::chrono::steady_clock::now();
   sum_->begin_step(step);
   lanes_->run([&](int lane) { run_lane(lane, step); });
@@ -43,6 +45,7 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
     sum_->finish(stream_, [&](std::size_t begin, std::size_t end) {
       if (timeline) timeline->add(/*lane=*/0, "wait", waits_since, bucket);
       if (!checked && end >= table_.slots_end) {
+        read_back_slots();
         check_loss(step);
         checked = true;
       }
@@ -87,9 +90,7 @@ void Trainer::run_lane(int lane, std::int64_t step) {
         const TimelineScope scope(timeline, lane, "data", virtual_rank);
         batch = &loader_->acquire(step, virtual_rank, part);
       }
-      plan.set_input("x", {.data = batch->x.data, .shape = x_shape_});
-      plan.set_input("labels", batch->labels);
-      plan.set_input("weight", batch->weight);
+      set_inputs(lane, *batch);
       std::byte* gradients = sum_->target(lane, leaf, part);
       {
         const Timer timer(times.forward);
@@ -110,9 +111,36 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       }
       const TimelineScope scope(timeline, lane, "merge", virtual_rank);
       sum_->end_part(stream_, lane, leaf, part);
+      // The device has come past the part before this one at most.
+      if (!batches_.empty()) batches_[static_cast<std::size_t>(lane)].copied.synchronize();
       loader_->release(*batch);
     }
   }
+}
+
+// The batch itself on the CPU, a copy of it on a device.
+void Trainer::set_inputs(int lane, const Batch& batch) {
+  Plan& plan = plans_[static_cast<std::size_t>(lane)];
+  const auto set = [&](const char* name, Tensor tensor, const Buffer* there) {
+    if (there != nullptr) {
+      copy(stream_, there->data(), tensor.as<std::byte>(), tensor.bytes());
+      tensor.data = there->data();
+      tensor.device = device_;
+    }
+    plan.set_input(name, tensor);
+  };
+  DeviceBatch* there = batches_.empty() ? nullptr : &batches_[static_cast<std::size_t>(lane)];
+  set("x", {.data = batch.x.data, .shape = x_shape_}, there ? &there->x : nullptr);
+  set("labels", batch.labels, there ? &there->labels : nullptr);
+  set("weight", batch.weight, there ? &there->weight : nullptr);
+  if (there) there->copied.record(stream_);
+}
+
+void Trainer::tell_device_comm(std::int64_t step) {
+  device_comm_->set_step(step + 1);
+  device_comm_->set_deadline(stepped_ ? job_.parallel().deadline_seconds()
+                                      : job_.parallel().start_deadline_seconds());
+  stepped_ = true;
 }
 
 void Trainer::note_ready(std::size_t bytes_final) {
@@ -136,22 +164,31 @@ void Trainer::update(std::int64_t step, std::size_t begin, std::size_t end, floa
   if (begin >= end) return;
   std::vector<Tensor>& states = optimizer_slices_;
   for (std::size_t i = 0; i < states.size(); ++i)
-    states[i] = slice(optimizer_states_[i], begin, end);
+    states[i] = slice(optimizer_states_[i].data(), begin, end);
   const double rate = optimizer_->learning_rate() * schedule_.factor(step, total_steps_);
   optimizer_->step(stream_,
                    {.number = step + 1, .learning_rate = rate, .gradient_scale = gradient_scale},
-                   gradient_slice(begin, end), states, slice(parameters_, begin, end));
+                   gradient_slice(begin, end), states, slice(parameters_.data(), begin, end));
 }
 
 double Trainer::gradient_norm() {
   return global_norm(stream_, gradient_slice(table_.slots_end, table_.gradient_bytes),
                      {.data = norm_blocks_.data(),
                       .shape = {static_cast<std::int64_t>(norm_blocks_.size() / sizeof(double))},
-                      .dtype = DType::f64});
+                      .dtype = DType::f64,
+                      .device = device_});
+}
+
+// On a device: the host waits until the sum of the first bucket is there.
+void Trainer::read_back_slots() {
+  if (device_.kind == Device::Kind::cpu) return;
+  copy(stream_, slots_.data(), sum_->total(), table_.slots_end);
+  stream_.synchronize();
 }
 
 float Trainer::slot(const std::string& name) const {
-  return *reinterpret_cast<const float*>(sum_->total() + table_.slot(name).offset);
+  const std::byte* slots = slots_.size() > 0 ? slots_.data() : sum_->total();
+  return *reinterpret_cast<const float*>(slots + table_.slot(name).offset);
 }
 
 StepResult Trainer::read_slots(std::int64_t step) const {
@@ -165,14 +202,14 @@ StepResult Trainer::read_slots(std::int64_t step) const {
   return result;
 }
 
-Tensor Trainer::slice(const Buffer& arena, std::size_t begin, std::size_t end) const {
-  return {.data = arena.data() + begin,
-          .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))}};
+Tensor Trainer::slice(std::byte* arena, std::size_t begin, std::size_t end) const {
+  return {.data = arena + begin,
+          .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))},
+          .device = device_};
 }
 
 Tensor Trainer::gradient_slice(std::size_t begin, std::size_t end) const {
-  return {.data = sum_->total() + begin,
-          .shape = {static_cast<std::int64_t>((end - begin) / sizeof(float))}};
+  return slice(sum_->total(), begin, end);
 }
 
 }  // namespace peal

@@ -6,6 +6,7 @@
 #include "core/kernels/kernels.h"
 #include "launcher/job_setup.h"
 #include "launcher/power_sgd.h"
+#include "launcher/rank_device.h"
 #include "launcher/rank_layout.h"
 #include "launcher/train.h"
 
@@ -49,7 +50,14 @@ void check_model(const JobSpec& job) {
 }
 
 Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
-    : job_(job), comm_(comm), data_(std::move(data)), model_(model_info(job.model())) {
+    : job_(job),
+      comm_(comm),
+      data_(std::move(data)),
+      model_(model_info(job.model())),
+      device_(device_of_rank(job, comm)),
+      device_comm_(make_gradient_communicator(job, comm, device_)),
+      stream_(device_),
+      stop_flag_(kAlignment, device_) {
   const int virtual_ranks = job_.parallel().virtual_ranks();
   block_ = block_of(virtual_ranks, comm_.world_size(), comm_.rank());
   steps_per_epoch_ = Loader::steps_per_epoch(data_.train->size(), job_.train().global_batch());
@@ -57,16 +65,17 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   if (job_.train().max_steps() > 0) total_steps_ = std::min(total_steps_, job_.train().max_steps());
 
   make_plans();
-  states_ = Buffer(table_.state_bytes);
-  parameters_ = Buffer(table_.gradient_bytes);
+  states_ = Mirror(table_.state_bytes, device_);
+  parameters_ = Mirror(table_.gradient_bytes, device_);
   optimizer_ = make_optimizer(job_.optimizer());
   schedule_ = make_schedule(job_.schedule());
   for (std::size_t i = 0; i < optimizer_->state_names().size(); ++i) {
-    optimizer_states_.emplace_back(table_.gradient_bytes);
+    optimizer_states_.emplace_back(table_.gradient_bytes, device_);
   }
   optimizer_slices_.resize(optimizer_states_.size());
   const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
-  norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double));
+  norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
+  if (device_.kind != Device::Kind::cpu) slots_ = pinned(Buffer(table_.slots_end), device_);
 
   make_sum();
   sum_->set_overlap(job_.parallel().overlap());
@@ -87,17 +96,30 @@ void Trainer::make_plans() {
   // Whether somebody asked for the end travels with the gradients.
   add_stop_slot(graph);
   table_ = make_parameter_table(graph);
-  const int lanes =
-      lane_count(job_.parallel().threads(), cpus_of_rank(comm_), block_.end - block_.begin);
+  // A GPU works on one virtual rank at a time, with all of itself.
+  const int cpus = device_.kind == Device::Kind::cpu ? cpus_of_rank(comm_) : 1;
+  const int lanes = device_.kind == Device::Kind::cpu
+                        ? lane_count(job_.parallel().threads(), cpus, block_.end - block_.begin)
+                        : 1;
   for (int lane = 0; lane < lanes; ++lane) {
-    plans_.emplace_back(graph, table_, kCpu, /*training=*/true);
-    plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}});
+    plans_.emplace_back(graph, table_, device_, /*training=*/true);
+    plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};
   for (const std::int64_t dim : model_.record_shape) x_shape_.push_back(dim);
+  if (device_.kind != Device::Kind::cpu) make_batches(lanes);
   if (data_.test) {
     evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
-                                               job_.eval().batch());
+                                               job_.eval().batch(), device_);
+  }
+}
+
+void Trainer::make_batches(int lanes) {
+  const auto records = static_cast<std::size_t>(x_shape_[0]);
+  for (int lane = 0; lane < lanes; ++lane) {
+    batches_.push_back({Buffer(static_cast<std::size_t>(x_shape_.numel()) * sizeof(float), device_),
+                        Buffer(records * sizeof(float), device_),
+                        Buffer(records * sizeof(float), device_), Event(device_)});
   }
 }
 
@@ -117,12 +139,12 @@ void Trainer::make_sum() {
     return;
   }
   options.compression.exact_bytes = table_.slots_end;
-  buckets_ = std::make_unique<GradientBuckets>(comm_, table_.gradient_bytes, options);
+  buckets_ = std::make_unique<GradientBuckets>(gradient_comm(), table_.gradient_bytes, options);
   const bool invariant = options.reduction == Reduction::rank_invariant;
   first_leaf_ = invariant ? 0 : block_.begin;
   const TreeNode leaves = invariant ? block_ : TreeNode{0, block_.end - block_.begin};
   sum_ = std::make_unique<GradientTree>(invariant ? options.virtual_ranks : leaves.end, leaves,
-                                        lanes, parts, table_.gradient_bytes, *buckets_);
+                                        lanes, parts, table_.gradient_bytes, *buckets_, device_);
 }
 
 void Trainer::make_loader(std::int64_t first_step) {
@@ -141,11 +163,12 @@ void Trainer::make_loader(std::int64_t first_step) {
   options.label_end = model_.binary ? 2 : model_.classes;
   options.prefetch_batches = job_.data().prefetch_batches();
   options.threads = job_.data().loader_threads();
+  options.device = device_;
   loader_ = std::make_unique<Loader>(data_.train, data_.preprocess, options);
 }
 
 void Trainer::initialize_weights() {
-  initialize(table_, job_.train().seed(), parameters_.data(), states_.data());
+  initialize(table_, job_.train().seed(), parameters_.host(), states_.host());
 }
 
 void Trainer::load(const Checkpoint& checkpoint) {
@@ -165,17 +188,19 @@ void Trainer::load(const MemoryState& state) {
 void Trainer::start(std::int64_t first_step, const Say& say) {
   make_loader(first_step);
   if (!data_.train->whole()) await_records(*data_.train, comm_, say);
-  const auto send = [&](const char* name, const Buffer& arena) {
+  const auto send = [&](const char* name, Mirror& arena) {
     if (arena.size() == 0) return;
-    Tensor bytes{.data = arena.data(),
+    Tensor bytes{.data = arena.host(),
                  .shape = {static_cast<std::int64_t>(arena.size())},
                  .dtype = DType::u8};
-    comm_.wait(stream_, comm_.broadcast(stream_, name, bytes, /*root=*/0));
+    comm_.wait(host_, comm_.broadcast(host_, name, bytes, /*root=*/0));
+    arena.upload(stream_);
   };
   send("parameters", parameters_);
   send("states", states_);
-  for (const Buffer& state : optimizer_states_) send("optimizer state", state);
-  if (compression_ && first_step > 0) compression_->restore(stream_, saved_compression_);
+  for (Mirror& state : optimizer_states_) send("optimizer state", state);
+  stream_.synchronize();
+  if (compression_ && first_step > 0) compression_->restore(host_, saved_compression_);
   saved_compression_.clear();
 }
 
@@ -192,16 +217,21 @@ std::vector<NamedTensor> Trainer::views(std::byte* arena, const std::string& pre
 }
 
 std::vector<NamedTensor> Trainer::parameters() const {
-  return views(parameters_.data(), "");
+  return views(parameters_.host(), "");
 }
-std::vector<NamedTensor> Trainer::gradients() const {
-  return views(sum_->total(), "");
+
+std::vector<NamedTensor> Trainer::gradients() {
+  if (device_.kind == Device::Kind::cpu) return views(sum_->total(), "");
+  if (gradient_copy_.size() == 0) gradient_copy_ = Buffer(table_.gradient_bytes);
+  copy(stream_, gradient_copy_.data(), sum_->total(), table_.gradient_bytes);
+  stream_.synchronize();
+  return views(gradient_copy_.data(), "");
 }
 
 std::vector<NamedTensor> Trainer::weights() const {
   std::vector<NamedTensor> list = parameters();
   for (const ArenaEntry& entry : table_.states) {
-    list.push_back({entry.name, {.data = states_.data() + entry.offset, .shape = entry.shape}});
+    list.push_back({entry.name, {.data = states_.host() + entry.offset, .shape = entry.shape}});
   }
   return list;
 }
@@ -210,7 +240,7 @@ std::vector<NamedTensor> Trainer::optimizer_state() const {
   std::vector<NamedTensor> list;
   const std::vector<std::string> names = optimizer_->state_names();
   for (std::size_t i = 0; i < names.size(); ++i) {
-    for (NamedTensor& view : views(optimizer_states_[i].data(), names[i] + "/")) {
+    for (NamedTensor& view : views(optimizer_states_[i].host(), names[i] + "/")) {
       list.push_back(std::move(view));
     }
   }
@@ -221,8 +251,16 @@ std::vector<NamedTensor> Trainer::compression_state() {
   return compression_ ? compression_->tensors() : std::vector<NamedTensor>{};
 }
 
-void Trainer::collect_compression() {
-  if (compression_) compression_->collect(stream_);
+void Trainer::collect_state() {
+  if (compression_) compression_->collect(host_);
+  read_back();
+}
+
+void Trainer::read_back() {
+  parameters_.download(stream_);
+  states_.download(stream_);
+  for (const Mirror& state : optimizer_states_) state.download(stream_);
+  stream_.synchronize();
 }
 
 void Trainer::record_ready(std::vector<ReadyTime>* into) {
@@ -234,7 +272,7 @@ MemoryTable Trainer::memory() const {
   MemoryTable table;
   table.parameters = parameters_.size() + states_.size();
   table.gradients = sum_->bytes();
-  for (const Buffer& state : optimizer_states_) table.optimizer += state.size();
+  for (const Mirror& state : optimizer_states_) table.optimizer += state.size();
   const auto count = [&](const Plan& plan) {
     table.activations += plan.memory().activations;
     table.scratch += plan.memory().scratch;

@@ -1,7 +1,6 @@
 // One rank's model, memory and training step.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -20,6 +19,7 @@
 #include "launcher/evaluation.h"
 #include "launcher/gradient_tree.h"
 #include "launcher/lanes.h"
+#include "launcher/mirror.h"
 #include "launcher/open_records.h"
 #include "launcher/timeline.h"
 #include "models/model.h"
@@ -65,7 +65,8 @@ struct StepResult {
 
 class Trainer {
  public:
-  // Collective: every rank makes it with the same job, whose virtual_ranks is resolved.
+  // Collective: every rank makes it with the same job, whose virtual_ranks is resolved. `comm` is
+  // of host memory; where the job computes on GPUs, one for gradients there is made over it.
   Trainer(const JobSpec& job, Communicator& comm, TrainingData data);
   ~Trainer();
 
@@ -90,13 +91,18 @@ class Trainer {
   std::int64_t steps_per_epoch() const { return steps_per_epoch_; }
   std::int64_t total_steps() const { return total_steps_; }
   const ParameterTable& table() const { return table_; }
+  // In host memory that stays where it is. What a GPU has, and what compression has to keep (which
+  // is on rank 0 only), is as it was at the last collect_state().
   std::vector<NamedTensor> weights() const;  // parameters and states
   std::vector<NamedTensor> parameters() const;
-  std::vector<NamedTensor> gradients() const;  // of the last step, after the reduction
   std::vector<NamedTensor> optimizer_state() const;
-  // On rank 0: what compression has to keep, as it was at the last collect_compression().
   std::vector<NamedTensor> compression_state();
-  void collect_compression();  // collective
+  void collect_state();                  // collective
+  void read_back();                      // what a GPU has
+  std::vector<NamedTensor> gradients();  // of the last step, after the reduction
+  const Device& device() const { return device_; }
+  // "host", "nccl" or "staged": what sums the gradients.
+  std::string_view gradient_backend() const { return gradient_comm().backend(); }
   bool has_compression_state() const { return compression_ != nullptr; }
   MemoryTable memory() const;
   StepTimes& times() { return times_; }
@@ -112,7 +118,9 @@ class Trainer {
   int parts_in_a_row() const { return sum_->leaves(0).end - sum_->leaves(0).begin; }
 
  private:
+  Communicator& gradient_comm() const { return device_comm_ ? *device_comm_ : comm_; }
   void make_plans();
+  void make_batches(int lanes);
   void make_sum();
   void make_loader(std::int64_t first_step);
   void run_lane(int lane, std::int64_t step);
@@ -121,8 +129,11 @@ class Trainer {
   StepResult read_slots(std::int64_t step) const;
   void update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale);
   double gradient_norm();
+  void set_inputs(int lane, const Batch& batch);
+  void tell_device_comm(std::int64_t step);
+  void read_back_slots();
   float slot(const std::string& name) const;
-  Tensor slice(const Buffer& arena, std::size_t begin, std::size_t end) const;
+  Tensor slice(std::byte* arena, std::size_t begin, std::size_t end) const;
   Tensor gradient_slice(std::size_t begin, std::size_t end) const;
   std::vector<NamedTensor> views(std::byte* arena, const std::string& prefix) const;
 
@@ -130,14 +141,17 @@ class Trainer {
   Communicator& comm_;
   TrainingData data_;
   ModelInfo model_;
-  Stream stream_;
+  Device device_;
+  std::unique_ptr<Communicator> device_comm_;  // none on the CPU
+  Stream stream_, host_;
   ParameterTable table_;
   TreeNode block_;  // virtual ranks of this rank
   Shape x_shape_;   // (B, record shape...) of one virtual rank's part, as the model sees it
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
 
-  Buffer parameters_, states_, norm_blocks_;
-  std::vector<Buffer> optimizer_states_;
+  Mirror parameters_, states_;
+  Buffer norm_blocks_, slots_, gradient_copy_;
+  std::vector<Mirror> optimizer_states_;
   std::vector<Tensor> optimizer_slices_;  // reused by update()
   std::unique_ptr<Optimizer> optimizer_;
   Schedule schedule_;
@@ -147,10 +161,16 @@ class Trainer {
   std::vector<NamedTensor> saved_compression_;     // rank 0, from load() to start()
   int first_leaf_ = 0;                             // virtual rank of the tree's leaf 0
   std::vector<Plan> plans_;                        // one a lane
+  struct DeviceBatch {
+    Buffer x, labels, weight;
+    Event copied;
+  };
+  std::vector<DeviceBatch> batches_;  // one a lane; none on the CPU
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<Evaluation> evaluation_;
-  alignas(kAlignment) std::array<float, 16> stop_flag_{};
+  Mirror stop_flag_;
+  bool stepped_ = false;
   StepTimes times_;
   Timeline* timeline_ = nullptr;
   std::vector<ReadyTime>* ready_times_ = nullptr;

@@ -139,7 +139,7 @@ void Loader::Impl::make_slots() {
   const std::int64_t ahead = std::max(options.prefetch_batches, 1);
   const bool whole_step = static_cast<std::size_t>(items_per_step) <= kStepBytes / bytes;
   const std::int64_t count = std::min((whole_step ? items_per_step : lanes) + ahead, items);
-  memory = Buffer(static_cast<std::size_t>(count) * bytes);
+  memory = pinned(Buffer(static_cast<std::size_t>(count) * bytes), options.device);
   slots.resize(static_cast<std::size_t>(count));
   const DType label_type = options.integer_labels ? DType::i32 : DType::f32;
   std::byte* at = memory.data();

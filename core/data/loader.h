@@ -34,6 +34,7 @@ struct LoaderOptions {
   bool integer_labels = true;
   std::int64_t label_end = 0;  // > 0: labels must be whole numbers from 0 to below it
   bool augment = true;         // random preprocessing
+  Device device = kCpu;        // batches are copied there: their memory is pinned for it
   int prefetch_batches = 4;
   int threads = 1;  // 0: acquire() prepares everything
 };

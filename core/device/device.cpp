@@ -20,6 +20,10 @@ std::string cuda_version() {
   return cuda::runtime_version();
 }
 
+std::string identity_of(const Device& device) {
+  return device.kind == Device::Kind::cuda ? cuda::device_identity(device) : to_string(device);
+}
+
 std::string name_of(const Device& device) {
   return device.kind == Device::Kind::cuda ? cuda::device_name(device) : to_string(device);
 }

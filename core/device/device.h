@@ -24,5 +24,7 @@ int cuda_device_count();
 void require_device(const Device& device);
 std::string cuda_version();                 // of the runtime: "13.0", or "built without CUDA"
 std::string name_of(const Device& device);  // "cpu", "NVIDIA H100 80GB HBM3"
+// Of a GPU: 32 digits that no other has (its UUID), whatever number it has here.
+std::string identity_of(const Device& device);
 
 }  // namespace peal

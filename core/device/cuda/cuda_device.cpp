@@ -60,6 +60,20 @@ std::string device_name(const Device& device) {
   return properties.name;
 }
 
+std::string device_identity(const Device& device) {
+  require(device);
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device.index), "cudaGetDeviceProperties",
+        to_string(device));
+  std::string text;
+  for (const char byte : properties.uuid.bytes) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    const auto value = static_cast<unsigned char>(byte);
+    text += {kDigits[value / 16], kDigits[value % 16]};
+  }
+  return text;
+}
+
 Current::Current(const Device& device) {
   int now = 0;
   check(cudaGetDevice(&now), "cudaGetDevice", "the current device");

@@ -16,6 +16,7 @@ std::string runtime_version();  // "13.0"; without CUDA that it is missing
 int device_count();
 void require(const Device& device);  // Error(input) when it is not there
 std::string device_name(const Device& device);
+std::string device_identity(const Device& device);
 
 // Makes a device the thread's current one as long as it lives, for kernels and libraries that look
 // at that.

@@ -26,6 +26,10 @@ std::string device_name(const Device& device) {
   refuse(to_string(device));
 }
 
+std::string device_identity(const Device& device) {
+  refuse(to_string(device));
+}
+
 Current::Current(const Device& device) {
   refuse(to_string(device));
 }
