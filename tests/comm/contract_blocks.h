@@ -6,8 +6,8 @@
 namespace peal::contract {
 
 inline const std::vector<std::int64_t>& block_counts() {
-  static const std::vector<std::int64_t> list{0, 1, 7, 1009, 4096};
-  return list;
+  static const std::vector<std::int64_t> list{0, 1, 7, 1009, 4096}, few{0, 7, 1009};
+  return few_counts ? few : list;
 }
 
 // Rank r's element i, all over 0..100: what moves is found at its place only.

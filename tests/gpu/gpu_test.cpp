@@ -63,7 +63,14 @@ std::unique_ptr<Communicator> mirrored(Communicator& host, bool nccl) {
 
 void run_contract(Communicator& host, bool nccl) {
   const auto comm = mirrored(host, nccl);
-  contract::everything(*comm);
+  contract::few_counts = nccl && host.world_size() > cuda_device_count();
+  const auto start = std::chrono::steady_clock::now();
+  contract::everything(*comm, [&](std::string_view part) {
+    if (host.rank() > 0) return;
+    const std::chrono::duration<double> since = std::chrono::steady_clock::now() - start;
+    std::printf("%6.1f s  %.*s\n", since.count(), static_cast<int>(part.size()), part.data());
+    std::fflush(stdout);
+  });
   contract::split_orders_by_key(*comm);
   contract::a_list_makes_a_group(*comm);
   contract::groups_work_at_once(*comm);
