@@ -164,6 +164,8 @@ class Flight(PealTest):
                         lambda: self.records() == {"flight-rank-1.jsonl"}, process)
         first = self.folder / "first"
         shutil.copytree(self.run_directory / "flight", first)
+        lines = (self.run_directory / "metrics.jsonl").read_text().count("\n")
+        self.wait_for_steps(process, lines + 1)  # or it has made no call since
         os.kill(process.pid, signal.SIGUSR2)  # mpirun passes it on to all ranks
         self.wait_until("record of every rank", lambda: self.records() == {
             f"flight-rank-{rank}.jsonl" for rank in range(RANKS)}, process)
