@@ -65,8 +65,9 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
   StepResult result = read_slots(step);
   if (need_norm) {
     result.gradient_norm = gradient_norm();
+    const double clip = job_.train().clip_norm();
     update(step, 0, table_.gradient_bytes,
-           clip_factor(result.gradient_norm, job_.train().clip_norm()));
+           clip > 0 ? clip_factor(result.gradient_norm, clip) : 1.0f);
   }
   plans_[0].apply_slots(stream_, sum_->total());
   return result;

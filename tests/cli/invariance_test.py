@@ -38,6 +38,12 @@ class Invariance(PealTest):
         clipped = self.check(["train.clip_norm=0.5"], ranks=(1, 2, 3, 4, 8), local=(3,))
         self.assertNotEqual(clipped, self.check(["train.clip_norm=0"], ranks=(1,)))
 
+    def test_what_is_logged_changes_nothing(self):
+        # A step that is logged also computes the norm; so does one that is never clipped.
+        found = {self.check(overrides, ranks=(1, 2)) for overrides in (
+            ["run.log_every_steps=1"], ["run.log_every_steps=1000"], ["train.clip_norm=1000000"])}
+        self.assertEqual(len(found), 1, found)
+
     def test_accumulation_and_augmentation(self):
         crop = "data.preprocess[1].random_crop.padding=2"
         flip = "data.preprocess[2].random_flip.probability=0.5"
