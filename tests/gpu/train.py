@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Trains the Fashion-MNIST CNN on a GPU: the same weights to the bit at any number of ranks, by NCCL
+and through host memory, after a stop and on another number of ranks; the CPU's loss within rounding.
+
+usage: train.py PEAL DATA      DATA holds the t10k files of Fashion-MNIST, which are trained on
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+STEPS = 60
+JOB = """
+run {{ directory: "{run}" log_every_steps: 1 tensorboard: false }}
+data {{
+  train {{ idx {{ images: "{data}/t10k-images-idx3-ubyte.gz" labels: "{data}/t10k-labels-idx1-ubyte.gz" }} }}
+  test {{
+    idx {{ images: "{data}/t10k-images-idx3-ubyte.gz" labels: "{data}/t10k-labels-idx1-ubyte.gz" }}
+    limit: 2000
+  }}
+  preprocess {{ scale {{ factor: 0.0111093 offset: -0.810198 }} }}
+}}
+model {{ cnn {{ dropout: 0.25 }} }}
+optimizer {{ sgd {{ learning_rate: 0.05 momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
+train {{ max_steps: {steps} global_batch: 64 clip_norm: {clip} }}
+parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm} }}
+"""
+
+
+class Failed(Exception):
+    pass
+
+
+class Trials:
+    def __init__(self, peal, data, folder):
+        self.peal, self.data, self.folder, self.number = peal, data, folder, 0
+
+    def run(self, words, ranks):
+        start = [str(self.peal), *words]
+        if ranks:  # each rank a host for NCCL, so that it takes ranks that share a GPU
+            host = 'NCCL_HOSTID=rank-$OMPI_COMM_WORLD_RANK exec "$@"'
+            start = ["mpirun", "--oversubscribe", "-np", str(ranks), "sh", "-c", host, "rank", *start]
+        done = subprocess.run(start, capture_output=True, text=True, timeout=90, check=False)
+        if done.returncode != 0:
+            raise Failed(f"{' '.join(start)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def train(self, ranks, comm="AUTO", device="CUDA", steps=(STEPS,), clip=0):
+        """Starts once for each number of steps, each going on where the last ended; `ranks` of the
+        last start."""
+        self.number += 1
+        run = self.folder / f"run-{self.number}"
+        for number, end in enumerate(steps):
+            job = self.folder / "job.textproto"
+            job.write_text(JOB.format(run=run, data=self.data, device=device, comm=comm, steps=end,
+                                      clip=clip))
+            self.run(["train", str(job)], ranks if number + 1 == len(steps) else 1)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = [line["loss"] for line in lines if "loss" in line]
+        accuracy = [line["test_accuracy"] for line in lines if "test_accuracy" in line][-1]
+        return self.run(["inspect", "--hash", str(run)], 0).split()[-1], losses, accuracy
+
+
+def expect_equal(what, got, want):
+    print(f"{'ok  ' if got == want else 'FAIL'} {what}: {got}{'' if got == want else f', not {want}'}",
+          flush=True)
+    return got == want
+
+
+def main():
+    peal, data = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
+    os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
+    os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+    os.environ.setdefault("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(peal, data, pathlib.Path(folder))
+        first, losses, accuracy = trials.train(1)
+        print(f"     1 rank: {first}, loss {losses[0]:.6f} to {losses[-1]:.6f}, accuracy {accuracy}")
+        for what, options in [("again", {"ranks": 1}), ("1 rank, staged", {"ranks": 1, "comm": "STAGED"}),
+                              ("2 ranks", {"ranks": 2}), ("3 ranks", {"ranks": 3}),
+                              ("4 ranks", {"ranks": 4}),
+                              ("2 ranks, NCCL", {"ranks": 2, "comm": "NCCL"}),
+                              ("stopped after 25 steps, then 2 ranks", {"ranks": 2, "steps": (25, STEPS)})]:
+            try:
+                good &= expect_equal(what, trials.train(**options)[0], first)
+            except (Failed, subprocess.TimeoutExpired) as error:
+                print(f"FAIL {what}: {error}", flush=True)
+                good = False
+        # clip_norm so large that nothing is cut: the norm is computed and read back.
+        good &= expect_equal("with clipping", trials.train(1, clip=1e6)[0], first)
+        _, cpu_losses, cpu_accuracy = trials.train(1, device="CPU")
+        gap = max(abs(a - b) / b for a, b in zip(losses[:10], cpu_losses[:10]))
+        print(f"     the CPU's first ten losses within {gap:.2e}, accuracy {cpu_accuracy}")
+        good &= gap < 1e-4 and abs(accuracy - cpu_accuracy) < 0.02
+    print("passed: training on a GPU" if good else "failed")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
