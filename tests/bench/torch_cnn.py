@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""The CNN of examples/fashion_mnist_cnn.textproto under PyTorch eager on a GPU, beside
+`peal bench train` on it, in turns. Data is random and lies on the GPU from the start (PyTorch) or in
+host memory (Peal); no .item() in PyTorch's loop.
+
+usage: torch_cnn.py PEAL JOB [--batch 64] [--steps 400] [--rounds 3]     JOB names records on disk
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import time
+
+import torch
+from torch import nn
+
+
+def torch_rate(batch, steps, warmup=50):
+    device = torch.device("cuda:0")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    images = torch.randn(10000, 1, 28, 28, device=device)
+    labels = torch.randint(0, 10, (10000,), device=device)
+    model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                          nn.Linear(32 * 13 * 13, 128), nn.ReLU(), nn.Dropout(0.25),
+                          nn.Linear(128, 10)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True,
+                                weight_decay=5e-4)
+    loss_of = nn.CrossEntropyLoss()
+
+    def run(count):
+        order = torch.randperm(10000, device=device)
+        for i in range(count):
+            first = i * batch % (10000 - batch)
+            index = order[first:first + batch]
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(model(images[index]), labels[index]).backward()
+            optimizer.step()
+        torch.cuda.synchronize()
+
+    run(warmup)
+    begin = time.perf_counter()
+    run(steps)
+    return steps * batch / (time.perf_counter() - begin)
+
+
+def peal_rate(peal, job, batch, steps, extra):
+    words = [peal, "bench", "train", job, "--steps", str(steps), "--warmup", "50", "--json", "--set",
+             "parallel.device=CUDA", "--set", f"train.global_batch={batch}"]
+    for setting in ["parallel.virtual_ranks=1", *extra]:
+        words += ["--set", setting]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("peal")
+    parser.add_argument("job")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], help="for Peal, path=value")
+    options = parser.parse_args()
+    ours, theirs, last = [], [], {}
+    for _ in range(options.rounds):
+        last = peal_rate(options.peal, options.job, options.batch, options.steps, options.set)
+        ours.append(last["samples_per_second"])
+        theirs.append(torch_rate(options.batch, options.steps))
+    peal, torch_ = statistics.median(ours), statistics.median(theirs)
+    print(f"batch {options.batch}: Peal {peal:.0f} samples/s, PyTorch eager {torch_:.0f}, "
+          f"ratio {peal / torch_:.2f}")
+    print("Peal's host time: " + ", ".join(f"{key[8:]} {value:.0f}%" for key, value in last.items()
+                                           if key.startswith("percent_")))
+
+
+if __name__ == "__main__":
+    main()
