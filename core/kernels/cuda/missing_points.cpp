@@ -47,14 +47,5 @@ void CudaKernels::low_rank_expand(Stream&, const Tensor&, const Tensor&, Tensor)
 void CudaKernels::subtract_scaled(Stream&, float, const Tensor&, Tensor) {
   fail_internal("subtract_scaled", "not on CUDA yet");
 }
-void CudaKernels::sgd(Stream&, const SgdStep&, const Tensor&, Tensor, Tensor) {
-  fail_internal("sgd", "not on CUDA yet");
-}
-void CudaKernels::adam(Stream&, const AdamStep&, const Tensor&, Tensor, Tensor, Tensor) {
-  fail_internal("adam", "not on CUDA yet");
-}
-void CudaKernels::rmsprop(Stream&, const RmsPropStep&, const Tensor&, Tensor, Tensor, Tensor) {
-  fail_internal("rmsprop", "not on CUDA yet");
-}
 
 }  // namespace peal::cuda
