@@ -6,12 +6,6 @@
 
 #include "core/base/clones.h"
 
-#ifdef __CUDACC__
-#define PEAL_ANYWHERE __host__ __device__ __forceinline__
-#else
-#define PEAL_ANYWHERE PEAL_INLINE
-#endif
-
 namespace peal {
 
 // Branch-free, so that it vectorises; subnormals go by way of an integer, which costs no CPU extra.

@@ -15,28 +15,14 @@ std::uint64_t mix64(std::uint64_t x) {
 Random::Random(const RandomKey& key) {
   const std::uint64_t a = mix64(key.seed ^ mix64(key.site));
   const std::uint64_t b = mix64(a ^ mix64(key.step) ^ mix64(~key.stream));
-  key_ = {static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(a >> 32)};
-  high_ = {static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(b >> 32)};
+  key_ = {.key = {static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(a >> 32)},
+          .high = {static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(b >> 32)}};
 }
 
 std::array<std::uint32_t, 4> Random::words(std::uint64_t index) const {
-  std::uint32_t c0 = static_cast<std::uint32_t>(index);
-  std::uint32_t c1 = static_cast<std::uint32_t>(index >> 32);
-  std::uint32_t c2 = high_[0], c3 = high_[1];
-  std::uint32_t k0 = key_[0], k1 = key_[1];
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = std::uint64_t{0xD2511F53} * c0;
-    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * c2;
-    const std::uint32_t n0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    const std::uint32_t n2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<std::uint32_t>(p1);
-    c3 = static_cast<std::uint32_t>(p0);
-    c0 = n0;
-    c2 = n2;
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
-  }
-  return {c0, c1, c2, c3};
+  std::array<std::uint32_t, 4> out;
+  philox(index, key_, out.data());
+  return out;
 }
 
 std::uint64_t Random::u64(std::uint64_t index) const {

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 
+#include "core/base/philox.h"
+
 namespace peal {
 
 // Names one stream of random numbers. `site` tells draws of one step apart (a dropout layer, an
@@ -16,7 +18,7 @@ struct RandomKey {
   std::uint64_t site = 0;
 };
 
-// Philox4x32-10 (Salmon et al., SC 2011, section 3.3), keyed by a RandomKey.
+// Philox (philox.h), keyed by a RandomKey.
 class Random {
  public:
   explicit Random(const RandomKey& key);
@@ -28,13 +30,10 @@ class Random {
   float uniform(std::uint64_t index) const;  // [0, 1), 24 bits
   double normal(std::uint64_t index) const;  // mean 0, deviation 1 (Box-Muller)
 
-  // The raw key and high counter words, for kernels that vectorise the rounds themselves.
-  std::array<std::uint32_t, 2> key() const { return key_; }
-  std::array<std::uint32_t, 2> high() const { return high_; }
+  const PhiloxKey& philox_key() const { return key_; }  // for kernels that call philox() themselves
 
  private:
-  std::array<std::uint32_t, 2> key_;
-  std::array<std::uint32_t, 2> high_;
+  PhiloxKey key_;
 };
 
 // Bijective 64-bit mixer (splitmix64's finaliser).

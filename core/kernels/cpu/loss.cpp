@@ -7,7 +7,7 @@
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
-#include "core/kernels/cpu/vector_math.h"
+#include "core/kernels/vector_math.h"
 
 namespace peal::cpu {
 namespace {

@@ -1,7 +1,7 @@
 #include <cstring>
 
 #include "core/kernels/cpu/cpu_kernels.h"
-#include "core/kernels/cpu/elements.h"
+#include "core/kernels/elements.h"
 
 namespace peal::cpu {
 

@@ -2,9 +2,9 @@
 #include "core/base/clones.h"
 #include "core/base/error.h"
 #include "core/kernels/cpu/cpu_kernels.h"
-#include "core/kernels/cpu/elements.h"
-#include "core/kernels/cpu/nest.h"
-#include "core/kernels/cpu/vector_math.h"
+#include "core/kernels/elements.h"
+#include "core/kernels/nest.h"
+#include "core/kernels/vector_math.h"
 
 namespace peal::cpu {
 namespace {

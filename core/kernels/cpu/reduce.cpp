@@ -3,7 +3,7 @@
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
-#include "core/kernels/cpu/nest.h"
+#include "core/kernels/nest.h"
 
 namespace peal::cpu {
 namespace {

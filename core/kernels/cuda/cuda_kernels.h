@@ -1,5 +1,5 @@
-// The CUDA backend, and its entry. Families of kernels live in files of their own beside this header;
-// no_cuda.cpp is its twin where Peal is built without CUDA or without cuDNN.
+// The CUDA backend, and its entry. Families of kernels live in files of their own beside this
+// header; no_cuda.cpp is its twin where Peal is built without CUDA or without cuDNN.
 #pragma once
 
 #include "core/kernels/kernels.h"

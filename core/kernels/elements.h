@@ -2,7 +2,7 @@
 
 #include "core/kernels/kernels.h"
 
-namespace peal::cpu {
+namespace peal {
 
 // f32 elements that x occupies, a layout's padding included: pointwise kernels go over all of them.
 inline std::int64_t elements(const Tensor& x) {
@@ -10,4 +10,4 @@ inline std::int64_t elements(const Tensor& x) {
   return static_cast<std::int64_t>(layout_bytes(x) / sizeof(float));
 }
 
-}  // namespace peal::cpu
+}  // namespace peal

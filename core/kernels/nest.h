@@ -7,7 +7,7 @@
 
 #include "core/device/tensor.h"
 
-namespace peal::cpu {
+namespace peal {
 
 using Steps = std::array<std::int64_t, 3>;  // elements between neighbours, for each operand
 
@@ -92,4 +92,4 @@ inline std::array<std::int64_t, Shape::kMaxRank> repeat_strides(const Shape& sha
   return strides;
 }
 
-}  // namespace peal::cpu
+}  // namespace peal

@@ -1,0 +1,79 @@
+// Element i's draw is word i % 4 of counter i / 4, as on the CPU: same key, same elements dropped.
+#include "core/base/philox.h"
+#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/launch.cuh"
+
+namespace peal::cuda {
+namespace {
+
+constexpr int kWords = 4;  // of a counter
+constexpr int kMine = 4;   // counters of a thread, whose elements are read before any is written
+
+struct Drop {
+  PhiloxKey key;
+  float p, keep_scale;
+
+  __device__ float operator()(std::uint32_t word, float x) const {
+    const bool kept = static_cast<float>(word >> 8) * 0x1p-24f >= p;
+    const float scaled = x * keep_scale;
+    return kept ? scaled : 0.0f;
+  }
+};
+
+// kWidth is 4 where x and y are aligned to 16 bytes, else 1.
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    dropout_kernel(Drop drop, const float* x, float* y, std::int64_t n) {
+  const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x;
+  Pack<kWidth> v[kMine][kWords / kWidth];
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const std::int64_t first = (start + k * kThreads) * kWords;
+#pragma unroll
+    for (int i = 0; i < kWords; i += kWidth) {
+      if (first + i + kWidth <= n) {
+        v[k][i / kWidth] = *reinterpret_cast<const Pack<kWidth>*>(x + first + i);
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const std::int64_t counter = start + k * kThreads, first = counter * kWords;
+    if (first >= n) break;
+    std::uint32_t words[kWords];
+    philox(static_cast<std::uint64_t>(counter), drop.key, words);
+#pragma unroll
+    for (int i = 0; i < kWords; i += kWidth) {
+      if (first + i + kWidth <= n) {
+        Pack<kWidth>& pack = v[k][i / kWidth];
+#pragma unroll
+        for (int w = 0; w < kWidth; ++w) pack.of[w] = drop(words[i + w], pack.of[w]);
+        *reinterpret_cast<Pack<kWidth>*>(y + first + i) = pack;
+      } else {
+#pragma unroll
+        for (int w = 0; w < kWidth; ++w) {
+          if (first + i + w < n) y[first + i + w] = drop(words[i + w], x[first + i + w]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void CudaKernels::dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) {
+  const std::int64_t n = x.numel();
+  if (n == 0) return;
+  const Drop drop{Random(key).philox_key(), p, 1.0f / (1.0f - p)};
+  const unsigned blocks = blocks_for(n, kWords * kMine * kThreads);
+  const OnStream on(s);
+  if (aligned(x.data) && aligned(y.data)) {
+    dropout_kernel<kWide>
+        <<<blocks, kThreads, 0, on.stream>>>(drop, x.as<float>(), y.as<float>(), n);
+  } else {
+    dropout_kernel<1><<<blocks, kThreads, 0, on.stream>>>(drop, x.as<float>(), y.as<float>(), n);
+  }
+  check_launch("dropout");
+}
+
+}  // namespace peal::cuda

@@ -1,0 +1,61 @@
+#include <algorithm>
+
+#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/walk_kernel.cuh"
+
+namespace peal::cuda {
+namespace {
+
+constexpr int kMine = 4;  // packs of a thread, which are read before any is written
+
+// Pack i of y, (rows, row.divisor packs); rows * packs is below 2^31.
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    embedding_kernel(const std::int32_t* ids, const Pack<kWidth>* table, Pack<kWidth>* y,
+                     Division row, std::uint32_t packs) {
+  const std::uint32_t start = blockIdx.x * kMine * kThreads + threadIdx.x;
+  Pack<kWidth> v[kMine];
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const std::uint32_t i = start + k * kThreads;
+    if (i >= packs) break;
+    const std::uint32_t r = row.quotient(i);
+    v[k] = table[static_cast<std::int64_t>(ids[r]) * row.divisor + (i - r * row.divisor)];
+  }
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const std::uint32_t i = start + k * kThreads;
+    if (i < packs) y[i] = v[k];
+  }
+}
+
+template <int kWidth>
+void gather(const OnStream& on, const std::int32_t* ids, std::int64_t rows, const float* table,
+            std::int64_t columns, float* y) {
+  const std::int64_t row_packs = columns / kWidth;
+  const std::int64_t most_rows = std::max<std::int64_t>((kMostPositions - 1) / row_packs, 1);
+  for (std::int64_t r = 0; r < rows; r += most_rows) {
+    const std::int64_t packs = std::min(rows - r, most_rows) * row_packs;
+    embedding_kernel<kWidth><<<blocks_for(packs, kMine * kThreads), kThreads, 0, on.stream>>>(
+        ids + r, reinterpret_cast<const Pack<kWidth>*>(table),
+        reinterpret_cast<Pack<kWidth>*>(y + r * columns),
+        Division::by(static_cast<std::uint32_t>(row_packs)), static_cast<std::uint32_t>(packs));
+    check_launch("embedding");
+  }
+}
+
+}  // namespace
+
+void CudaKernels::embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) {
+  const std::int64_t rows = ids.numel(), columns = table.shape[-1];
+  if (rows == 0 || columns == 0) return;
+  const auto* id = ids.as<std::int32_t>();
+  const OnStream on(s);
+  if (columns % kWide == 0 && aligned(table.data) && aligned(y.data)) {
+    gather<kWide>(on, id, rows, table.as<float>(), columns, y.as<float>());
+  } else {
+    gather<1>(on, id, rows, table.as<float>(), columns, y.as<float>());
+  }
+}
+
+}  // namespace peal::cuda
