@@ -265,8 +265,9 @@ ConvPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass 
   std::int64_t workspace = 0;
   fe::error_t status = choose_engine(*graph, cudnn.handle, workspace);
   if (status.is_bad()) {
-    why = cudnn.refused[key] =
-        cat("cuDNN ", fe::detail::get_backend_version_string(), ": ", status.get_message());
+    const std::string message = status.get_message();  // its other lines list engines
+    why = cudnn.refused[key] = cat("cuDNN ", fe::detail::get_backend_version_string(), ": ",
+                                   message.substr(0, message.find('\n')));
     return nullptr;
   }
   auto plan = std::make_unique<CudnnConvPlan>(device, cudnn, std::move(graph), workspace);
