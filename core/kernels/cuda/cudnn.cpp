@@ -25,8 +25,7 @@ using fe::graph::Graph;
 using TensorAttributes = std::shared_ptr<fe::graph::Tensor_attributes>;
 
 constexpr std::size_t kScratchAlignment = 256;
-constexpr std::int64_t kMostScratch = std::int64_t{1}
-                                      << 30;  // bytes; an engine that wants more is not taken
+constexpr std::int64_t kMostScratch = 1 << 30;  // bytes; an engine that wants more is not taken
 constexpr int kMostTensors = 4;
 
 // A device's handle. It and the plans are used by one thread at a time: cuDNN asks for that with
