@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what building, testing and running Peal needs, from Debian packages. Asks for nothing
-# and does nothing when everything is there.
+# Installs what building, testing and running Peal needs, from Debian packages; where there is a
+# CUDA toolkit also the headers of cuDNN's frontend, from PyPI. Asks for nothing and does nothing
+# when everything is there.
 set -euo pipefail
 
 usage() {
@@ -12,6 +13,8 @@ usage: cluster/install_deps.sh [--tests] [--dev] [--list]
           a bundle; Debian starts the services ssh and munge when it installs them
   --dev   also what working on Peal needs: clang (fuzzing), clang-format, clang-tidy, shellcheck
   --list  print the packages and change nothing
+Where there is a CUDA toolkit (nvcc in PATH or /usr/local/cuda) the headers of cuDNN's frontend go
+to /usr/local/include, or to ~/.local/include without root. A build without them is for the CPU only.
 EOF
 }
 
@@ -32,8 +35,16 @@ test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client op
                slurmctld slurmd slurm-client munge patchelf)
 developer_packages=(clang clang-format clang-tidy shellcheck)
 
-fail() {
+# Headers only, so that the wheel of one Python on one processor serves all.
+frontend_version=1.32.0
+frontend_sha256=c6006556017a4d1c914c52a556c71b1267f2d6a0500f742e7b4edef539878df0
+
+warn() {
   printf 'install_deps.sh: %s\n' "$*" >&2
+}
+
+fail() {
+  warn "$@"
   exit 1
 }
 
@@ -65,8 +76,55 @@ missing_packages() {
   comm -23 <(printf '%s\n' "${packages[@]}" | sort -u) <(printf '%s\n' "$installed")
 }
 
+# Whether the frontend's headers of that version are where CMakeLists.txt looks for them.
+frontend_installed() {
+  local folder header
+  for folder in /usr/local/include "${HOME:-}/.local/include"; do
+    header=$folder/cudnn_frontend_version.h
+    if [[ -r $header ]] && [[ $frontend_version == "$(
+      sed -n 's/^#define CUDNN_FRONTEND_[A-Z]*_VERSION \([0-9]*\)$/\1/p' "$header" | paste -sd .)" ]]; then
+      return 0
+    fi
+  done
+  return 1
+}
+
+# fetch_frontend SCRATCH FOLDER
+fetch_frontend() {
+  python3 -m venv "$1/venv" &&
+    printf 'nvidia-cudnn-frontend==%s --hash=sha256:%s\n' "$frontend_version" "$frontend_sha256" \
+      > "$1/requirements.txt" &&
+    "$1/venv/bin/python" -m pip download -q --disable-pip-version-check --retries 2 --timeout 30 \
+      --no-deps --require-hashes -r "$1/requirements.txt" --only-binary=:all: \
+      --implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_28_x86_64 \
+      --dest "$1" &&
+    python3 - "$1"/*.whl "$1/unpacked" <<'EOF' &&
+import sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if name.startswith("include/")])
+EOF
+    mkdir -p "$2" && cp -R "$1"/unpacked/include/. "$2"
+}
+
+# A build for the CPU does without.
+install_frontend() {
+  local folder=/usr/local/include scratch
+  if ! command -v nvcc > /dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]] || frontend_installed; then
+    return 0
+  fi
+  [[ $(id -u) -eq 0 ]] || folder=${HOME:?}/.local/include
+  printf "Installing the headers of cuDNN's frontend %s: %s\n" "$frontend_version" "$folder"
+  scratch=$(mktemp -d)
+  fetch_frontend "$scratch" "$folder" ||
+    warn "the headers of cuDNN's frontend could not be installed (the message is above); Peal is then" \
+      "built without its kernels for CUDA. By hand: pip download --no-deps" \
+      "nvidia-cudnn-frontend==$frontend_version, and unzip its folder include into $folder"
+  rm -rf "$scratch"
+}
+
 mapfile -t missing < <(missing_packages)
 if [[ ${#missing[@]} -eq 0 ]]; then
+  install_frontend
   exit 0
 fi
 printf 'Installing Debian packages: %s\n' "${missing[*]}"
@@ -104,3 +162,4 @@ fi
 
 mapfile -t missing < <(missing_packages)
 [[ ${#missing[@]} -eq 0 ]] || fail "apt-get finished but these are not installed: ${missing[*]}"
+install_frontend

@@ -10,6 +10,9 @@ Kernels& kernels(const Device& device);  // throws Error(input) "built without C
 
 class CudaKernels final : public Kernels {
  public:
+  // Prepared kernels are made for this device; all others run on their stream's.
+  explicit CudaKernels(const Device& device) : device_(device) {}
+
   std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override;
   std::unique_ptr<Pool2d> make_pool2d(const Pool2dSpec& spec) override;
   std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,
@@ -76,6 +79,9 @@ class CudaKernels final : public Kernels {
             Tensor x) override;
   void rmsprop(Stream& s, const RmsPropStep& step, const Tensor& g, Tensor v, Tensor velocity,
                Tensor x) override;
+
+ private:
+  Device device_;
 };
 
 }  // namespace peal::cuda

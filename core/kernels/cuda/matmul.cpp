@@ -1,0 +1,278 @@
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "core/base/error.h"
+#include "core/device/cuda/cuda_device.h"
+#include "core/kernels/cuda/bias.h"
+#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/library.h"
+
+namespace peal::cuda {
+namespace {
+
+constexpr std::uint64_t kMostScratch = 32 << 20;  // bytes; what NVIDIA advises on Hopper
+constexpr std::size_t kScratchAlignment = 256;
+constexpr std::uint32_t kOperandAlignment = 16;  // bytes, of each operand
+
+// cuBLASLt's functions, from the library that is opened when the first product is made.
+struct CublasLt {
+  decltype(&cublasLtCreate) create;
+  decltype(&cublasLtGetStatusString) status_string;
+  decltype(&cublasLtMatmul) matmul;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+  decltype(&cublasLtMatmulDescCreate) create_product;
+  decltype(&cublasLtMatmulDescDestroy) destroy_product;
+  decltype(&cublasLtMatmulDescSetAttribute) set_product;
+  decltype(&cublasLtMatrixLayoutCreate) create_matrix;
+  decltype(&cublasLtMatrixLayoutDestroy) destroy_matrix;
+  decltype(&cublasLtMatrixLayoutSetAttribute) set_matrix;
+  decltype(&cublasLtMatmulPreferenceCreate) create_preference;
+  decltype(&cublasLtMatmulPreferenceDestroy) destroy_preference;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference;
+
+  explicit CublasLt(const Device& device) {
+    const std::string name = cat("libcublasLt.so.", CUBLAS_VER_MAJOR);
+    void* const library = open_library(device, name);
+    const auto find = [&](const char* function, auto& found) {
+      find_function(library, name, function, found);
+    };
+    find("cublasLtCreate", create);
+    find("cublasLtGetStatusString", status_string);
+    find("cublasLtMatmul", matmul);
+    find("cublasLtMatmulAlgoGetHeuristic", heuristic);
+    find("cublasLtMatmulDescCreate", create_product);
+    find("cublasLtMatmulDescDestroy", destroy_product);
+    find("cublasLtMatmulDescSetAttribute", set_product);
+    find("cublasLtMatrixLayoutCreate", create_matrix);
+    find("cublasLtMatrixLayoutDestroy", destroy_matrix);
+    find("cublasLtMatrixLayoutSetAttribute", set_matrix);
+    find("cublasLtMatmulPreferenceCreate", create_preference);
+    find("cublasLtMatmulPreferenceDestroy", destroy_preference);
+    find("cublasLtMatmulPreferenceSetAttribute", set_preference);
+  }
+
+  void check(cublasStatus_t status, const char* call) const {
+    if (status != CUBLAS_STATUS_SUCCESS) fail_internal("matmul", call, ": ", status_string(status));
+  }
+};
+
+// Never freed: at the end of the program CUDA may be gone before it.
+const CublasLt& cublas_lt(const Device& device) {
+  static const auto& functions = *new CublasLt(device);
+  return functions;
+}
+
+// One a device; any thread may use it.
+cublasLtHandle_t handle_of(const Device& device) {
+  static std::mutex mutex;
+  static auto& of_index = *new std::map<int, cublasLtHandle_t>;
+  const CublasLt& lt = cublas_lt(device);
+  const std::lock_guard lock(mutex);
+  const auto known = of_index.find(device.index);
+  if (known != of_index.end()) return known->second;
+  const Current current(device);
+  cublasLtHandle_t handle = nullptr;
+  lt.check(lt.create(&handle), "cublasLtCreate");
+  return of_index[device.index] = handle;
+}
+
+// A description that cuBLASLt makes and destroys.
+template <typename Handle>
+class Described {
+ public:
+  explicit Described(cublasStatus_t (*destroy)(Handle)) : destroy_(destroy) {}
+  ~Described() {
+    if (handle_ != nullptr) destroy_(handle_);
+  }
+  Described(const Described&) = delete;
+  Described& operator=(const Described&) = delete;
+
+  Handle* out() { return &handle_; }
+  operator Handle() const { return handle_; }  // NOLINT: stands for it
+
+ private:
+  cublasStatus_t (*destroy_)(Handle);
+  Handle handle_ = nullptr;
+};
+
+// One b for the whole batch is one taller matrix a, when a's rows follow each other.
+MatmulSpec flattened(MatmulSpec spec) {
+  if (spec.broadcast_b && !spec.transpose_a) {
+    spec.m *= spec.batch;
+    spec.batch = 1;
+  }
+  return spec;
+}
+
+// cuBLASLt counts in columns: a row-major matrix is its transpose there, so c^T = b^T a^T is what
+// it computes, with b first. The algorithm is the first of its heuristics', never one that was
+// measured, so that the choice and the bits are the same in every run on the same chip and library.
+class LtMatmul final : public Matmul {
+ public:
+  LtMatmul(const Device& device, const MatmulSpec& spec)
+      : device_(device), spec_(spec), lt_(cublas_lt(device)), handle_(handle_of(device)) {
+    const Current current(device);
+    describe_product();
+    const std::int64_t m = spec.m, n = spec.n, k = spec.k;
+    describe_matrix(b_, spec.transpose_b ? k : n, spec.transpose_b ? n : k,
+                    spec.broadcast_b ? 0 : k * n);
+    describe_matrix(a_, spec.transpose_a ? m : k, spec.transpose_a ? k : m, m * k);
+    describe_matrix(c_, n, m, m * n);
+    fused_ = spec.bias || spec.activation != Activation::none;
+    if (fused_ && !choose_algorithm()) fused_ = false;
+    if (!fused_ && !choose_algorithm()) {
+      fail_input("matmul", to_string(device), " has no deterministic f32 algorithm for batch ",
+                 spec.batch, ", m ", m, ", n ", n, ", k ", k);
+    }
+  }
+
+  std::size_t scratch_bytes() const override {
+    return scratch_ == 0 ? 0 : scratch_ + kScratchAlignment;
+  }
+
+  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
+           Tensor scratch) override {
+    check_alignment(a);
+    check_alignment(b);
+    check_alignment(c);
+    if (fused_ && spec_.bias) {
+      check_alignment(bias);
+      set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
+    }
+    const float one = 1.0f, zero = 0.0f;
+    const Current current(device_);
+    lt_.check(lt_.matmul(handle_, product_, &one, b.data, b_, a.data, a_, &zero, c.data, c_, c.data,
+                         c_, &algorithm_, workspace(scratch), scratch_,
+                         static_cast<cudaStream_t>(s.handle())),
+              "cublasLtMatmul");
+    if (fused_) return;
+    add_bias(s, c.as<float>(), spec_.bias ? bias.as<float>() : nullptr,
+             {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
+  }
+
+ private:
+  template <typename Value>
+  void set_product(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
+    lt_.check(lt_.set_product(product_, attribute, &value, sizeof(value)),
+              "cublasLtMatmulDescSetAttribute");
+  }
+
+  void describe_product() {
+    lt_.check(lt_.create_product(product_.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
+              "cublasLtMatmulDescCreate");
+    set_product(CUBLASLT_MATMUL_DESC_TRANSA, spec_.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set_product(CUBLASLT_MATMUL_DESC_TRANSB, spec_.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+  }
+
+  // Columns follow each other.
+  void describe_matrix(Described<cublasLtMatrixLayout_t>& matrix, std::int64_t rows,
+                       std::int64_t columns, std::int64_t batch_stride) {
+    lt_.check(lt_.create_matrix(matrix.out(), CUDA_R_32F, static_cast<std::uint64_t>(rows),
+                                static_cast<std::uint64_t>(columns), rows),
+              "cublasLtMatrixLayoutCreate");
+    if (spec_.batch == 1) return;
+    const auto set = [&](cublasLtMatrixLayoutAttribute_t attribute, const auto& value) {
+      lt_.check(lt_.set_matrix(matrix, attribute, &value, sizeof(value)),
+                "cublasLtMatrixLayoutSetAttribute");
+    };
+    set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(spec_.batch));
+    set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, batch_stride);
+  }
+
+  cublasLtEpilogue_t epilogue() const {
+    if (!fused_) return CUBLASLT_EPILOGUE_DEFAULT;
+    if (spec_.activation == Activation::none) return CUBLASLT_EPILOGUE_BIAS;
+    return spec_.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
+  }
+
+  // Without those that add parts of a sum to the output one after another as they come.
+  void describe_preference(Described<cublasLtMatmulPreference_t>& preference) const {
+    lt_.check(lt_.create_preference(preference.out()), "cublasLtMatmulPreferenceCreate");
+    const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+      lt_.check(lt_.set_preference(preference, attribute, &value, sizeof(value)),
+                "cublasLtMatmulPreferenceSetAttribute");
+    };
+    const std::uint32_t reductions =
+        CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostScratch);
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
+    for (const auto operand :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+      set(operand, kOperandAlignment);
+    }
+  }
+
+  // False when there is none for the epilogue.
+  bool choose_algorithm() {
+    set_product(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue());
+    // What is looked at here is the alignment of the address that run will set.
+    if (fused_ && spec_.bias)
+      set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, std::uintptr_t{kOperandAlignment});
+    Described<cublasLtMatmulPreference_t> preference(lt_.destroy_preference);
+    describe_preference(preference);
+    cublasLtMatmulHeuristicResult_t found{};
+    int count = 0;
+    const cublasStatus_t status =
+        lt_.heuristic(handle_, product_, b_, a_, c_, c_, preference, 1, &found, &count);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || count == 0) return false;
+    lt_.check(status, "cublasLtMatmulAlgoGetHeuristic");
+    lt_.check(found.state, "cublasLtMatmulAlgoGetHeuristic");
+    algorithm_ = found.algo;
+    scratch_ = found.workspaceSize;
+    return true;
+  }
+
+  void* workspace(const Tensor& scratch) const {
+    if (scratch_ == 0) return nullptr;
+    const auto start = reinterpret_cast<std::uintptr_t>(scratch.data);
+    return scratch.as<std::byte>() +
+           (kScratchAlignment - start % kScratchAlignment) % kScratchAlignment;
+  }
+
+  static void check_alignment(const Tensor& x) {
+    if (reinterpret_cast<std::uintptr_t>(x.data) % kOperandAlignment != 0)
+      fail_internal("matmul", "a tensor is not aligned to ", kOperandAlignment, " bytes");
+  }
+
+  Device device_;
+  MatmulSpec spec_;
+  const CublasLt& lt_;
+  cublasLtHandle_t handle_;
+  Described<cublasLtMatmulDesc_t> product_{lt_.destroy_product};
+  Described<cublasLtMatrixLayout_t> a_{lt_.destroy_matrix}, b_{lt_.destroy_matrix},
+      c_{lt_.destroy_matrix};
+  bool fused_ = false;
+  cublasLtMatmulAlgo_t algorithm_{};
+  std::size_t scratch_ = 0;
+};
+
+// A sum of nothing, for every element.
+class EmptyMatmul final : public Matmul {
+ public:
+  explicit EmptyMatmul(const MatmulSpec& spec) : spec_(spec) {}
+
+  std::size_t scratch_bytes() const override { return 0; }
+  void run(Stream& s, const Tensor&, const Tensor&, const Tensor& bias, Tensor c, Tensor) override {
+    if (c.numel() == 0) return;
+    peal::kernels(s.device()).fill(s, c, 0.0f);
+    add_bias(s, c.as<float>(), spec_.bias ? bias.as<float>() : nullptr,
+             {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
+  }
+
+ private:
+  MatmulSpec spec_;
+};
+
+}  // namespace
+
+std::unique_ptr<Matmul> CudaKernels::make_matmul(const MatmulSpec& spec) {
+  if (spec.batch * spec.m * spec.n * spec.k == 0) return std::make_unique<EmptyMatmul>(spec);
+  return std::make_unique<LtMatmul>(device_, flattened(spec));
+}
+
+}  // namespace peal::cuda

@@ -1,0 +1,244 @@
+#include <algorithm>
+#include <memory>
+
+#include "core/base/error.h"
+#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/launch.cuh"
+
+namespace peal::cuda {
+namespace {
+
+constexpr int kPlanes = 4;  // images of one channel that a thread serves, at one place of each
+constexpr std::int64_t kMostThreads = std::int64_t{1} << 31;  // of a launch: 32 bits count them
+
+struct Window {
+  int height, width;          // of x
+  int out_height, out_width;  // of y
+  int kernel[2], stride[2], padding[2];
+  bool include_padding;
+};
+
+// A run of a window along one axis that lies inside of x: [from, to) counted in the window.
+struct Inside {
+  int from, to;
+  __device__ Inside(int start, int kernel, int size)
+      : from(max(0, -start)), to(min(kernel, size - start)) {}
+  __device__ int size() const { return to - from; }
+};
+
+__device__ float divisor_of(const Window& w, const Inside& rows, const Inside& columns) {
+  return static_cast<float>(w.include_padding ? w.kernel[0] * w.kernel[1]
+                                              : rows.size() * columns.size());
+}
+
+// y, and for a maximum which element of its window was the first to have it (saved, if wanted).
+// kSize > 0: both sides of the window, so that its loops are unrolled. A NaN is the maximum.
+template <PoolKind kKind, int kSize, typename Saved>
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(Window w, unsigned planes, const float* x, float* y, Saved* saved) {
+  const unsigned area = w.out_height * w.out_width;
+  const unsigned i = blockIdx.x * kThreads + threadIdx.x, group = i / area, at = i % area;
+  const int first_row = static_cast<int>(at / w.out_width) * w.stride[0] - w.padding[0];
+  const int first_column = static_cast<int>(at % w.out_width) * w.stride[1] - w.padding[1];
+  const int kernel_rows = kSize > 0 ? kSize : w.kernel[0];
+  const int kernel_columns = kSize > 0 ? kSize : w.kernel[1];
+  const Inside rows(first_row, kernel_rows, w.height);
+  const Inside columns(first_column, kernel_columns, w.width);
+  const std::int64_t x_area = static_cast<std::int64_t>(w.height) * w.width;
+  const std::int64_t corner = static_cast<std::int64_t>(first_row) * w.width + first_column;
+#pragma unroll
+  for (int p = 0; p < kPlanes; ++p) {
+    const unsigned plane = group * kPlanes + p;
+    if (plane >= planes) return;
+    const float* const from = x + plane * x_area + corner;
+    float best = 0.0f;  // or the sum
+    int place = -1;
+#pragma unroll
+    for (int r = 0; r < kernel_rows; ++r) {
+      if (r < rows.from || r >= rows.to) continue;
+#pragma unroll
+      for (int c = 0; c < kernel_columns; ++c) {
+        if (c < columns.from || c >= columns.to) continue;
+        const float v = from[static_cast<std::int64_t>(r) * w.width + c];
+        if constexpr (kKind == PoolKind::average) {
+          best += v;
+        } else if (place < 0 || v > best || v != v) {
+          best = v;
+          place = r * kernel_columns + c;
+        }
+      }
+    }
+    const std::int64_t out = static_cast<std::int64_t>(plane) * area + at;
+    if constexpr (kKind == PoolKind::average) best /= divisor_of(w, rows, columns);
+    y[out] = best;
+    if constexpr (kKind == PoolKind::max) {
+      if (saved != nullptr) saved[out] = static_cast<Saved>(place);
+    }
+  }
+}
+
+// The windows along one axis that hold place `at`: [from, to).
+struct Holders {
+  int from, to;
+  __device__ Holders(int at, int kernel, int stride, int padding, int windows)
+      : from(max(0, (at + padding - kernel + stride) / stride)),
+        to(min(windows, (at + padding) / stride + 1)) {}
+};
+
+// dx gathers, in their order, what the windows that hold it send.
+template <PoolKind kKind, typename Saved>
+__global__ void __launch_bounds__(kThreads)
+    backward_kernel(Window w, unsigned planes, const float* dy, const Saved* saved, float* dx) {
+  const unsigned area = w.height * w.width;
+  const unsigned i = blockIdx.x * kThreads + threadIdx.x, group = i / area, at = i % area;
+  const int row = static_cast<int>(at / w.width), column = static_cast<int>(at % w.width);
+  const Holders rows(row, w.kernel[0], w.stride[0], w.padding[0], w.out_height);
+  const Holders columns(column, w.kernel[1], w.stride[1], w.padding[1], w.out_width);
+  const std::int64_t y_area = static_cast<std::int64_t>(w.out_height) * w.out_width;
+#pragma unroll
+  for (int p = 0; p < kPlanes; ++p) {
+    const unsigned plane = group * kPlanes + p;
+    if (plane >= planes) return;
+    const std::int64_t start = plane * y_area;
+    float sum = 0.0f;
+    for (int r = rows.from; r < rows.to; ++r) {
+      const int first_row = r * w.stride[0] - w.padding[0];
+      for (int c = columns.from; c < columns.to; ++c) {
+        const int first_column = c * w.stride[1] - w.padding[1];
+        const std::int64_t out = start + static_cast<std::int64_t>(r) * w.out_width + c;
+        if constexpr (kKind == PoolKind::max) {
+          const int place = (row - first_row) * w.kernel[1] + column - first_column;
+          if (saved[out] == place) sum += dy[out];
+        } else {
+          sum += dy[out] / divisor_of(w, Inside(first_row, w.kernel[0], w.height),
+                                      Inside(first_column, w.kernel[1], w.width));
+        }
+      }
+    }
+    dx[static_cast<std::int64_t>(plane) * area + at] = sum;
+  }
+}
+
+// ---- Launches ---------------------------------------------------------------------------------
+
+// body(first plane, planes, blocks) for pieces of all planes whose threads 32 bits can count.
+template <typename Body>
+void for_planes(std::int64_t planes, std::int64_t area, Body body) {
+  if (planes * area == 0) return;
+  const std::int64_t groups = std::max<std::int64_t>(kMostThreads / area, 1);
+  for (std::int64_t first = 0; first < planes; first += groups * kPlanes) {
+    const std::int64_t count = std::min(groups * kPlanes, planes - first);
+    body(first, static_cast<unsigned>(count),
+         blocks_for(ceil_div(count, kPlanes) * area, kThreads));
+  }
+}
+
+class GatherPool2d final : public Pool2d {
+ public:
+  explicit GatherPool2d(const Pool2dSpec& spec)
+      : kind_(spec.kind),
+        planes_(spec.x[0] * spec.x[1]),
+        keeps_places_(spec.kind == PoolKind::max && spec.training) {
+    const Shape y = spec.y();
+    window_.height = static_cast<int>(spec.x[2]);
+    window_.width = static_cast<int>(spec.x[3]);
+    window_.out_height = static_cast<int>(y[2]);
+    window_.out_width = static_cast<int>(y[3]);
+    window_.include_padding = spec.include_padding;
+    for (int i = 0; i < 2; ++i) {
+      window_.kernel[i] = static_cast<int>(spec.kernel[i]);
+      window_.stride[i] = static_cast<int>(spec.stride[i]);
+      window_.padding[i] = static_cast<int>(spec.padding[i]);
+    }
+  }
+
+  const Layout* y_layout() const override { return nullptr; }
+  std::size_t saved_bytes() const override {
+    if (!keeps_places_) return 0;
+    const std::int64_t places = planes_ * window_.out_height * window_.out_width;
+    return static_cast<std::size_t>(places) * (small() ? 1 : sizeof(std::int32_t));
+  }
+  std::size_t scratch_bytes() const override { return 0; }
+
+  // Reads x and writes y once, and a byte for each of y when training.
+  void forward(Stream& s, const Tensor& x, Tensor y, Tensor saved, Tensor) override {
+    const OnStream on(s);
+    if (kind_ == PoolKind::average) {
+      forward_sized<PoolKind::average, std::uint8_t>(on, x, y, nullptr);
+    } else if (small()) {
+      forward_sized<PoolKind::max>(on, x, y, keeps_places_ ? saved.as<std::uint8_t>() : nullptr);
+    } else {
+      forward_as<PoolKind::max, 0>(on, x, y, keeps_places_ ? saved.as<std::int32_t>() : nullptr);
+    }
+  }
+
+  // Reads dy and saved and writes dx once; where windows overlap the caches serve the rest.
+  void backward(Stream& s, const Tensor& dy, const Tensor& saved, Tensor dx, Tensor) override {
+    const OnStream on(s);
+    if (kind_ == PoolKind::average) {
+      backward_as<PoolKind::average, std::uint8_t>(on, dy, nullptr, dx);
+    } else if (small()) {
+      backward_as<PoolKind::max>(on, dy, saved.as<const std::uint8_t>(), dx);
+    } else {
+      backward_as<PoolKind::max>(on, dy, saved.as<const std::int32_t>(), dx);
+    }
+  }
+
+ private:
+  // A byte holds every place of a window.
+  bool small() const {
+    return static_cast<std::int64_t>(window_.kernel[0]) * window_.kernel[1] <= 256;
+  }
+
+  template <PoolKind kKind, typename Saved>
+  void forward_sized(const OnStream& on, const Tensor& x, const Tensor& y, Saved* saved) const {
+    const bool square = window_.kernel[0] == window_.kernel[1];
+    if (square && window_.kernel[0] == 2) {
+      forward_as<kKind, 2>(on, x, y, saved);
+    } else if (square && window_.kernel[0] == 3) {
+      forward_as<kKind, 3>(on, x, y, saved);
+    } else {
+      forward_as<kKind, 0>(on, x, y, saved);
+    }
+  }
+
+  template <PoolKind kKind, int kSize, typename Saved>
+  void forward_as(const OnStream& on, const Tensor& x, const Tensor& y, Saved* saved) const {
+    const std::int64_t x_area = static_cast<std::int64_t>(window_.height) * window_.width;
+    const std::int64_t area = static_cast<std::int64_t>(window_.out_height) * window_.out_width;
+    for_planes(planes_, area, [&](std::int64_t first, unsigned planes, unsigned blocks) {
+      forward_kernel<kKind, kSize><<<blocks, kThreads, 0, on.stream>>>(
+          window_, planes, x.as<float>() + first * x_area, y.as<float>() + first * area,
+          saved == nullptr ? saved : saved + first * area);
+      check_launch("pool2d");
+    });
+  }
+
+  template <PoolKind kKind, typename Saved>
+  void backward_as(const OnStream& on, const Tensor& dy, const Saved* saved,
+                   const Tensor& dx) const {
+    const std::int64_t area = static_cast<std::int64_t>(window_.height) * window_.width;
+    const std::int64_t y_area = static_cast<std::int64_t>(window_.out_height) * window_.out_width;
+    for_planes(planes_, area, [&](std::int64_t first, unsigned planes, unsigned blocks) {
+      backward_kernel<kKind><<<blocks, kThreads, 0, on.stream>>>(
+          window_, planes, dy.as<float>() + first * y_area,
+          saved == nullptr ? saved : saved + first * y_area, dx.as<float>() + first * area);
+      check_launch("pool2d backward");
+    });
+  }
+
+  PoolKind kind_;
+  Window window_;
+  std::int64_t planes_;
+  bool keeps_places_;
+};
+
+}  // namespace
+
+std::unique_ptr<Pool2d> CudaKernels::make_pool2d(const Pool2dSpec& spec) {
+  if (spec.x_layout != nullptr)
+    fail_internal("make_pool2d", "x is row-major on CUDA; this one is not");
+  return std::make_unique<GatherPool2d>(spec);
+}
+
+}  // namespace peal::cuda
