@@ -134,4 +134,14 @@ void mirrored(const Device& device, const char* kernel, Tensors reads, Tensors w
   mirror.finish();
 }
 
+// The same on the device that tests run on; on the CPU with the tensors as they are.
+template <typename Function>
+void on_test_device(const char* kernel, const Tensors& reads, const Tensors& writes,
+                    const Function& function) {
+  if (test_device().mirrored)
+    return mirrored(test_device().device, kernel, reads, writes, function);
+  Stream s;
+  function(s, reads, writes);
+}
+
 }  // namespace peal
