@@ -25,6 +25,11 @@ using Tensors = std::vector<Tensor>;
 // that a memory checker sees whatever is read or written outside.
 class Mirror {
  public:
+  static bool exact() {
+    static const bool set = std::getenv("PEAL_TEST_EXACT") != nullptr;
+    return set;
+  }
+
   // What is read and written stands in both lists.
   Mirror(const Device& device, std::string kernel, Tensors reads_, Tensors writes_)
       : stream(device),
@@ -36,7 +41,7 @@ class Mirror {
     merge();
     for (Region& region : regions_) {
       region.offset = guard() + reinterpret_cast<std::uintptr_t>(region.begin) % kAlignment;
-      region.before.assign(region.offset + region.bytes() + guard(), kNan);
+      region.before.assign(region.offset + static_cast<std::size_t>(region.size()) + guard(), kNan);
       if (region.read) {
         std::copy(region.begin, region.end, region.before.data() + region.offset);
       }
@@ -47,21 +52,33 @@ class Mirror {
     for (Tensor& t : writes) translate(t);
   }
 
-  // After the call: brings back what it wrote, and throws when it wrote anything else.
-  void finish() {
-    for (const Region& region : regions_) {
-      const auto after = from_device<std::byte>(stream, region.copy.data(), region.before.size());
-      const auto tensor = after.begin() + static_cast<std::ptrdiff_t>(region.offset);
-      const auto tensor_end = tensor + (region.end - region.begin);
+  // After the call: throws when it wrote anything but its outputs.
+  void fetch() {
+    for (Region& region : regions_) {
+      region.after = from_device<std::byte>(stream, region.copy.data(), region.before.size());
       const auto is_nan = [](std::byte b) { return b == kNan; };
-      if (!std::all_of(after.begin(), tensor, is_nan) ||
-          !std::all_of(tensor_end, after.end(), is_nan)) {
+      if (!std::all_of(region.after.cbegin(), region.tensor(), is_nan) ||
+          !std::all_of(region.tensor() + region.size(), region.after.cend(), is_nan)) {
         throw std::runtime_error(kernel_ + " wrote outside of its tensors");
       }
-      if (region.written) {
-        std::copy(tensor, tensor_end, region.begin);
-      } else if (after != region.before) {
+      if (!region.written && region.after != region.before) {
         throw std::runtime_error(kernel_ + " changed what it may only read");
+      }
+    }
+  }
+  // Of two calls that have been fetched; `scratch` may differ.
+  void expect_same_bits(const Mirror& other, const Tensor& scratch) const {
+    for (std::size_t i = 0; i < regions_.size(); ++i) {
+      if (regions_[i].begin == scratch.as<std::byte>()) continue;
+      if (regions_[i].after != other.regions_[i].after) {
+        throw std::runtime_error(kernel_ + " gave other bits when it was called again");
+      }
+    }
+  }
+  void copy_back() const {
+    for (const Region& region : regions_) {
+      if (region.written) {
+        std::copy(region.tensor(), region.tensor() + region.size(), region.begin);
       }
     }
   }
@@ -76,22 +93,22 @@ class Mirror {
     std::byte *begin = nullptr, *end = nullptr;  // on the host
     bool read = false, written = false;
     std::size_t offset = 0;  // of `begin`'s copy
-    std::vector<std::byte> before;
+    std::vector<std::byte> before, after;
     Buffer copy;
 
-    std::size_t bytes() const { return static_cast<std::size_t>(end - begin); }
+    std::ptrdiff_t size() const { return end - begin; }
+    std::vector<std::byte>::const_iterator tensor() const {
+      return after.begin() + static_cast<std::ptrdiff_t>(offset);
+    }
   };
 
-  static std::size_t guard() {
-    static const std::size_t size = std::getenv("PEAL_TEST_EXACT") == nullptr ? 4 * kAlignment : 0;
-    return size;
-  }
+  static std::size_t guard() { return exact() ? 0 : 4 * kAlignment; }
 
   void add(const Tensor& t, bool read, bool written) {
     const std::size_t bytes = layout_bytes(t);
     if (t.empty() || bytes == 0) return;
     auto* begin = t.as<std::byte>();
-    regions_.push_back({begin, begin + bytes, read, written, 0, {}, {}});
+    regions_.push_back({begin, begin + bytes, read, written, 0, {}, {}, {}});
   }
 
   void merge() {
@@ -125,13 +142,22 @@ class Mirror {
   std::vector<Region> regions_;
 };
 
-// Calls function(stream, reads, writes) with copies on the device.
+// Calls function(stream, reads, writes) with copies on the device: twice, on copies that lie
+// elsewhere, which must give the same bits but for what `scratch` holds, one of the writes. Once
+// where PEAL_TEST_EXACT is set.
 template <typename Function>
-void mirrored(const Device& device, const char* kernel, Tensors reads, Tensors writes,
-              const Function& function) {
-  Mirror mirror(device, kernel, std::move(reads), std::move(writes));
+void mirrored(const Device& device, const char* kernel, const Tensors& reads, const Tensors& writes,
+              const Function& function, const Tensor& scratch = {}) {
+  Mirror mirror(device, kernel, reads, writes);
   function(mirror.stream, mirror.reads, mirror.writes);
-  mirror.finish();
+  mirror.fetch();
+  if (!Mirror::exact()) {
+    Mirror again(device, kernel, reads, writes);
+    function(again.stream, again.reads, again.writes);
+    again.fetch();
+    mirror.expect_same_bits(again, scratch);
+  }
+  mirror.copy_back();
 }
 
 // The same on the device that tests run on; on the CPU with the tensors as they are.

@@ -29,24 +29,30 @@ class MirroredConv2d final : public MirroredPrepared<Conv2d> {
   const Layout* y_layout() const override { return inner_->y_layout(); }
   void forward(Stream&, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
                Tensor scratch) override {
-    mirrored(device_, "conv2d", {x, w, b}, {y, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->forward(s, in[0], in[1], in[2], out[0], out[1]);
-             });
+    mirrored(
+        device_, "conv2d", {x, w, b}, {y, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], in[1], in[2], out[0], out[1]);
+        },
+        scratch);
   }
   void backward_data(Stream&, const Tensor& dy, const Tensor& w, Tensor dx,
                      Tensor scratch) override {
-    mirrored(device_, "conv2d backward_data", {dy, w}, {dx, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->backward_data(s, in[0], in[1], out[0], out[1]);
-             });
+    mirrored(
+        device_, "conv2d backward_data", {dy, w}, {dx, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward_data(s, in[0], in[1], out[0], out[1]);
+        },
+        scratch);
   }
   void backward_weights(Stream&, const Tensor& x, const Tensor& dy, Tensor dw, Tensor db,
                         Tensor scratch) override {
-    mirrored(device_, "conv2d backward_weights", {x, dy}, {dw, db, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->backward_weights(s, in[0], in[1], out[0], out[1], out[2]);
-             });
+    mirrored(
+        device_, "conv2d backward_weights", {x, dy}, {dw, db, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward_weights(s, in[0], in[1], out[0], out[1], out[2]);
+        },
+        scratch);
   }
 };
 
@@ -56,17 +62,21 @@ class MirroredPool2d final : public MirroredPrepared<Pool2d> {
   const Layout* y_layout() const override { return inner_->y_layout(); }
   std::size_t saved_bytes() const override { return inner_->saved_bytes(); }
   void forward(Stream&, const Tensor& x, Tensor y, Tensor saved, Tensor scratch) override {
-    mirrored(device_, "pool2d", {x}, {y, saved, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->forward(s, in[0], out[0], out[1], out[2]);
-             });
+    mirrored(
+        device_, "pool2d", {x}, {y, saved, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], out[0], out[1], out[2]);
+        },
+        scratch);
   }
   void backward(Stream&, const Tensor& dy, const Tensor& saved, Tensor dx,
                 Tensor scratch) override {
-    mirrored(device_, "pool2d backward", {dy, saved}, {dx, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->backward(s, in[0], in[1], out[0], out[1]);
-             });
+    mirrored(
+        device_, "pool2d backward", {dy, saved}, {dx, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], out[0], out[1]);
+        },
+        scratch);
   }
 };
 
@@ -75,10 +85,12 @@ class MirroredMatmul final : public MirroredPrepared<Matmul> {
   using MirroredPrepared::MirroredPrepared;
   void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
            Tensor scratch) override {
-    mirrored(device_, "matmul", {a, b, bias}, {c, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->run(s, in[0], in[1], in[2], out[0], out[1]);
-             });
+    mirrored(
+        device_, "matmul", {a, b, bias}, {c, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->run(s, in[0], in[1], in[2], out[0], out[1]);
+        },
+        scratch);
   }
 };
 
@@ -86,16 +98,20 @@ class MirroredSoftmax final : public MirroredPrepared<Softmax> {
  public:
   using MirroredPrepared::MirroredPrepared;
   void forward(Stream&, const Tensor& x, Tensor y, Tensor scratch) override {
-    mirrored(device_, "softmax", {x}, {y, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->forward(s, in[0], out[0], out[1]);
-             });
+    mirrored(
+        device_, "softmax", {x}, {y, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], out[0], out[1]);
+        },
+        scratch);
   }
   void backward(Stream&, const Tensor& y, const Tensor& dy, Tensor dx, Tensor scratch) override {
-    mirrored(device_, "softmax backward", {y, dy}, {dx, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->backward(s, in[0], in[1], out[0], out[1]);
-             });
+    mirrored(
+        device_, "softmax backward", {y, dy}, {dx, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], out[0], out[1]);
+        },
+        scratch);
   }
 };
 
@@ -104,19 +120,23 @@ class MirroredLayerNorm final : public MirroredPrepared<LayerNorm> {
   using MirroredPrepared::MirroredPrepared;
   void forward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& beta, Tensor y,
                Tensor mean, Tensor variance, Tensor scratch) override {
-    mirrored(device_, "layer_norm", {x, gamma, beta}, {y, mean, variance, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->forward(s, in[0], in[1], in[2], out[0], out[1], out[2], out[3]);
-             });
+    mirrored(
+        device_, "layer_norm", {x, gamma, beta}, {y, mean, variance, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], in[1], in[2], out[0], out[1], out[2], out[3]);
+        },
+        scratch);
   }
   void backward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& mean,
                 const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta,
                 Tensor scratch) override {
-    mirrored(device_, "layer_norm backward", {x, gamma, mean, variance, dy},
-             {dx, dgamma, dbeta, scratch}, [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->backward(s, in[0], in[1], in[2], in[3], in[4], out[0], out[1], out[2],
-                                out[3]);
-             });
+    mirrored(
+        device_, "layer_norm backward", {x, gamma, mean, variance, dy},
+        {dx, dgamma, dbeta, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], in[2], in[3], in[4], out[0], out[1], out[2], out[3]);
+        },
+        scratch);
   }
 };
 
@@ -124,10 +144,12 @@ class MirroredReorder final : public MirroredPrepared<Reorder> {
  public:
   using MirroredPrepared::MirroredPrepared;
   void run(Stream&, const Tensor& from, Tensor to, Tensor scratch) override {
-    mirrored(device_, "reorder", {from}, {to, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_->run(s, in[0], out[0], out[1]);
-             });
+    mirrored(
+        device_, "reorder", {from}, {to, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->run(s, in[0], out[0], out[1]);
+        },
+        scratch);
   }
 };
 
