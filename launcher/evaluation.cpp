@@ -63,8 +63,8 @@ std::map<std::string, double> Evaluation::run(Communicator& comm) {
     fill(chunk);
     plan_->forward(stream_, {}, nullptr);
     double* sum = &sums[static_cast<std::size_t>(2 * chunk)];
-    sum[0] = plan_->slot_value("loss");
-    if (model_.has_accuracy) sum[1] = plan_->slot_value("correct");
+    sum[0] = plan_->slot_value(stream_, "loss");
+    if (model_.has_accuracy) sum[1] = plan_->slot_value(stream_, "correct");
   }
   const Tensor table{.data = sums.data(), .shape = {2 * chunks}, .dtype = DType::f64};
   comm.wait(stream_, comm.all_reduce(stream_, "evaluation", table, table, ReduceOp::sum));

@@ -147,7 +147,8 @@ double Trainer::gradient_norm() {
   return global_norm(stream_, gradient_slice(table_.slots_end, table_.gradient_bytes),
                      {.data = norm_blocks_.data(),
                       .shape = {static_cast<std::int64_t>(norm_blocks_.size() / sizeof(double))},
-                      .dtype = DType::f64});
+                      .dtype = DType::f64},
+                     reinterpret_cast<double*>(norm_blocks_.data()));
 }
 
 float Trainer::slot(const std::string& name) const {
