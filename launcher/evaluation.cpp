@@ -67,8 +67,8 @@ std::map<std::string, double> Evaluation::run(Communicator& comm) {
     for (Mirror* input : {&x_, &labels_, &weight_}) input->upload(stream_);
     plan_->forward(stream_, {}, nullptr);
     double* sum = &sums[static_cast<std::size_t>(2 * chunk)];
-    sum[0] = plan_->slot_value("loss");
-    if (model_.has_accuracy) sum[1] = plan_->slot_value("correct");
+    sum[0] = plan_->slot_value(stream_, "loss");
+    if (model_.has_accuracy) sum[1] = plan_->slot_value(stream_, "correct");
   }
   const Tensor table{.data = sums.data(), .shape = {2 * chunks}, .dtype = DType::f64};
   Stream host;

@@ -177,7 +177,8 @@ double Trainer::gradient_norm() {
                      {.data = norm_blocks_.data(),
                       .shape = {static_cast<std::int64_t>(norm_blocks_.size() / sizeof(double))},
                       .dtype = DType::f64,
-                      .device = device_});
+                      .device = device_},
+                     reinterpret_cast<double*>(norm_blocks_.host()));
 }
 
 // On a device: the host waits until the sum of the first bucket is there.

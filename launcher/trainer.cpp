@@ -74,7 +74,7 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   }
   optimizer_slices_.resize(optimizer_states_.size());
   const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
-  norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
+  norm_blocks_ = Mirror(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
   if (device_.kind != Device::Kind::cpu) slots_ = pinned(Buffer(table_.slots_end), device_);
 
   make_sum();

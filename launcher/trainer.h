@@ -149,8 +149,8 @@ class Trainer {
   Shape x_shape_;   // (B, record shape...) of one virtual rank's part, as the model sees it
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
 
-  Mirror parameters_, states_;
-  Buffer norm_blocks_, slots_, gradient_copy_;
+  Mirror parameters_, states_, norm_blocks_;
+  Buffer slots_, gradient_copy_;
   std::vector<Mirror> optimizer_states_;
   std::vector<Tensor> optimizer_slices_;  // reused by update()
   std::unique_ptr<Optimizer> optimizer_;

@@ -118,8 +118,12 @@ void Plan::apply_slots(Stream& s, std::byte* gradients) {
   }
 }
 
-float Plan::slot_value(const std::string& name) const {
-  return *impl_->tensor(find(impl_->program->slots, "slot", name).value).as<float>();
+float Plan::slot_value(Stream& s, const std::string& name) const {
+  const Tensor& slot = impl_->tensor(find(impl_->program->slots, "slot", name).value);
+  float value = 0;
+  copy(s, reinterpret_cast<std::byte*>(&value), slot.as<std::byte>(), sizeof(value));
+  s.synchronize();
+  return value;
 }
 
 PlanMemory Plan::memory() const {

@@ -44,7 +44,7 @@ struct ParameterTable {
 
 ParameterTable make_parameter_table(const Graph& graph);
 
-// Fills parameters and states with their first values.
+// Fills parameters and states, which are host memory, with their first values.
 void initialize(const ParameterTable& table, std::uint64_t seed, std::byte* parameters,
                 std::byte* states);
 
@@ -75,6 +75,7 @@ class Plan {
   ~Plan();
   Plan(Plan&&) noexcept;
 
+  // Memory of the device, as that of inputs and gradients is.
   void bind(std::byte* parameters, std::byte* states);
 
   // Uses the tensor's memory as the named input until the next call; no copy. Shape and dtype
@@ -82,8 +83,9 @@ class Plan {
   void set_input(const std::string& name, const Tensor& tensor);
   Tensor output(const std::string& name) const;
 
-  // Called with the number of bytes of the gradient arena, from its start, that are final: each
-  // time a parameter's gradient has become final, with growing numbers; last with gradient_bytes.
+  // Called with the number of bytes of the gradient arena, from its start, that are final (to what
+  // is enqueued on the stream after it): each time a parameter's gradient has become final, with
+  // growing numbers; last with gradient_bytes.
   using OnGradientReady = std::function<void(std::size_t bytes_final)>;
 
   // Writes the slots of `gradients` (nullptr in evaluation: read slots with slot_value).
@@ -94,8 +96,9 @@ class Plan {
                 const OnGradientReady& on_gradient_ready);
   // After the reduction: updates states (running averages) from the summed slots.
   void apply_slots(Stream& s, std::byte* gradients);
-  // The value that forward copied, or would have copied, into a slot (first element).
-  float slot_value(const std::string& name) const;
+  // The value that forward copied, or would have copied, into a slot (first element). Waits for the
+  // stream, on which forward ran.
+  float slot_value(Stream& s, const std::string& name) const;
 
   PlanMemory memory() const;
 

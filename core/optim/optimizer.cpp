@@ -126,13 +126,14 @@ std::int64_t norm_blocks(std::int64_t elements) {
   return (elements + Kernels::kNormBlock - 1) / Kernels::kNormBlock;
 }
 
-double global_norm(Stream& s, const Tensor& gradients, Tensor block_sums) {
+double global_norm(Stream& s, const Tensor& gradients, Tensor block_sums, double* host_sums) {
+  const std::int64_t blocks = norm_blocks(gradients.numel());
   kernels(s.device()).sum_squares(s, gradients, block_sums);
+  copy(s, reinterpret_cast<std::byte*>(host_sums), block_sums.as<std::byte>(),
+       static_cast<std::size_t>(blocks) * sizeof(double));
   s.synchronize();
   double sum = 0;
-  for (std::int64_t i = 0; i < norm_blocks(gradients.numel()); ++i) {
-    sum += block_sums.as<double>()[i];
-  }
+  for (std::int64_t i = 0; i < blocks; ++i) sum += host_sums[i];
   return std::sqrt(sum);
 }
 

@@ -63,9 +63,11 @@ struct Schedule {
   double factor(std::int64_t step, std::int64_t total) const;
 };
 
-// sqrt of the sum of squares over blocks added in order; `block_sums` is f64 (blocks) memory.
-double global_norm(Stream& s, const Tensor& gradients, Tensor block_sums);
-// Elements that global_norm needs in block_sums.
+// sqrt of the sum of squares over blocks added in order; waits for the stream. `block_sums` is f64
+// (norm_blocks) memory of the stream's device, where sums are made, `host_sums` as many f64 of the
+// host's, where they are added: pinned (buffer.h) on a GPU, block_sums' own memory on the CPU.
+double global_norm(Stream& s, const Tensor& gradients, Tensor block_sums, double* host_sums);
+// Elements that global_norm needs in either.
 std::int64_t norm_blocks(std::int64_t elements);
 // min(1, clip / (norm + 1e-6)), PyTorch's clip_grad_norm_.
 float clip_factor(double norm, double clip);

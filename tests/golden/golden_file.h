@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -23,9 +24,15 @@ struct Array {
 
 using Arrays = std::map<std::string, Array>;
 
-// Every tensor of tests/golden/<name>. Throws when the file is missing or cut short.
+// A file of tests/golden, or of the folder PEAL_TEST_GOLDEN where there is no source tree.
+inline std::string path_of(const std::string& name) {
+  const char* folder = std::getenv("PEAL_TEST_GOLDEN");
+  return (folder != nullptr ? std::string(folder) : PEAL_SOURCE_DIR "/tests/golden") + "/" + name;
+}
+
+// Every tensor of a file of tests/golden. Throws when it is missing or cut short.
 inline Arrays read(const std::string& name) {
-  const std::string path = std::string(PEAL_SOURCE_DIR) + "/tests/golden/" + name;
+  const std::string path = path_of(name);
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path + ": cannot be read; see the scripts beside it");
   Arrays arrays;

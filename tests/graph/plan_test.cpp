@@ -299,7 +299,7 @@ std::unique_ptr<Session> run_small_cnn(bool fuse, bool training = true, bool rea
   return session;
 }
 
-void expect_same_results(const Session& fused, const Session& apart) {
+void expect_same_results(Session& fused, Session& apart) {
   EXPECT_NEAR(fused.slot("loss")[0], apart.slot("loss")[0], 1e-6);
   for (const char* name : {"w", "b", "v", "c"}) {
     const auto a = fused.gradient(name), b = apart.gradient(name);
@@ -337,13 +337,15 @@ TEST(GradientReady, GrowsOverWhatIsFinal) {
     const auto final_bytes = session->gradient_bytes();
     session->forward(kPass);
     // What backward has not finished is garbage here, so that a watermark too early is seen.
-    std::memset(session->gradients() + session->table().slots_end, 0xff,
-                session->table().gradient_bytes - session->table().slots_end);
+    session->spoil_gradients(session->table().slots_end);
     std::vector<std::size_t> calls;
     session->backward(1, [&](std::size_t bytes) {
       EXPECT_TRUE(calls.empty() || bytes > calls.back()) << bytes;
       calls.push_back(bytes);
-      EXPECT_EQ(std::memcmp(session->gradients(), final_bytes.data(), bytes), 0) << bytes;
+      const auto so_far = session->gradient_bytes();
+      EXPECT_TRUE(std::equal(so_far.begin(), so_far.begin() + static_cast<std::ptrdiff_t>(bytes),
+                             final_bytes.begin()))
+          << bytes;
     });
     ASSERT_FALSE(calls.empty());
     EXPECT_EQ(calls.back(), session->table().gradient_bytes);
@@ -431,7 +433,7 @@ TEST(BatchNorm, MovesItsAveragesAndEvaluatesByThem) {
   EXPECT_FLOAT_EQ(training.state("norm.running_variance")[0], 0.9f + 0.1f * 7);
 
   Session evaluation(graph, false);
-  std::memcpy(evaluation.states(), training.states(), training.table().state_bytes);
+  evaluation.copy_states(training);
   evaluation.set_input("x", {4, 1}, std::vector<float>{1, 2, 6, 1000});
   evaluation.set_input("weight", {4}, std::vector<float>{1, 1, 1, 0});
   evaluation.forward();
@@ -460,17 +462,17 @@ TEST(Dropout, FollowsThePassAndIsIdentityInEvaluation) {
   Session evaluation(graph, false);
   evaluation.forward(kPass);
   EXPECT_THAT(evaluation.output("first"), testing::Each(1.0f));
-  EXPECT_EQ(evaluation.plan().slot_value("loss"), 400.0f);
+  EXPECT_EQ(evaluation.plan().slot_value(evaluation.stream(), "loss"), 400.0f);
 }
 
 TEST(Slots, AreReadableAfterForward) {
   const auto session = net_session(true);
   session->forward(kPass);
-  EXPECT_EQ(session->slot("loss")[0], session->plan().slot_value("loss"));
-  EXPECT_GT(session->plan().slot_value("loss"), 0);
-  Stream stream;
+  Stream& stream = session->stream();
+  EXPECT_EQ(session->slot("loss")[0], session->plan().slot_value(stream, "loss"));
+  EXPECT_GT(session->plan().slot_value(stream, "loss"), 0);
   session->plan().forward(stream, kPass, nullptr);
-  EXPECT_EQ(session->slot("loss")[0], session->plan().slot_value("loss"));
+  EXPECT_EQ(session->slot("loss")[0], session->plan().slot_value(stream, "loss"));
 }
 
 // ---- Errors --------------------------------------------------------------------------------

@@ -96,11 +96,12 @@ Result run(Case& k) {
   r.dx.resize(k.x.size());
   const Tensor x = view(k.x, k.shape), mean = k.per_channel(r.mean);
   const Tensor variance = k.per_channel(r.variance), gamma = k.per_channel(k.gamma);
-  cpu().batch_norm_statistics(s, x, k.weights(), mean, variance);
-  cpu().batch_norm(s, x, mean, variance, gamma, k.per_channel(k.beta), kEpsilon,
-                   view(r.y, k.shape));
-  cpu().batch_norm_backward(s, x, k.weights(), mean, variance, gamma, kEpsilon, view(k.dy, k.shape),
-                            view(r.dx, k.shape), k.per_channel(r.dgamma), k.per_channel(r.dbeta));
+  kernels_under_test().batch_norm_statistics(s, x, k.weights(), mean, variance);
+  kernels_under_test().batch_norm(s, x, mean, variance, gamma, k.per_channel(k.beta), kEpsilon,
+                                  view(r.y, k.shape));
+  kernels_under_test().batch_norm_backward(s, x, k.weights(), mean, variance, gamma, kEpsilon,
+                                           view(k.dy, k.shape), view(r.dx, k.shape),
+                                           k.per_channel(r.dgamma), k.per_channel(r.dbeta));
   return r;
 }
 
@@ -211,8 +212,9 @@ TEST(DirectBatchNorm, RunningAveragesFollowTheSums) {
     Case k({records, 3, 5}, false);
     Result r = run(k);
     std::vector<float> part(7);
-    cpu().batch_norm_contribution(s, view(k.x, k.shape), k.weights(), k.per_channel(r.mean),
-                                  k.per_channel(r.variance), view(part, {7}));
+    kernels_under_test().batch_norm_contribution(s, view(k.x, k.shape), k.weights(),
+                                                 k.per_channel(r.mean), k.per_channel(r.variance),
+                                                 view(part, {7}));
     EXPECT_EQ(part[6], static_cast<float>(k.values()));
     for (std::size_t i = 0; i < 7; ++i) sums[i] += part[i];
     n += k.values();
@@ -227,8 +229,8 @@ TEST(DirectBatchNorm, RunningAveragesFollowTheSums) {
     }
   }
   std::vector<float> running_mean(3, 0.5f), running_variance(3, 2.0f);
-  cpu().batch_norm_running(s, view(sums, {7}), 0.25f, view(running_mean, {3}),
-                           view(running_variance, {3}));
+  kernels_under_test().batch_norm_running(s, view(sums, {7}), 0.25f, view(running_mean, {3}),
+                                          view(running_variance, {3}));
   expect_close(running_mean, mean, 3e-7, 1e-8);
   expect_close(running_variance, variance, 3e-7, 0);
 }
@@ -239,10 +241,12 @@ TEST(DirectBatchNorm, NothingSeenChangesNothing) {
   std::fill(k.weight.begin(), k.weight.end(), 0.0f);
   Result r = run(k);
   std::vector<float> sums(7, 9.0f), mean(3, 0.5f), variance(3, 2.0f);
-  cpu().batch_norm_contribution(s, view(k.x, k.shape), k.weights(), k.per_channel(r.mean),
-                                k.per_channel(r.variance), view(sums, {7}));
+  kernels_under_test().batch_norm_contribution(s, view(k.x, k.shape), k.weights(),
+                                               k.per_channel(r.mean), k.per_channel(r.variance),
+                                               view(sums, {7}));
   EXPECT_EQ(sums, std::vector<float>(7, 0.0f));
-  cpu().batch_norm_running(s, view(sums, {7}), 0.25f, view(mean, {3}), view(variance, {3}));
+  kernels_under_test().batch_norm_running(s, view(sums, {7}), 0.25f, view(mean, {3}),
+                                          view(variance, {3}));
   EXPECT_EQ(mean, std::vector<float>(3, 0.5f));
   EXPECT_EQ(variance, std::vector<float>(3, 2.0f));
 }
@@ -252,8 +256,9 @@ TEST(DirectBatchNorm, OneValueHasAFiniteContribution) {
   Case k({1, 3}, true);
   Result r = run(k);
   std::vector<float> sums(7, 9.0f);
-  cpu().batch_norm_contribution(s, view(k.x, k.shape), k.weights(), k.per_channel(r.mean),
-                                k.per_channel(r.variance), view(sums, {7}));
+  kernels_under_test().batch_norm_contribution(s, view(k.x, k.shape), k.weights(),
+                                               k.per_channel(r.mean), k.per_channel(r.variance),
+                                               view(sums, {7}));
   EXPECT_EQ(sums[6], 1.0f);
   for (const float v : sums) EXPECT_TRUE(std::isfinite(v));
 }

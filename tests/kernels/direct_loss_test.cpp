@@ -41,17 +41,17 @@ struct Classes {
     Stream s;
     float loss = kNan;
     probabilities.resize(logits.size());
-    cpu().softmax_cross_entropy(s, view(logits, shape), view(labels, {shape[0]}),
-                                view(weight, {shape[0]}), view(probabilities, shape),
-                                {.data = &loss, .shape = {}});
+    kernels_under_test().softmax_cross_entropy(s, view(logits, shape), view(labels, {shape[0]}),
+                                               view(weight, {shape[0]}), view(probabilities, shape),
+                                               {.data = &loss, .shape = {}});
     return loss;
   }
   std::vector<float> backward(float dloss) {
     Stream s;
     std::vector<float> dx(logits.size(), kNan);
-    cpu().softmax_cross_entropy_backward(s, view(probabilities, shape), view(labels, {shape[0]}),
-                                         view(weight, {shape[0]}), {.data = &dloss, .shape = {}},
-                                         view(dx, shape));
+    kernels_under_test().softmax_cross_entropy_backward(
+        s, view(probabilities, shape), view(labels, {shape[0]}), view(weight, {shape[0]}),
+        {.data = &dloss, .shape = {}}, view(dx, shape));
     return dx;
   }
 
@@ -105,8 +105,8 @@ TEST(DirectCountCorrect, TakesTheFirstOfEqualMaxima) {
   std::vector<float> weight = {1, 1, 1, 0};
   float right = kNan;
   const auto count_right = [&] {
-    cpu().count_correct(s, view(logits, {4, 3}), view(labels, {4}), view(weight, {4}),
-                        {.data = &right, .shape = {}});
+    kernels_under_test().count_correct(s, view(logits, {4, 3}), view(labels, {4}),
+                                       view(weight, {4}), {.data = &right, .shape = {}});
     return right;
   };
   EXPECT_EQ(count_right(), 2.0f);
@@ -144,12 +144,13 @@ TEST(DirectBinaryCrossEntropy, FollowsTheFormulaAndFiniteDifferences) {
     }
     return sum;
   };
-  cpu().binary_cross_entropy(s, view(k.x, k.shape), view(k.t, k.shape), k.weight_view(),
-                             {.data = &loss, .shape = {}});
+  kernels_under_test().binary_cross_entropy(s, view(k.x, k.shape), view(k.t, k.shape),
+                                            k.weight_view(), {.data = &loss, .shape = {}});
   EXPECT_NEAR(loss, f(doubles(k.x)), 1e-7 * loss);
   k.x[2] = k.t[2] = kNan;  // padded
-  cpu().binary_cross_entropy_backward(s, view(k.x, k.shape), view(k.t, k.shape), k.weight_view(),
-                                      {.data = &dloss, .shape = {}}, view(dx, k.shape));
+  kernels_under_test().binary_cross_entropy_backward(s, view(k.x, k.shape), view(k.t, k.shape),
+                                                     k.weight_view(), {.data = &dloss, .shape = {}},
+                                                     view(dx, k.shape));
   EXPECT_EQ(dx[2], 0.0f);
   k.x[2] = k.t[2] = 0;
   auto expected = numeric_gradient(f, doubles(k.x));
@@ -161,8 +162,8 @@ TEST(DirectBinaryCrossEntropy, CountsTheRightSide) {
   Stream s;
   std::vector<float> x = {1, -1, 0, 2, -3}, t = {1, 1, 0, 1, 0}, weight = {1, 1, 1, 0, 1};
   float right = kNan;
-  cpu().count_correct_binary(s, view(x, {5}), view(t, {5}), view(weight, {5}),
-                             {.data = &right, .shape = {}});
+  kernels_under_test().count_correct_binary(s, view(x, {5}), view(t, {5}), view(weight, {5}),
+                                            {.data = &right, .shape = {}});
   EXPECT_EQ(right, 3.0f);
 }
 
@@ -184,10 +185,11 @@ TEST(DirectSquaredError, FollowsTheFormulaAndFiniteDifferences) {
     float loss = kNan, dloss = 1;
     std::vector<float> dx(k.x.size(), kNan);
     if (shape[0] > 2) k.x[static_cast<std::size_t>(2 * shape[1])] = kNan;  // padded
-    cpu().squared_error(s, view(k.x, shape), view(k.t, shape), k.weight_view(),
-                        {.data = &loss, .shape = {}});
-    cpu().squared_error_backward(s, view(k.x, shape), view(k.t, shape), k.weight_view(),
-                                 {.data = &dloss, .shape = {}}, view(dx, shape));
+    kernels_under_test().squared_error(s, view(k.x, shape), view(k.t, shape), k.weight_view(),
+                                       {.data = &loss, .shape = {}});
+    kernels_under_test().squared_error_backward(s, view(k.x, shape), view(k.t, shape),
+                                                k.weight_view(), {.data = &dloss, .shape = {}},
+                                                view(dx, shape));
     EXPECT_NEAR(loss, expected, 7e-8 * expected);
     expect_close(dx, gradient, 3e-7, 1e-9);
   }

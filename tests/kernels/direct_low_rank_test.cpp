@@ -39,20 +39,23 @@ TEST(DirectLowRank, ProjectsBothWaysAndExpands) {
     for (std::size_t i = 0; i < n; ++i) sum[i] += g[i];
     const Shape matrix{rows, columns}, p_shape{rows, rank}, q_shape{rank, columns};
 
-    cpu().low_rank_project(s, view(g, matrix), view(q, q_shape), view(m, matrix), view(p, p_shape));
+    kernels_under_test().low_rank_project(s, view(g, matrix), view(q, q_shape), view(m, matrix),
+                                          view(p, p_shape));
     EXPECT_EQ(m, sum);
     const double absolute = 1e-6 * static_cast<double>(rows + columns);
     expect_close(p, product(m, q, rows, columns, rank, false, true), 1e-5, absolute, "p");
 
-    cpu().low_rank_project_back(s, view(m, matrix), view(p, p_shape), view(q, q_shape));
+    kernels_under_test().low_rank_project_back(s, view(m, matrix), view(p, p_shape),
+                                               view(q, q_shape));
     const double larger = absolute * std::sqrt(static_cast<double>(columns));
     expect_close(q, product(p, m, rank, rows, columns, true, false), 1e-5, larger, "q");
 
     p = normals(p.size(), 4), q = normals(q.size(), 5);
-    cpu().low_rank_expand(s, view(p, p_shape), view(q, q_shape), view(y, matrix));
+    kernels_under_test().low_rank_expand(s, view(p, p_shape), view(q, q_shape), view(y, matrix));
     expect_close(y, product(p, q, rows, rank, columns, false, false), 1e-5, absolute, "y");
 
-    cpu().subtract_scaled(s, 0.25f, view(y, {rows * columns}), view(sum, {rows * columns}));
+    kernels_under_test().subtract_scaled(s, 0.25f, view(y, {rows * columns}),
+                                         view(sum, {rows * columns}));
     for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(sum[i], m[i] - 0.25f * y[i]);
   }
 }
@@ -60,9 +63,10 @@ TEST(DirectLowRank, ProjectsBothWaysAndExpands) {
 TEST(DirectLowRank, RowsOfAProductAreThoseOfThePart) {
   Stream s;
   std::vector<float> p = normals(20 * 3, 1), q = normals(3 * 37, 2), whole(20 * 37), part(6 * 37);
-  cpu().low_rank_expand(s, view(p, {20, 3}), view(q, {3, 37}), view(whole, {20, 37}));
+  kernels_under_test().low_rank_expand(s, view(p, {20, 3}), view(q, {3, 37}),
+                                       view(whole, {20, 37}));
   const Tensor some{.data = p.data() + 7 * 3, .shape = {6, 3}};
-  cpu().low_rank_expand(s, some, view(q, {3, 37}), view(part, {6, 37}));
+  kernels_under_test().low_rank_expand(s, some, view(q, {3, 37}), view(part, {6, 37}));
   EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + 7 * 37));
 }
 
@@ -75,9 +79,10 @@ TEST(DirectLowRank, BitsDoNotDependOnAlignment) {
     std::vector<float> moved(m.size() + shift), g(m.size()), by = q, p(kRows * kRank);
     std::copy(m.begin(), m.end(), moved.begin() + static_cast<std::ptrdiff_t>(shift));
     const Tensor at{.data = moved.data() + shift, .shape = {kRows, kColumns}};
-    cpu().low_rank_project(s, view(g, {kRows, kColumns}), view(by, {kRank, kColumns}), at,
-                           view(p, {kRows, kRank}));
-    cpu().low_rank_project_back(s, at, view(p, {kRows, kRank}), view(by, {kRank, kColumns}));
+    kernels_under_test().low_rank_project(s, view(g, {kRows, kColumns}),
+                                          view(by, {kRank, kColumns}), at, view(p, {kRows, kRank}));
+    kernels_under_test().low_rank_project_back(s, at, view(p, {kRows, kRank}),
+                                               view(by, {kRank, kColumns}));
     p.insert(p.end(), by.begin(), by.end());
     if (first.empty()) first = p;
     EXPECT_EQ(p, first);
@@ -106,7 +111,7 @@ TEST(DirectOrthonormalize, KeepsTheSpaceOfTheColumns) {
   for (const auto& [rows, columns, rank] : kSizes) {
     if (rank > rows) continue;
     std::vector<float> p = normals(static_cast<std::size_t>(rows * rank), 1), before = p;
-    cpu().orthonormalize(s, {.seed = 1}, view(p, {rows, rank}));
+    kernels_under_test().orthonormalize(s, {.seed = 1}, view(p, {rows, rank}));
     expect_orthonormal(p, rank);
     // Each old column is a combination of the new ones up to its own number.
     for (std::int64_t k = 0; k < rank; ++k) {
@@ -137,14 +142,14 @@ TEST(DirectOrthonormalize, ReplacesColumnsThatDependOnOthers) {
     p[r * kRank + 2] = 0;
   }
   std::vector<float> again = p, other = p;
-  cpu().orthonormalize(s, {.seed = 1, .step = 5}, view(p, {kRows, kRank}));
-  cpu().orthonormalize(s, {.seed = 1, .step = 5}, view(again, {kRows, kRank}));
-  cpu().orthonormalize(s, {.seed = 1, .step = 6}, view(other, {kRows, kRank}));
+  kernels_under_test().orthonormalize(s, {.seed = 1, .step = 5}, view(p, {kRows, kRank}));
+  kernels_under_test().orthonormalize(s, {.seed = 1, .step = 5}, view(again, {kRows, kRank}));
+  kernels_under_test().orthonormalize(s, {.seed = 1, .step = 6}, view(other, {kRows, kRank}));
   expect_orthonormal(p, kRank);
   EXPECT_EQ(p, again);
   EXPECT_NE(p, other);
   std::vector<float> zeros(kRows * kRank);
-  cpu().orthonormalize(s, {.seed = 1}, view(zeros, {kRows, kRank}));
+  kernels_under_test().orthonormalize(s, {.seed = 1}, view(zeros, {kRows, kRank}));
   expect_orthonormal(zeros, kRank);
 }
 

@@ -38,7 +38,7 @@ std::vector<float> activate(Activation kind, std::vector<float> x) {
   std::vector<float> y(x.size());
   const Shape shape{static_cast<std::int64_t>(x.size())};
   Stream s;
-  cpu().activation(s, kind, kSlope, view(x, shape), view(y, shape));
+  kernels_under_test().activation(s, kind, kSlope, view(x, shape), view(y, shape));
   return y;
 }
 
@@ -85,9 +85,9 @@ TEST(DirectActivation, BackwardFollowsFiniteDifferences) {
     std::vector<float> y = activate(kind, x);
     std::vector<float> dx(x.size());
     const bool reads_x = kind == Activation::gelu;
-    cpu().activation_backward(s, kind, kSlope, reads_x ? view(x, shape) : Tensor{},
-                              reads_x ? Tensor{} : view(y, shape), view(dy, shape),
-                              view(dx, shape));
+    kernels_under_test().activation_backward(s, kind, kSlope, reads_x ? view(x, shape) : Tensor{},
+                                             reads_x ? Tensor{} : view(y, shape), view(dy, shape),
+                                             view(dx, shape));
     std::vector<double> expected(x.size());
     for (std::size_t i = 0; i < x.size(); ++i) expected[i] = dy[i] * reference_slope(kind, x[i]);
     // y in f32 loses 2^-24 of 1 - y.
@@ -101,10 +101,10 @@ TEST(DirectActivation, BackwardWorksInPlace) {
   std::vector<float> x = normals(count(shape), 1, 3);
   for (const auto kind : kKinds) {
     std::vector<float> y = activate(kind, x), dy = normals(count(shape), 2), dx(x.size());
-    cpu().activation_backward(s, kind, kSlope, view(x, shape), view(y, shape), view(dy, shape),
-                              view(dx, shape));
-    cpu().activation_backward(s, kind, kSlope, view(x, shape), view(y, shape), view(dy, shape),
-                              view(dy, shape));
+    kernels_under_test().activation_backward(s, kind, kSlope, view(x, shape), view(y, shape),
+                                             view(dy, shape), view(dx, shape));
+    kernels_under_test().activation_backward(s, kind, kSlope, view(x, shape), view(y, shape),
+                                             view(dy, shape), view(dy, shape));
     EXPECT_EQ(dx, dy);
   }
 }
@@ -115,7 +115,8 @@ TEST(DirectActivation, BitsDoNotDependOnAlignmentOrPlace) {
     const std::vector<float> x = normals(1000, 3, 4);
     const std::vector<float> whole = activate(kind, x);
     std::vector<float> in_place = x;
-    cpu().activation(s, kind, kSlope, view(in_place, {1000}), view(in_place, {1000}));
+    kernels_under_test().activation(s, kind, kSlope, view(in_place, {1000}),
+                                    view(in_place, {1000}));
     EXPECT_EQ(in_place, whole);
     for (const std::size_t first : {1u, 3u, 7u, 990u}) {
       const std::vector<float> part = activate(kind, {x.begin() + first, x.end()});
@@ -129,13 +130,13 @@ TEST(DirectPointwise, ScaleAndAccumulate) {
   for (const std::int64_t n : {1, 5, 16, 1003}) {
     std::vector<float> x = normals(static_cast<std::size_t>(n), 4);
     std::vector<float> y = normals(x.size(), 5), sum = y, scaled(x.size());
-    cpu().accumulate(s, view(x, {n}), view(sum, {n}));
-    cpu().scale(s, -1.5f, view(x, {n}), view(scaled, {n}));
+    kernels_under_test().accumulate(s, view(x, {n}), view(sum, {n}));
+    kernels_under_test().scale(s, -1.5f, view(x, {n}), view(scaled, {n}));
     for (std::size_t i = 0; i < x.size(); ++i) {
       EXPECT_EQ(sum[i], x[i] + y[i]);
       EXPECT_EQ(scaled[i], -1.5f * x[i]);
     }
-    cpu().scale(s, -1.5f, view(x, {n}), view(x, {n}));
+    kernels_under_test().scale(s, -1.5f, view(x, {n}), view(x, {n}));
     EXPECT_EQ(x, scaled);
   }
 }
@@ -143,15 +144,15 @@ TEST(DirectPointwise, ScaleAndAccumulate) {
 TEST(DirectPointwise, FillAndCopy) {
   Stream s;
   std::vector<float> x(1001, 1.0f), y(1001);
-  cpu().fill(s, {.data = x.data() + 1, .shape = {999}}, 2.5f);
+  kernels_under_test().fill(s, {.data = x.data() + 1, .shape = {999}}, 2.5f);
   EXPECT_EQ(x[0], 1.0f);
   EXPECT_EQ(x[1000], 1.0f);
   EXPECT_EQ(std::count(x.begin(), x.end(), 2.5f), 999);
-  cpu().copy(s, view(x, {7, 143}), view(y, {7, 143}));
+  kernels_under_test().copy(s, view(x, {7, 143}), view(y, {7, 143}));
   EXPECT_EQ(x, y);
   std::vector<std::int64_t> from = {1, -2, 3}, to(3);
-  cpu().copy(s, {.data = from.data(), .shape = {3}, .dtype = DType::i64},
-             {.data = to.data(), .shape = {3}, .dtype = DType::i64});
+  kernels_under_test().copy(s, {.data = from.data(), .shape = {3}, .dtype = DType::i64},
+                            {.data = to.data(), .shape = {3}, .dtype = DType::i64});
   EXPECT_EQ(from, to);
 }
 
@@ -189,7 +190,7 @@ TEST(DirectBinary, BroadcastsAsNumPyDoes) {
     std::vector<float> x = normals(count(shapes.x), 6), y = normals(count(shapes.y), 7);
     for (const auto op : {BinaryOp::add, BinaryOp::sub, BinaryOp::mul}) {
       std::vector<float> z(count(shapes.z)), expected(z.size());
-      cpu().binary(s, op, view(x, shapes.x), view(y, shapes.y), view(z, shapes.z));
+      kernels_under_test().binary(s, op, view(x, shapes.x), view(y, shapes.y), view(z, shapes.z));
       for (std::size_t i = 0; i < z.size(); ++i) {
         const auto index = index_of(static_cast<std::int64_t>(i), shapes.z);
         expected[i] = apply(op, x[offset_of(index, shapes.x)], y[offset_of(index, shapes.y)]);
@@ -197,7 +198,8 @@ TEST(DirectBinary, BroadcastsAsNumPyDoes) {
       EXPECT_EQ(z, expected) << shapes.x << " op " << shapes.y;
       if (shapes.x == shapes.z) {
         std::vector<float> place = x;
-        cpu().binary(s, op, view(place, shapes.z), view(y, shapes.y), view(place, shapes.z));
+        kernels_under_test().binary(s, op, view(place, shapes.z), view(y, shapes.y),
+                                    view(place, shapes.z));
         EXPECT_EQ(place, expected) << "in place, " << shapes.x << " op " << shapes.y;
       }
     }
@@ -212,7 +214,7 @@ TEST(DirectBroadcast, RepeatsAndScales) {
       {{}, {}},           {{1, 3, 1, 1}, {2, 3, 4, 5}}};
   for (const auto& [from, to] : cases) {
     std::vector<float> x = normals(count(from), 8), y(count(to)), expected(y.size());
-    cpu().broadcast(s, view(x, from), 0.3f, view(y, to));
+    kernels_under_test().broadcast(s, view(x, from), 0.3f, view(y, to));
     for (std::size_t i = 0; i < y.size(); ++i) {
       expected[i] = 0.3f * x[offset_of(index_of(static_cast<std::int64_t>(i), to), from)];
     }

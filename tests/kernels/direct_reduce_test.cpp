@@ -37,7 +37,7 @@ TEST(DirectReduceSum, AddsUpOverTheAxesOfOne) {
       expected[offset_of(index_of(static_cast<std::int64_t>(i), shapes.x), shapes.y)] +=
           static_cast<double>(x[i]) * 0.7f;
     }
-    cpu().reduce_sum(s, view(x, shapes.x), 0.7f, view(y, shapes.y));
+    kernels_under_test().reduce_sum(s, view(x, shapes.x), 0.7f, view(y, shapes.y));
     expect_close(y, expected, 0x1p-24 * 1.01, 1e-12);
   }
 }
@@ -46,12 +46,12 @@ TEST(DirectReduceSum, BitsDoNotDependOnAlignment) {
   Stream s;
   for (const auto& shapes : cases()) {
     std::vector<float> x = normals(count(shapes.x), 2, 1000), y(count(shapes.y)), again(y.size());
-    cpu().reduce_sum(s, view(x, shapes.x), 1.0f, view(y, shapes.y));
+    kernels_under_test().reduce_sum(s, view(x, shapes.x), 1.0f, view(y, shapes.y));
     for (const std::size_t shift : {0u, 1u, 3u}) {
       std::vector<float> moved(x.size() + shift);
       std::copy(x.begin(), x.end(), moved.begin() + static_cast<std::ptrdiff_t>(shift));
-      cpu().reduce_sum(s, {.data = moved.data() + shift, .shape = shapes.x}, 1.0f,
-                       view(again, shapes.y));
+      kernels_under_test().reduce_sum(s, {.data = moved.data() + shift, .shape = shapes.x}, 1.0f,
+                                      view(again, shapes.y));
       EXPECT_EQ(y, again);
     }
   }
@@ -68,12 +68,12 @@ TEST(DirectSumSquares, OneSumPerBlock) {
     }
     const Tensor out{
         .data = sums.data(), .shape = {static_cast<std::int64_t>(blocks)}, .dtype = DType::f64};
-    cpu().sum_squares(s, view(x, {n}), out);
+    kernels_under_test().sum_squares(s, view(x, {n}), out);
     for (std::size_t i = 0; i < blocks; ++i) EXPECT_NEAR(sums[i], expected[i], 1e-13 * sums[i]);
     std::vector<double> first = sums;
     std::vector<float> moved(x.size() + 1);
     std::copy(x.begin(), x.end(), moved.begin() + 1);
-    cpu().sum_squares(s, {.data = moved.data() + 1, .shape = {n}}, out);
+    kernels_under_test().sum_squares(s, {.data = moved.data() + 1, .shape = {n}}, out);
     EXPECT_EQ(sums, first);
   }
 }

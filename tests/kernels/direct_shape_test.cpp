@@ -10,7 +10,7 @@ void expect_transposed(const Shape& shape, const std::vector<int>& perm) {
   Shape to;
   for (const int axis : perm) to.push_back(shape[axis]);
   Stream s;
-  cpu().transpose(s, view(x, shape), perm, view(y, to));
+  kernels_under_test().transpose(s, view(x, shape), perm, view(y, to));
   for (std::size_t i = 0; i < y.size(); ++i) {
     const auto index = index_of(static_cast<std::int64_t>(i), to);
     std::vector<std::int64_t> from(index.size());
@@ -61,7 +61,8 @@ TEST(DirectCopyBox, CopiesTheBoxAndKeepsTheRest) {
       }
       expected[offset_of(to, box.y)] = x[offset_of(from, box.x)];
     }
-    cpu().copy_box(s, view(x, box.x), box.x_start, view(y, box.y), box.y_start, box.extent);
+    kernels_under_test().copy_box(s, view(x, box.x), box.x_start, view(y, box.y), box.y_start,
+                                  box.extent);
     EXPECT_EQ(y, expected) << box.x << " to " << box.y;
   }
 }

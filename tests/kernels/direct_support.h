@@ -10,13 +10,9 @@
 #include <vector>
 
 #include "core/base/random.h"
-#include "core/kernels/kernels.h"
+#include "tests/kernels/mirrored_kernels.h"
 
 namespace peal::direct {
-
-inline Kernels& cpu() {
-  return kernels(kCpu);
-}
 
 inline std::size_t count(const Shape& shape) {
   return static_cast<std::size_t>(shape.numel());

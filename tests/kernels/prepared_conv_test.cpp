@@ -51,7 +51,7 @@ class Convolution : public testing::TestWithParam<ConvCase> {
         w(random_values(spec.w, 2)),
         b(random_values({spec.w[0]}, 3)),
         dy(random_values(spec.y(), 4)),
-        conv(kernels(kCpu).make_conv2d(spec)) {}
+        conv(kernels_under_test().make_conv2d(spec)) {}
 
   Owned scratch() const { return Owned::bytes(conv->scratch_bytes()); }
 
@@ -113,12 +113,12 @@ TEST(ConvolutionLayout, ChainedWithoutReorder) {
   Stream s;
   Conv2dSpec first =
       conv_case("", {1, 16, 6, 6}, {32, 16, 3, 3}, 1, 0, 1, 1, true, Activation::relu).spec;
-  const auto conv1 = kernels(kCpu).make_conv2d(first);
+  const auto conv1 = kernels_under_test().make_conv2d(first);
   Conv2dSpec second = first;
   second.x = first.y();
   second.w = {16, 32, 3, 3};
   second.x_layout = conv1->y_layout();
-  const auto conv2 = kernels(kCpu).make_conv2d(second);
+  const auto conv2 = kernels_under_test().make_conv2d(second);
   const Vector x = random_values(first.x, 1), w1 = random_values(first.w, 2),
                b1 = random_values({32}, 3), w2 = random_values(second.w, 4),
                b2 = random_values({16}, 5), dy = random_values(second.y(), 6);
@@ -143,12 +143,13 @@ TEST(ConvolutionLayout, ChainedWithoutReorder) {
 TEST(ConvolutionLayout, EqualOnesAreOneObject) {
   const auto spec =
       conv_case("", {2, 16, 8, 8}, {32, 16, 3, 3}, 1, 0, 1, 1, true, Activation::relu).spec;
-  const auto one = kernels(kCpu).make_conv2d(spec), other = kernels(kCpu).make_conv2d(spec);
+  const auto one = kernels_under_test().make_conv2d(spec),
+             other = kernels_under_test().make_conv2d(spec);
   EXPECT_EQ(one->y_layout(), other->y_layout());
 }
 
 TEST(Reordering, ThereAndBack) {
-  const auto conv = kernels(kCpu).make_conv2d(
+  const auto conv = kernels_under_test().make_conv2d(
       conv_case("", {2, 16, 8, 8}, {32, 16, 3, 3}, 1, 0, 1, 1, true, Activation::relu).spec);
   const Shape shape{2, 32, 6, 6};
   const Vector x = random_values(shape, 1);
@@ -183,7 +184,7 @@ class Pooling : public testing::TestWithParam<PoolCase> {};
 
 void check_pool(const Pool2dSpec& spec) {
   Stream s;
-  const auto pool = kernels(kCpu).make_pool2d(spec);
+  const auto pool = kernels_under_test().make_pool2d(spec);
   const Vector x = random_values(spec.x, 7), dy = random_values(spec.y(), 8);
   const Owned x_in = to_layout(Owned::of(spec.x, x), spec.x_layout);
   const Owned dy_in = to_layout(Owned::of(spec.y(), dy), pool->y_layout());
@@ -213,7 +214,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(PoolingLayout, BlockedInBlockedOut) {
-  const auto conv = kernels(kCpu).make_conv2d(
+  const auto conv = kernels_under_test().make_conv2d(
       conv_case("", {2, 16, 8, 8}, {32, 16, 3, 3}, 1, 0, 1, 1, true, Activation::relu).spec);
   for (const PoolKind kind : {PoolKind::max, PoolKind::average}) {
     Pool2dSpec spec = pool_case("", kind, {2, 32, 6, 6}, 2, 2, 0).spec;
@@ -225,7 +226,7 @@ TEST(PoolingLayout, BlockedInBlockedOut) {
 TEST(PoolingTies, GradientGoesToTheFirstMaximum) {
   Stream s;
   const Pool2dSpec spec = pool_case("", PoolKind::max, {1, 1, 2, 4}, 2, 2, 0).spec;
-  const auto pool = kernels(kCpu).make_pool2d(spec);
+  const auto pool = kernels_under_test().make_pool2d(spec);
   const Owned x = Owned::of(spec.x, {0, 3, 1, 1, 3, 3, 1, 1});
   const Owned saved = Owned::bytes(pool->saved_bytes()), pad = Owned::bytes(pool->scratch_bytes());
   Owned y(spec.y()), dx(spec.x);

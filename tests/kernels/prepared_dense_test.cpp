@@ -30,7 +30,7 @@ Shape operand(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool 
 
 void check_matmul(const MatmulSpec& spec) {
   Stream s;
-  const auto product = kernels(kCpu).make_matmul(spec);
+  const auto product = kernels_under_test().make_matmul(spec);
   const Shape a_shape = operand(spec.batch, spec.m, spec.k, spec.transpose_a);
   const Shape b_shape =
       operand(spec.broadcast_b ? 1 : spec.batch, spec.k, spec.n, spec.transpose_b);
@@ -91,7 +91,7 @@ TEST_P(Softmaxes, ForwardAndBackward) {
   const auto [size, log] = GetParam();
   Stream s;
   const Shape shape{size.rows, size.columns};
-  const auto softmax = kernels(kCpu).make_softmax(size.rows, size.columns, log);
+  const auto softmax = kernels_under_test().make_softmax(size.rows, size.columns, log);
   const Vector x = random_values(shape, 1), dy = random_values(shape, 2);
   const auto f = [&, rows = size.rows, columns = size.columns, is_log = log](const Vector& v) {
     return reference::softmax(rows, columns, is_log, v);
@@ -112,7 +112,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Softmaxes,
 
 TEST(Softmaxes, LargeLogitsStayFinite) {
   Stream s;
-  const auto softmax = kernels(kCpu).make_softmax(1, 3, false);
+  const auto softmax = kernels_under_test().make_softmax(1, 3, false);
   Owned y({1, 3});
   softmax->forward(s, Owned::of({1, 3}, {1000, 1000, -1000}), y,
                    Owned::bytes(softmax->scratch_bytes()));
@@ -126,7 +126,7 @@ TEST_P(LayerNorms, ForwardAndBackward) {
   Stream s;
   constexpr float kEpsilon = 1e-5f;
   const Shape shape{rows, columns}, row{columns}, column{rows};
-  const auto norm = kernels(kCpu).make_layer_norm(rows, columns, kEpsilon);
+  const auto norm = kernels_under_test().make_layer_norm(rows, columns, kEpsilon);
   const Vector x = random_values(shape, 1), gamma = random_values(row, 2),
                beta = random_values(row, 3), dy = random_values(shape, 4);
   const auto f = [&, r = rows, c = columns](const Vector& x_, const Vector& g, const Vector& b) {

@@ -1,4 +1,4 @@
-// ConvReluPool against plain loops in double, and against the separate kernels.
+// The CPU's ConvReluPool against plain loops in double, and against the separate kernels.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -51,18 +51,19 @@ struct Parts {
     const Owned saved = Owned::bytes(pool->saved_bytes()),
                 pad = Owned::bytes(std::max(conv->scratch_bytes(), pool->scratch_bytes()));
     conv->forward(s, x, w, b, z, pad);
-    const Vector z_values = reference::from_layout(z);
+    const Vector z_values = reference::from_layout(z, kernels(kCpu));
     pool->forward(s, Owned::of(specs.pool.x, z_values), y, saved, pad);
     pool->backward(s, dy, saved, dz, pad);
     Vector dz_values = dz.values();
     for (std::size_t i = 0; i < dz_values.size(); ++i) dz_values[i] *= z_values[i] > 0 ? 1 : 0;
-    const Owned dz_in = reference::to_layout(Owned::of(specs.pool.x, dz_values), conv->y_layout());
+    const Owned dz_in =
+        reference::to_layout(Owned::of(specs.pool.x, dz_values), conv->y_layout(), kernels(kCpu));
     conv->backward_weights(s, x, dz_in, dw, specs.conv.bias ? db.tensor() : Tensor{}, pad);
   }
   Owned y, dw, db;
 };
 
-class Fused : public testing::TestWithParam<FusedCase> {
+class CpuFused : public testing::TestWithParam<FusedCase> {
  protected:
   void SetUp() override {
     fused = kernels(kCpu).make_conv_relu_pool(specs.conv, specs.pool);
@@ -77,7 +78,7 @@ class Fused : public testing::TestWithParam<FusedCase> {
   Stream s;
 };
 
-TEST_P(Fused, EqualsDoubleReferenceAndParts) {
+TEST_P(CpuFused, EqualsDoubleReferenceAndParts) {
   if (fused == nullptr) return;
   const Owned x_in = Owned::of(specs.conv.x, x), w_in = Owned::of(specs.conv.w, w),
               b_in = Owned::of({specs.conv.w[0]}, b), dy_in = Owned::of(specs.pool.y(), dy),
@@ -106,7 +107,7 @@ TEST_P(Fused, EqualsDoubleReferenceAndParts) {
               pad.guard_intact());
 }
 
-TEST_P(Fused, InferenceGivesTheSameBits) {
+TEST_P(CpuFused, InferenceGivesTheSameBits) {
   if (fused == nullptr) return;
   Specs inference = specs;
   inference.conv.training = inference.pool.training = false;
@@ -122,7 +123,7 @@ TEST_P(Fused, InferenceGivesTheSameBits) {
   EXPECT_EQ(y.bits(), z.bits());
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, Fused,
+INSTANTIATE_TEST_SUITE_P(Shapes, CpuFused,
                          testing::Values(FusedCase{"reference_cnn", {1, 1, 28, 28}, 8, 3, 0, true},
                                          FusedCase{"odd_filters", {3, 1, 11, 9}, 5, 3, 0, true},
                                          FusedCase{"odd_output", {2, 1, 9, 10}, 4, 3, 0, true},
@@ -136,7 +137,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Fused,
                          [](const auto& test) { return std::string(test.param.name); });
 
 // Equal outputs in a window: the first keeps the gradient; relu's zeros keep none.
-TEST(FusedTies, FirstMaximumAndNoGradientThroughRelu) {
+TEST(CpuFusedTies, FirstMaximumAndNoGradientThroughRelu) {
   const Specs specs(FusedCase{"", {1, 1, 4, 6}, 1, 3, 0, true});
   const auto fused = kernels(kCpu).make_conv_relu_pool(specs.conv, specs.pool);
   if (fused == nullptr) return;
@@ -155,7 +156,7 @@ TEST(FusedTies, FirstMaximumAndNoGradientThroughRelu) {
   EXPECT_EQ(dw.values(), (Vector{1, 1, -1, 1, 1, -1, 2, 3, 4}));
 }
 
-TEST(FusedLimits, OtherShapesAreRefused) {
+TEST(CpuFusedLimits, OtherShapesAreRefused) {
   const auto refused = [](const std::function<void(Specs&)>& change) {
     Specs specs(FusedCase{"", {2, 2, 12, 12}, 4, 3, 0, true});
     change(specs);

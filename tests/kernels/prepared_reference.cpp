@@ -214,18 +214,18 @@ void expect_close(const Vector& actual, const Vector& expected, double tolerance
   EXPECT_EQ(wrong, 0u) << what << ": of " << actual.size();
 }
 
-Owned to_layout(const Tensor& x, const Layout* layout) {
+Owned to_layout(const Tensor& x, const Layout* layout, Kernels& by) {
   Owned out(x.shape, layout);
   Stream s;
-  const auto reorder = kernels(kCpu).make_reorder(x.shape, nullptr, layout);
+  const auto reorder = by.make_reorder(x.shape, nullptr, layout);
   reorder->run(s, x, out, Owned::bytes(reorder->scratch_bytes()));
   return out;
 }
 
-Vector from_layout(const Owned& x) {
+Vector from_layout(const Owned& x, Kernels& by) {
   Owned out(x.tensor().shape);
   Stream s;
-  const auto reorder = kernels(kCpu).make_reorder(x.tensor().shape, x.tensor().layout, nullptr);
+  const auto reorder = by.make_reorder(x.tensor().shape, x.tensor().layout, nullptr);
   reorder->run(s, x, out, Owned::bytes(reorder->scratch_bytes()));
   return out.values();
 }

@@ -9,7 +9,7 @@
 
 #include "core/base/random.h"
 #include "core/device/buffer.h"
-#include "core/kernels/kernels.h"
+#include "tests/kernels/mirrored_kernels.h"
 
 namespace peal::reference {
 
@@ -51,8 +51,8 @@ Vector gradient(const std::function<Vector(const Vector&)>& f, Vector x, const V
 // |actual - expected| <= tolerance * (1 + |expected|) everywhere.
 void expect_close(const Vector& actual, const Vector& expected, double tolerance, const char* what);
 
-// The copy of a row-major tensor in a layout, and back.
-Owned to_layout(const Tensor& x, const Layout* layout);
-Vector from_layout(const Owned& x);
+// The copy of a row-major tensor in a layout of `by`, and back.
+Owned to_layout(const Tensor& x, const Layout* layout, Kernels& by = kernels_under_test());
+Vector from_layout(const Owned& x, Kernels& by = kernels_under_test());
 
 }  // namespace peal::reference

@@ -28,7 +28,7 @@ void append(Bits& all, const Owned& x) {
 // One object of each kind; run() returns everything that it computed.
 class Everything {
  public:
-  Everything() {
+  explicit Everything(Kernels& kernels = kernels_under_test()) : kernels_(kernels) {
     conv_spec_.x = {4, 16, 13, 13};
     conv_spec_.w = {32, 16, 3, 3};
     conv_spec_.bias = true;
@@ -38,11 +38,11 @@ class Everything {
     fused_spec_.activation = Activation::relu;
     fused_spec_.needs_dx = false;
     fused_pool_.x = fused_spec_.y();
-    conv_ = kernels(kCpu).make_conv2d(conv_spec_);
+    conv_ = kernels_.make_conv2d(conv_spec_);
     pool_spec_.x = conv_spec_.y();
     pool_spec_.x_layout = conv_->y_layout();
-    pool_ = kernels(kCpu).make_pool2d(pool_spec_);
-    fused_ = kernels(kCpu).make_conv_relu_pool(fused_spec_, fused_pool_);
+    pool_ = kernels_.make_pool2d(pool_spec_);
+    fused_ = kernels_.make_conv_relu_pool(fused_spec_, fused_pool_);
     for (std::size_t form = 0; form < 4; ++form) {
       MatmulSpec spec;
       spec.m = 32;
@@ -50,10 +50,10 @@ class Everything {
       spec.k = 777;
       spec.transpose_a = (form & 1) != 0;
       spec.transpose_b = (form & 2) != 0;
-      matmul_[form] = kernels(kCpu).make_matmul(spec);
+      matmul_[form] = kernels_.make_matmul(spec);
     }
-    softmax_ = kernels(kCpu).make_softmax(32, 100, false);
-    norm_ = kernels(kCpu).make_layer_norm(32, 100, 1e-5f);
+    softmax_ = kernels_.make_softmax(32, 100, false);
+    norm_ = kernels_.make_layer_norm(32, 100, 1e-5f);
   }
 
   Bits run() {
@@ -70,7 +70,8 @@ class Everything {
                 b = random_tensor({32}, 3), pad = Owned::bytes(conv_->scratch_bytes()),
                 saved = Owned::bytes(pool_->saved_bytes()),
                 pool_pad = Owned::bytes(pool_->scratch_bytes());
-    const Owned dz = reference::to_layout(random_tensor(pool_spec_.y(), 4), pool_->y_layout());
+    const Owned dz =
+        reference::to_layout(random_tensor(pool_spec_.y(), 4), pool_->y_layout(), kernels_);
     Owned y(conv_spec_.y(), conv_->y_layout()), dy(conv_spec_.y(), conv_->y_layout()),
         z(pool_spec_.y(), pool_->y_layout()), dx(conv_spec_.x), dw(conv_spec_.w), db({32});
     conv_->forward(s_, x, w, b, y, pad);
@@ -114,6 +115,7 @@ class Everything {
     }
   }
 
+  Kernels& kernels_;
   Conv2dSpec conv_spec_, fused_spec_;
   Pool2dSpec pool_spec_, fused_pool_;
   std::unique_ptr<Conv2d> conv_;
@@ -160,11 +162,11 @@ TEST(SameBits, WhileAnotherThreadRuns) {
 }
 
 // The caller's OpenMP setting changes no bits and is left as it was.
-TEST(SameBits, WhateverTheCallersThreadCount) {
-  const Bits alone = Everything().run();
+TEST(CpuThreads, WhateverTheCallersCount) {
+  const Bits alone = Everything(kernels(kCpu)).run();
   const int before = omp_get_max_threads();
   omp_set_num_threads(4);
-  EXPECT_EQ(Everything().run(), alone);
+  EXPECT_EQ(Everything(kernels(kCpu)).run(), alone);
   EXPECT_EQ(omp_get_max_threads(), 4);
   omp_set_num_threads(before);
 }

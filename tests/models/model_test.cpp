@@ -10,8 +10,9 @@
 
 #include "core/base/error.h"
 #include "core/graph/plan.h"
-#include "tests/golden/golden_file.h"
 #include "tests/allocations.h"
+#include "tests/golden/golden_file.h"
+#include "tests/test_device.h"
 
 namespace peal {
 namespace {
@@ -62,8 +63,10 @@ ModelSpec golden_spec(const std::string& name) {
   return spec;
 }
 
-// A model with its arenas; weights and inputs come from the golden file.
+// A model with its arenas on the device that tests run on; weights and inputs come from the golden
+// file.
 struct Trainer {
+  Device device;
   ParameterTable table;
   Buffer parameters, gradients, states;
   std::map<std::string, Buffer> inputs;
@@ -71,24 +74,29 @@ struct Trainer {
   Stream stream;
 
   Trainer(const ModelSpec& spec, std::int64_t batch, bool training = true,
-          const PlanOptions& options = {}) {
+          const PlanOptions& options = {}, const Device& on = test_device().device)
+      : device(on), stream(on) {
     Graph graph;
     build_model(spec, batch, graph);
     table = make_parameter_table(graph);
-    parameters = Buffer(table.gradient_bytes);
-    gradients = Buffer(table.gradient_bytes);
-    states = Buffer(table.state_bytes);
-    plan = std::make_unique<Plan>(graph, table, kCpu, training, options);
+    parameters = Buffer(table.gradient_bytes, device);
+    gradients = Buffer(table.gradient_bytes, device);
+    states = Buffer(table.state_bytes, device);
+    plan = std::make_unique<Plan>(graph, table, device, training, options);
     plan->bind(parameters.data(), states.data());
-    initialize(table, 1, parameters.data(), states.data());
+    std::vector<std::byte> weights(parameters.size()), averages(states.size());
+    initialize(table, 1, weights.data(), averages.data());
+    to_device(stream, parameters.data(), weights.data(), weights.size());
+    to_device(stream, states.data(), averages.data(), averages.size());
   }
 
   void set_input(const std::string& name, const golden::Array& array) {
-    Buffer& buffer = inputs[name] = Buffer(static_cast<std::size_t>(array.shape.numel()) * 4);
+    Buffer& buffer = inputs[name] =
+        Buffer(static_cast<std::size_t>(array.shape.numel()) * 4, device);
     const void* data = array.dtype == DType::i32 ? static_cast<const void*>(array.i32.data())
                                                  : static_cast<const void*>(array.f32.data());
-    std::memcpy(buffer.data(), data, buffer.size());
-    plan->set_input(name, {buffer.data(), array.shape, array.dtype});
+    to_device(stream, buffer.data(), data, buffer.size());
+    plan->set_input(name, {buffer.data(), array.shape, array.dtype, device});
   }
 
   void load(const std::string& model) {
@@ -97,7 +105,7 @@ struct Trainer {
     for (const ArenaEntry& entry : table.parameters) {
       const golden::Array& array = goldens().at(model + "/parameter/" + entry.name);
       ASSERT_EQ(array.shape, entry.shape) << entry.name;
-      std::memcpy(parameters.data() + entry.offset, array.f32.data(), array.f32.size() * 4);
+      to_device(stream, parameters.data() + entry.offset, array.f32.data(), array.f32.size() * 4);
     }
   }
 
@@ -106,10 +114,13 @@ struct Trainer {
     plan->backward(stream, loss_scale, gradients.data(), ready);
     plan->apply_slots(stream, gradients.data());
   }
+
+  void expect_close(const void* actual, const golden::Array& expected, const std::string& what);
 };
 
-void expect_close(const void* actual, const golden::Array& expected, const std::string& what) {
-  const auto* values = static_cast<const float*>(actual);
+void Trainer::expect_close(const void* actual, const golden::Array& expected,
+                           const std::string& what) {
+  const auto values = from_device<float>(stream, actual, expected.f32.size());
   double largest = 1e-2;
   for (const float value : expected.f32) largest = std::max(largest, std::abs(double{value}));
   for (std::size_t i = 0; i < expected.f32.size(); ++i)
@@ -126,15 +137,16 @@ TEST_P(ModelTest, FirstStepIsPyTorchs) {
     float weight = 0;
     for (const float w : goldens().at(model + "/weight").f32) weight += w;
     trainer.step(1 / weight);
-    expect_close(trainer.gradients.data() + trainer.table.slot("loss").offset,
-                 goldens().at(model + "/loss"), "loss");
-    expect_close(trainer.plan->output("logits").data, goldens().at(model + "/logits"), "logits");
+    trainer.expect_close(trainer.gradients.data() + trainer.table.slot("loss").offset,
+                         goldens().at(model + "/loss"), "loss");
+    trainer.expect_close(trainer.plan->output("logits").data, goldens().at(model + "/logits"),
+                         "logits");
     for (const ArenaEntry& entry : trainer.table.parameters)
-      expect_close(trainer.gradients.data() + entry.offset,
-                   goldens().at(model + "/gradient/" + entry.name), entry.name);
+      trainer.expect_close(trainer.gradients.data() + entry.offset,
+                           goldens().at(model + "/gradient/" + entry.name), entry.name);
     for (const ArenaEntry& entry : trainer.table.states)
-      expect_close(trainer.states.data() + entry.offset,
-                   goldens().at(model + "/state/" + entry.name), entry.name);
+      trainer.expect_close(trainer.states.data() + entry.offset,
+                           goldens().at(model + "/state/" + entry.name), entry.name);
   }
 }
 
@@ -158,10 +170,10 @@ TEST(Cnn, HasTheReferencesShapes) {
   EXPECT_EQ(trainer.table.parameters.back().name, "conv.bias");
 }
 
-TEST(Cnn, StepsWithoutAllocating) {
+TEST(CpuCnn, StepsWithoutAllocating) {
   ModelSpec spec;
   spec.mutable_cnn();
-  Trainer trainer(spec, 8);
+  Trainer trainer(spec, 8, /*training=*/true, {}, kCpu);
   for (const char* input : {"x", "labels", "weight"}) {
     golden::Array array;
     array.shape = std::string(input) == "x" ? Shape({8, 1, 28, 28}) : Shape({8});

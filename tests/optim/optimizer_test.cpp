@@ -10,7 +10,8 @@
 #include <sstream>
 
 #include "core/base/random.h"
-#include "core/kernels/kernels.h"
+#include "tests/golden/golden_file.h"
+#include "tests/kernels/mirror.h"
 
 namespace peal {
 namespace {
@@ -19,23 +20,23 @@ using Lines = std::map<std::string, std::vector<std::vector<double>>>;
 
 // tests/golden/make_optim_golden.py wrote it with PyTorch.
 Lines read_golden() {
-  const std::string path = PEAL_SOURCE_DIR "/tests/golden/optim.golden.txt";
+  const std::string path = golden::path_of("optim.golden.txt");
   std::ifstream file(path);
   EXPECT_TRUE(file) << path;
-  Lines lines;
+  Lines read;
   std::string text, name;
   while (std::getline(file, text)) {
     std::istringstream in(text);
     in >> name;
-    auto& values = lines[name].emplace_back();
+    auto& values = read[name].emplace_back();
     for (double value; in >> value;) values.push_back(value);
   }
-  return lines;
+  return read;
 }
 
-const Lines& golden() {
-  static const Lines lines = read_golden();
-  return lines;
+const Lines& lines() {
+  static const Lines all = read_golden();
+  return all;
 }
 
 std::vector<float> floats(const std::vector<double>& values) {
@@ -59,10 +60,14 @@ struct Weights {
       return Tensor{.data = values.data() + first,
                     .shape = {static_cast<std::int64_t>(last - first)}};
     };
-    std::vector<Tensor> views;
-    for (auto& state : states) views.push_back(slice(state));
-    Stream s;
-    optimizer.step(s, step, slice(gradient), views, slice(x));
+    Tensors changed;
+    for (auto& state : states) changed.push_back(slice(state));
+    changed.push_back(slice(x));
+    Tensors read = changed;
+    read.push_back(slice(gradient));
+    on_test_device("step", read, changed, [&](Stream& s, const Tensors& in, const Tensors& out) {
+      optimizer.step(s, step, in.back(), {out.begin(), out.end() - 1}, out.back());
+    });
   }
   void step(Optimizer& optimizer, const Optimizer::Step& by, const std::vector<float>& gradient) {
     step(optimizer, by, gradient, 0, x.size());
@@ -71,6 +76,21 @@ struct Weights {
   std::vector<float> x;
   std::vector<std::vector<float>> states;
 };
+
+double norm_of(std::vector<float>& gradient) {
+  std::vector<double> sums(
+      static_cast<std::size_t>(norm_blocks(static_cast<std::int64_t>(gradient.size()))));
+  std::vector<double> host_sums(sums.size());
+  const Tensor blocks{
+      .data = sums.data(), .shape = {static_cast<std::int64_t>(sums.size())}, .dtype = DType::f64};
+  double norm = 0;
+  on_test_device("norm", {view(gradient)}, {blocks},
+                 [&](Stream& s, const Tensors& in, const Tensors& out) {
+                   norm = global_norm(s, in[0], out[0], host_sums.data());
+                 });
+  EXPECT_EQ(sums, host_sums);
+  return norm;
+}
 
 void expect_close(const std::vector<float>& actual, const std::vector<double>& expected,
                   const std::string& what) {
@@ -83,10 +103,10 @@ void expect_close(const std::vector<float>& actual, const std::vector<double>& e
 }
 
 void expect_golden(const std::string& name, std::unique_ptr<Optimizer> optimizer) {
-  const auto& steps = golden().at(name);
-  const auto& gradients = golden().at("gradient");
+  const auto& steps = lines().at(name);
+  const auto& gradients = lines().at("gradient");
   ASSERT_EQ(steps.size(), 20u);
-  Weights weights(*optimizer, floats(golden().at("start")[0]));
+  Weights weights(*optimizer, floats(lines().at("start")[0]));
   for (std::size_t i = 0; i < steps.size(); ++i) {
     weights.step(
         *optimizer,
@@ -124,21 +144,18 @@ TEST(Optimizer, RmsPropFollowsPyTorch) {
 
 TEST(Optimizer, ClippingFollowsPyTorch) {
   const auto optimizer = make_sgd({.learning_rate = 0.1, .momentum = 0.9});
-  Weights weights(*optimizer, floats(golden().at("start")[0]));
+  Weights weights(*optimizer, floats(lines().at("start")[0]));
   for (std::size_t i = 0; i < 20; ++i) {
-    std::vector<float> gradient = floats(golden().at("gradient")[i]);
-    double block_sum = 0;
-    Stream s;
-    const double norm =
-        global_norm(s, view(gradient), {.data = &block_sum, .shape = {1}, .dtype = DType::f64});
-    const double expected = golden().at("clip_norms")[0][i];
+    std::vector<float> gradient = floats(lines().at("gradient")[i]);
+    const double norm = norm_of(gradient);
+    const double expected = lines().at("clip_norms")[0][i];
     EXPECT_NEAR(norm, expected, 1e-6 * expected);
     weights.step(*optimizer,
                  {.number = static_cast<std::int64_t>(i) + 1,
                   .learning_rate = 0.1,
                   .gradient_scale = clip_factor(norm, 0.5)},
                  gradient);
-    expect_close(weights.x, golden().at("sgd_clipped")[i], "step " + std::to_string(i + 1));
+    expect_close(weights.x, lines().at("sgd_clipped")[i], "step " + std::to_string(i + 1));
   }
 }
 
@@ -193,7 +210,7 @@ TEST(Optimizer, NamesItsStates) {
 }
 
 void expect_schedule(const std::string& name, const Schedule& schedule) {
-  const auto& factors = golden().at("schedule_" + name)[0];
+  const auto& factors = lines().at("schedule_" + name)[0];
   ASSERT_EQ(factors.size(), 40u);
   for (std::int64_t step = 0; step < 40; ++step) {
     EXPECT_NEAR(schedule.factor(step, 40), factors[static_cast<std::size_t>(step)], 1e-12)
@@ -243,10 +260,7 @@ TEST(Norm, AddsBlocksOfAnySize) {
       expected += static_cast<double>(values[i]) * values[i];
     }
     EXPECT_EQ(norm_blocks(size), (size + 4095) / 4096);
-    std::vector<double> sums(static_cast<std::size_t>(norm_blocks(size)));
-    Stream s;
-    const double norm = global_norm(
-        s, view(values), {.data = sums.data(), .shape = {norm_blocks(size)}, .dtype = DType::f64});
+    const double norm = norm_of(values);
     EXPECT_NEAR(norm, std::sqrt(expected), 1e-13 * norm);
   }
 }

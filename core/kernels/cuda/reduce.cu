@@ -1,0 +1,196 @@
+// reduce_sum reads x once. One output is the work of one block at most, as no call has memory for
+// partial sums: x of hundreds of MB that is summed to fewer than some 64 outputs is read at the
+// speed of as many multiprocessors, about 0.1 TB/s each.
+#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/sums.cuh"
+
+namespace peal::cuda {
+namespace {
+
+// ---- The innermost axis is summed over ------------------------------------------------------
+
+struct Rows {
+  Axes kept, outer;    // outer: summed axes around the innermost
+  Divider packs;       // of the innermost axis
+  std::int64_t items;  // packs of an output
+  std::int64_t outputs;
+  bool wide;
+};
+
+// Items first, first + step, ... of the output at x.
+template <int kWidth>
+__device__ double sum_items(const float* x, const Rows& rows, int first, int step) {
+  constexpr int kAtOnce = kWidth == 1 ? 8 : 4;  // reads under way
+  const auto read = [&](std::int64_t i) {
+    const std::int64_t row = rows.packs.divide(i);
+    const std::int64_t at = rows.outer.offset(row) + (i - row * rows.packs.value()) * kWidth;
+    return read_pack<kWidth>(x + at, rows.wide);
+  };
+  double sum = 0;
+  const auto add = [&](const Pack<kWidth>& pack) {
+    if constexpr (kWidth == 1) {
+      sum += static_cast<double>(pack.of[0]);
+    } else {
+      sum += (static_cast<double>(pack.of[0]) + static_cast<double>(pack.of[1])) +
+             (static_cast<double>(pack.of[2]) + static_cast<double>(pack.of[3]));
+    }
+  };
+  std::int64_t i = first;
+  for (; i + (kAtOnce - 1) * step < rows.items; i += kAtOnce * step) {
+    Pack<kWidth> packs[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) packs[k] = read(i + k * step);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) add(packs[k]);
+  }
+  for (; i < rows.items; i += step) add(read(i));
+  return sum;
+}
+
+template <int kWidth, int kGroup>  // threads of an output, a part of a warp
+__global__ void __launch_bounds__(kThreads)
+    sum_short_rows(const float* x, Rows rows, double factor, float* y) {
+  const std::int64_t output =
+      static_cast<std::int64_t>(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
+  const int lane = static_cast<int>(threadIdx.x) % kGroup;
+  double sum = 0;
+  if (output < rows.outputs) {
+    sum = sum_items<kWidth>(x + rows.kept.offset(output), rows, lane, kGroup);
+  }
+  sum = warp_reduce<kGroup>(sum);
+  if (output < rows.outputs && lane == 0) y[output] = static_cast<float>(sum * factor);
+}
+
+template <int kWidth, int kBlock>  // a block for each output
+__global__ void __launch_bounds__(kBlock)
+    sum_long_rows(const float* x, Rows rows, double factor, float* y) {
+  const float* from = x + rows.kept.offset(blockIdx.x);
+  const double sum =
+      block_reduce<kBlock>(sum_items<kWidth>(from, rows, static_cast<int>(threadIdx.x), kBlock));
+  if (threadIdx.x == 0) y[blockIdx.x] = static_cast<float>(sum * factor);
+}
+
+template <int kWidth>
+void sum_rows(const OnStream& on, const float* x, const Reduction& by, double factor, float* y) {
+  Rows rows{.kept = by.kept,
+            .outer = by.summed,
+            .packs = Divider(by.inner / kWidth),
+            .items = by.summed.count() * (by.inner / kWidth),
+            .outputs = by.kept.count(),
+            .wide = aligned(x)};
+  const auto launch = [&](auto kernel, std::int64_t outputs_of_block, int threads) {
+    kernel<<<blocks_for(rows.outputs, outputs_of_block), threads, 0, on.stream>>>(x, rows, factor,
+                                                                                  y);
+  };
+  if (rows.items <= 32) {
+    launch(sum_short_rows<kWidth, 4>, kThreads / 4, kThreads);
+  } else if (rows.items <= 1024) {
+    launch(sum_short_rows<kWidth, kWarp>, kThreads / kWarp, kThreads);
+  } else if (rows.items <= 16384) {
+    launch(sum_long_rows<kWidth, 256>, 1, 256);
+  } else {
+    launch(sum_long_rows<kWidth, 1024>, 1, 1024);
+  }
+}
+
+// ---- Outputs lie side by side ---------------------------------------------------------------
+
+struct Columns {
+  Axes kept, summed;  // kept: around the innermost axis
+  Tile tile;
+  Divider tiles;  // along the innermost axis
+  std::int64_t width, height;
+};
+
+__global__ void __launch_bounds__(1024)
+    sum_columns(const float* x, Columns by, double factor, float* y) {
+  extern __shared__ double shared[];
+  const TileThread me(by.tile);
+  const std::int64_t table = by.tiles.divide(blockIdx.x);
+  const std::int64_t column = (blockIdx.x - table * by.tiles.value()) * by.tile.columns + me.column;
+  double sum = 0;
+  if (column < by.width) {
+    const float* from = x + by.kept.offset(table) + column;
+    const int step = static_cast<int>(by.tile.rows);
+#pragma unroll 8
+    for (std::int64_t r = me.row; r < by.height; r += step) {
+      sum += static_cast<double>(from[by.summed.offset(r)]);
+    }
+  }
+  sum = sum_tile(sum, by.tile, shared);
+  if (me.row == 0 && column < by.width) {
+    y[table * by.width + column] = static_cast<float>(sum * factor);
+  }
+}
+
+void sum_columns(const OnStream& on, const float* x, const Reduction& r, double factor, float* y) {
+  const std::int64_t tables = r.kept.count(), height = r.summed.count();
+  const Tile tile = Tile::of(height, r.inner, tables);
+  const Columns by{.kept = r.kept,
+                   .summed = r.summed,
+                   .tile = tile,
+                   .tiles = Divider(ceil_div(r.inner, tile.columns)),
+                   .width = r.inner,
+                   .height = height};
+  const auto threads = static_cast<unsigned>(tile.threads());
+  sum_columns<<<blocks_for(tables * by.tiles.value(), 1), threads, threads * sizeof(double),
+                on.stream>>>(x, by, factor, y);
+}
+
+// ---- Squares --------------------------------------------------------------------------------
+
+__global__ void __launch_bounds__(kThreads)
+    sum_squares_kernel(const float* x, std::int64_t n, bool wide, double* sums) {
+  constexpr int kPacksEach = Kernels::kNormBlock / (kThreads * kWide);
+  const std::int64_t start =
+      static_cast<std::int64_t>(blockIdx.x) * Kernels::kNormBlock + threadIdx.x * kWide;
+  Pack<kWide> packs[kPacksEach] = {};
+#pragma unroll
+  for (int k = 0; k < kPacksEach; ++k) {
+    const std::int64_t first = start + k * kThreads * kWide;
+    if (first + kWide <= n) {
+      packs[k] = read_pack<kWide>(x + first, wide);
+    } else {
+      for (int e = 0; first + e < n; ++e) packs[k].of[e] = x[first + e];
+    }
+  }
+  double sum = 0;
+#pragma unroll
+  for (int k = 0; k < kPacksEach; ++k) {
+#pragma unroll
+    for (int e = 0; e < kWide; ++e) {
+      const double v = packs[k].of[e];
+      sum = fma(v, v, sum);  // the product is exact
+    }
+  }
+  sum = block_reduce(sum);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+}  // namespace
+
+void CudaKernels::reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y) {
+  if (y.numel() == 0) return;
+  if (x.numel() == 0) return fill(s, y, 0);
+  const OnStream on(s);
+  const Reduction by = Reduction::of(x.shape, y.shape);
+  if (!by.rows) {
+    sum_columns(on, x.as<float>(), by, factor, y.as<float>());
+  } else if (by.inner % kWide == 0) {  // what follows then begins at packs as well
+    sum_rows<kWide>(on, x.as<float>(), by, factor, y.as<float>());
+  } else {
+    sum_rows<1>(on, x.as<float>(), by, factor, y.as<float>());
+  }
+  check_launch("reduce_sum");
+}
+
+void CudaKernels::sum_squares(Stream& s, const Tensor& x, Tensor sums) {
+  const std::int64_t n = x.numel();
+  if (n == 0) return;
+  const OnStream on(s);
+  sum_squares_kernel<<<blocks_for(n, kNormBlock), kThreads, 0, on.stream>>>(
+      x.as<float>(), n, aligned(x.data), sums.as<double>());
+  check_launch("sum_squares");
+}
+
+}  // namespace peal::cuda

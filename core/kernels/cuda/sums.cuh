@@ -1,0 +1,58 @@
+// What kernels that sum are written with, beside launch.cuh. Sums are taken in f64, where an
+// addition and the conversion of an element cost less than reading it.
+#pragma once
+
+#include "core/kernels/cuda/axes.h"
+#include "core/kernels/cuda/launch.cuh"
+
+namespace peal::cuda {
+
+// kWidth elements, read at once when `wide` says that they are aligned; the same bits either way.
+template <int kWidth>
+__device__ Pack<kWidth> read_pack(const float* from, bool wide) {
+  if constexpr (kWidth == 1) return {{*from}};
+  if (wide) return *reinterpret_cast<const Pack<kWidth>*>(from);
+  Pack<kWidth> pack;
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) pack.of[e] = from[e];
+  return pack;
+}
+
+template <int kWidth>
+__device__ void write_pack(float* to, const Pack<kWidth>& pack, bool wide) {
+  if (wide) {
+    *reinterpret_cast<Pack<kWidth>*>(to) = pack;
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) to[e] = pack.of[e];
+}
+
+struct Larger {  // a NaN is passed over, as fmaxf does
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+// Thread (row, column) of a block that is a Tile.
+struct TileThread {
+  __device__ explicit TileThread(const Tile& tile)
+      : row(static_cast<int>(threadIdx.x) / static_cast<int>(tile.columns)),
+        column(static_cast<int>(threadIdx.x) % static_cast<int>(tile.columns)) {}
+  int row, column;
+};
+
+// The sum over the rows of a Tile, at its row 0, by a tree. `shared` has a T for each thread; all
+// threads call it, and it may be called again at once.
+template <typename T>
+__device__ T sum_tile(T value, const Tile& tile, T* shared) {
+  shared[threadIdx.x] = value;
+  for (int apart = static_cast<int>(tile.rows) / 2; apart > 0; apart /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < apart * static_cast<int>(tile.columns)) {
+      shared[threadIdx.x] += shared[threadIdx.x + apart * static_cast<int>(tile.columns)];
+    }
+  }
+  __syncthreads();  // before the next call writes there
+  return shared[threadIdx.x];
+}
+
+}  // namespace peal::cuda

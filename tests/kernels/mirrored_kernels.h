@@ -1,0 +1,432 @@
+// Kernels that take host memory and make each call with a copy of it on a device (mirror.h), so
+// that the tests, which write and read their arrays, run over kernels of device memory.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "tests/kernels/mirror.h"
+
+namespace peal {
+
+// A prepared kernel of the device.
+template <typename Inner>
+class MirroredPrepared : public Inner {
+ public:
+  MirroredPrepared(std::unique_ptr<Inner> inner, const Device& device)
+      : inner_(std::move(inner)), device_(device) {}
+
+  std::size_t scratch_bytes() const override { return inner_->scratch_bytes(); }
+
+ protected:
+  std::unique_ptr<Inner> inner_;
+  Device device_;
+};
+
+class MirroredConv2d final : public MirroredPrepared<Conv2d> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  const Layout* y_layout() const override { return inner_->y_layout(); }
+  void forward(Stream&, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
+               Tensor scratch) override {
+    mirrored(
+        device_, "conv2d", {x, w, b}, {y, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], in[1], in[2], out[0], out[1]);
+        },
+        scratch);
+  }
+  void backward_data(Stream&, const Tensor& dy, const Tensor& w, Tensor dx,
+                     Tensor scratch) override {
+    mirrored(
+        device_, "conv2d backward_data", {dy, w}, {dx, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward_data(s, in[0], in[1], out[0], out[1]);
+        },
+        scratch);
+  }
+  void backward_weights(Stream&, const Tensor& x, const Tensor& dy, Tensor dw, Tensor db,
+                        Tensor scratch) override {
+    mirrored(
+        device_, "conv2d backward_weights", {x, dy}, {dw, db, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward_weights(s, in[0], in[1], out[0], out[1], out[2]);
+        },
+        scratch);
+  }
+};
+
+class MirroredPool2d final : public MirroredPrepared<Pool2d> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  const Layout* y_layout() const override { return inner_->y_layout(); }
+  std::size_t saved_bytes() const override { return inner_->saved_bytes(); }
+  void forward(Stream&, const Tensor& x, Tensor y, Tensor saved, Tensor scratch) override {
+    mirrored(
+        device_, "pool2d", {x}, {y, saved, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], out[0], out[1], out[2]);
+        },
+        scratch);
+  }
+  void backward(Stream&, const Tensor& dy, const Tensor& saved, Tensor dx,
+                Tensor scratch) override {
+    mirrored(
+        device_, "pool2d backward", {dy, saved}, {dx, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], out[0], out[1]);
+        },
+        scratch);
+  }
+};
+
+class MirroredMatmul final : public MirroredPrepared<Matmul> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
+           Tensor scratch) override {
+    mirrored(
+        device_, "matmul", {a, b, bias}, {c, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->run(s, in[0], in[1], in[2], out[0], out[1]);
+        },
+        scratch);
+  }
+};
+
+class MirroredSoftmax final : public MirroredPrepared<Softmax> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  void forward(Stream&, const Tensor& x, Tensor y, Tensor scratch) override {
+    mirrored(
+        device_, "softmax", {x}, {y, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], out[0], out[1]);
+        },
+        scratch);
+  }
+  void backward(Stream&, const Tensor& y, const Tensor& dy, Tensor dx, Tensor scratch) override {
+    mirrored(
+        device_, "softmax backward", {y, dy}, {dx, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], out[0], out[1]);
+        },
+        scratch);
+  }
+};
+
+class MirroredLayerNorm final : public MirroredPrepared<LayerNorm> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  void forward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& beta, Tensor y,
+               Tensor mean, Tensor variance, Tensor scratch) override {
+    mirrored(
+        device_, "layer_norm", {x, gamma, beta}, {y, mean, variance, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], in[1], in[2], out[0], out[1], out[2], out[3]);
+        },
+        scratch);
+  }
+  void backward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& mean,
+                const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta,
+                Tensor scratch) override {
+    mirrored(
+        device_, "layer_norm backward", {x, gamma, mean, variance, dy},
+        {dx, dgamma, dbeta, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], in[2], in[3], in[4], out[0], out[1], out[2], out[3]);
+        },
+        scratch);
+  }
+};
+
+class MirroredReorder final : public MirroredPrepared<Reorder> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  void run(Stream&, const Tensor& from, Tensor to, Tensor scratch) override {
+    mirrored(
+        device_, "reorder", {from}, {to, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->run(s, in[0], out[0], out[1]);
+        },
+        scratch);
+  }
+};
+
+class MirroredKernels final : public Kernels {
+ public:
+  MirroredKernels(Kernels& inner, const Device& device) : inner_(inner), device_(device) {}
+
+  std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override {
+    return over<MirroredConv2d>(inner_.make_conv2d(spec));
+  }
+  std::unique_ptr<Pool2d> make_pool2d(const Pool2dSpec& spec) override {
+    return over<MirroredPool2d>(inner_.make_pool2d(spec));
+  }
+  // Its parts are what is tested on a device.
+  std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec&, const Pool2dSpec&) override {
+    return nullptr;
+  }
+  std::unique_ptr<Matmul> make_matmul(const MatmulSpec& spec) override {
+    return over<MirroredMatmul>(inner_.make_matmul(spec));
+  }
+  std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns,
+                                        bool log) override {
+    return over<MirroredSoftmax>(inner_.make_softmax(rows, columns, log));
+  }
+  std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
+                                             float epsilon) override {
+    return over<MirroredLayerNorm>(inner_.make_layer_norm(rows, columns, epsilon));
+  }
+  std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
+                                        const Layout* to) override {
+    return over<MirroredReorder>(inner_.make_reorder(shape, from, to));
+  }
+  void fill(Stream&, Tensor x, float value) override {
+    mirrored(device_, "fill", {}, {x},
+             [&](Stream& s, const Tensors&, const Tensors& out) { inner_.fill(s, out[0], value); });
+  }
+  void copy(Stream&, const Tensor& from, Tensor to) override {
+    mirrored(device_, "copy", {from}, {to}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+      inner_.copy(s, in[0], out[0]);
+    });
+  }
+  void activation(Stream&, Activation kind, float slope, const Tensor& x, Tensor y) override {
+    mirrored(device_, "activation", {x}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.activation(s, kind, slope, in[0], out[0]);
+             });
+  }
+  void activation_backward(Stream&, Activation kind, float slope, const Tensor& x, const Tensor& y,
+                           const Tensor& dy, Tensor dx) override {
+    mirrored(device_, "activation_backward", {x, y, dy}, {dx},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.activation_backward(s, kind, slope, in[0], in[1], in[2], out[0]);
+             });
+  }
+  void scale(Stream&, float factor, const Tensor& x, Tensor y) override {
+    mirrored(device_, "scale", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+      inner_.scale(s, factor, in[0], out[0]);
+    });
+  }
+  void accumulate(Stream&, const Tensor& x, Tensor y) override {
+    mirrored(device_, "accumulate", {x, y}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.accumulate(s, in[0], out[0]);
+             });
+  }
+  void binary(Stream&, BinaryOp op, const Tensor& x, const Tensor& y, Tensor z) override {
+    mirrored(device_, "binary", {x, y}, {z}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+      inner_.binary(s, op, in[0], in[1], out[0]);
+    });
+  }
+  void dropout(Stream&, const RandomKey& key, float p, const Tensor& x, Tensor y) override {
+    mirrored(device_, "dropout", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+      inner_.dropout(s, key, p, in[0], out[0]);
+    });
+  }
+  void transpose(Stream&, const Tensor& x, std::span<const int> perm, Tensor y) override {
+    mirrored(device_, "transpose", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+      inner_.transpose(s, in[0], perm, out[0]);
+    });
+  }
+  void copy_box(Stream&, const Tensor& x, std::span<const std::int64_t> x_start, Tensor y,
+                std::span<const std::int64_t> y_start, const Shape& extent) override {
+    mirrored(device_, "copy_box", {x, y}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.copy_box(s, in[0], x_start, out[0], y_start, extent);
+             });
+  }
+  void reduce_sum(Stream&, const Tensor& x, float factor, Tensor y) override {
+    mirrored(device_, "reduce_sum", {x}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.reduce_sum(s, in[0], factor, out[0]);
+             });
+  }
+  void broadcast(Stream&, const Tensor& x, float factor, Tensor y) override {
+    mirrored(device_, "broadcast", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+      inner_.broadcast(s, in[0], factor, out[0]);
+    });
+  }
+  void batch_norm_statistics(Stream&, const Tensor& x, const Tensor& weight, Tensor mean,
+                             Tensor variance) override {
+    mirrored(device_, "batch_norm_statistics", {x, weight}, {mean, variance},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.batch_norm_statistics(s, in[0], in[1], out[0], out[1]);
+             });
+  }
+  void batch_norm(Stream&, const Tensor& x, const Tensor& mean, const Tensor& variance,
+                  const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) override {
+    mirrored(device_, "batch_norm", {x, mean, variance, gamma, beta}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.batch_norm(s, in[0], in[1], in[2], in[3], in[4], epsilon, out[0]);
+             });
+  }
+  void batch_norm_backward(Stream&, const Tensor& x, const Tensor& weight, const Tensor& mean,
+                           const Tensor& variance, const Tensor& gamma, float epsilon,
+                           const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta) override {
+    mirrored(device_, "batch_norm_backward", {x, weight, mean, variance, gamma, dy},
+             {dx, dgamma, dbeta}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.batch_norm_backward(s, in[0], in[1], in[2], in[3], in[4], epsilon, in[5],
+                                          out[0], out[1], out[2]);
+             });
+  }
+  void batch_norm_contribution(Stream&, const Tensor& x, const Tensor& weight, const Tensor& mean,
+                               const Tensor& variance, Tensor sums) override {
+    mirrored(device_, "batch_norm_contribution", {x, weight, mean, variance}, {sums},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.batch_norm_contribution(s, in[0], in[1], in[2], in[3], out[0]);
+             });
+  }
+  void batch_norm_running(Stream&, const Tensor& sums, float momentum, Tensor mean,
+                          Tensor variance) override {
+    mirrored(device_, "batch_norm_running", {sums, mean, variance}, {mean, variance},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.batch_norm_running(s, in[0], momentum, out[0], out[1]);
+             });
+  }
+  void embedding(Stream&, const Tensor& ids, const Tensor& table, Tensor y) override {
+    mirrored(device_, "embedding", {ids, table}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.embedding(s, in[0], in[1], out[0]);
+             });
+  }
+  void embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, Tensor dtable) override {
+    mirrored(device_, "embedding_backward", {ids, dy}, {dtable},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.embedding_backward(s, in[0], in[1], out[0]);
+             });
+  }
+  void softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,
+                             const Tensor& weight, Tensor probabilities, Tensor loss) override {
+    mirrored(device_, "softmax_cross_entropy", {logits, labels, weight}, {probabilities, loss},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.softmax_cross_entropy(s, in[0], in[1], in[2], out[0], out[1]);
+             });
+  }
+  void softmax_cross_entropy_backward(Stream&, const Tensor& probabilities, const Tensor& labels,
+                                      const Tensor& weight, const Tensor& dloss,
+                                      Tensor dlogits) override {
+    mirrored(device_, "softmax_cross_entropy_backward", {probabilities, labels, weight, dloss},
+             {dlogits}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.softmax_cross_entropy_backward(s, in[0], in[1], in[2], in[3], out[0]);
+             });
+  }
+  void binary_cross_entropy(Stream&, const Tensor& logits, const Tensor& targets,
+                            const Tensor& weight, Tensor loss) override {
+    mirrored(device_, "binary_cross_entropy", {logits, targets, weight}, {loss},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.binary_cross_entropy(s, in[0], in[1], in[2], out[0]);
+             });
+  }
+  void binary_cross_entropy_backward(Stream&, const Tensor& logits, const Tensor& targets,
+                                     const Tensor& weight, const Tensor& dloss,
+                                     Tensor dlogits) override {
+    mirrored(device_, "binary_cross_entropy_backward", {logits, targets, weight, dloss}, {dlogits},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.binary_cross_entropy_backward(s, in[0], in[1], in[2], in[3], out[0]);
+             });
+  }
+  void squared_error(Stream&, const Tensor& x, const Tensor& targets, const Tensor& weight,
+                     Tensor loss) override {
+    mirrored(device_, "squared_error", {x, targets, weight}, {loss},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.squared_error(s, in[0], in[1], in[2], out[0]);
+             });
+  }
+  void squared_error_backward(Stream&, const Tensor& x, const Tensor& targets, const Tensor& weight,
+                              const Tensor& dloss, Tensor dx) override {
+    mirrored(device_, "squared_error_backward", {x, targets, weight, dloss}, {dx},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.squared_error_backward(s, in[0], in[1], in[2], in[3], out[0]);
+             });
+  }
+  void count_correct(Stream&, const Tensor& logits, const Tensor& labels, const Tensor& weight,
+                     Tensor count) override {
+    mirrored(device_, "count_correct", {logits, labels, weight}, {count},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.count_correct(s, in[0], in[1], in[2], out[0]);
+             });
+  }
+  void count_correct_binary(Stream&, const Tensor& logits, const Tensor& targets,
+                            const Tensor& weight, Tensor count) override {
+    mirrored(device_, "count_correct_binary", {logits, targets, weight}, {count},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.count_correct_binary(s, in[0], in[1], in[2], out[0]);
+             });
+  }
+  void low_rank_project(Stream&, const Tensor& g, const Tensor& q, Tensor m, Tensor p) override {
+    mirrored(device_, "low_rank_project", {g, q, m}, {m, p},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.low_rank_project(s, in[0], in[1], out[0], out[1]);
+             });
+  }
+  void low_rank_project_back(Stream&, const Tensor& m, const Tensor& p, Tensor q) override {
+    mirrored(device_, "low_rank_project_back", {m, p}, {q},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.low_rank_project_back(s, in[0], in[1], out[0]);
+             });
+  }
+  void low_rank_expand(Stream&, const Tensor& p, const Tensor& q, Tensor y) override {
+    mirrored(device_, "low_rank_expand", {p, q}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.low_rank_expand(s, in[0], in[1], out[0]);
+             });
+  }
+  void subtract_scaled(Stream&, float factor, const Tensor& y, Tensor m) override {
+    mirrored(device_, "subtract_scaled", {y, m}, {m},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.subtract_scaled(s, factor, in[0], out[0]);
+             });
+  }
+  void orthonormalize(Stream&, const RandomKey& key, Tensor p) override {
+    mirrored(device_, "orthonormalize", {p}, {p},
+             [&](Stream& s, const Tensors&, const Tensors& out) {
+               inner_.orthonormalize(s, key, out[0]);
+             });
+  }
+  void sum_squares(Stream&, const Tensor& x, Tensor sums) override {
+    mirrored(device_, "sum_squares", {x}, {sums},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.sum_squares(s, in[0], out[0]);
+             });
+  }
+  void sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override {
+    mirrored(device_, "sgd", {g, velocity, x}, {velocity, x},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.sgd(s, step, in[0], out[0], out[1]);
+             });
+  }
+  void adam(Stream&, const AdamStep& step, const Tensor& g, Tensor m, Tensor v, Tensor x) override {
+    mirrored(device_, "adam", {g, m, v, x}, {m, v, x},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.adam(s, step, in[0], out[0], out[1], out[2]);
+             });
+  }
+  void rmsprop(Stream&, const RmsPropStep& step, const Tensor& g, Tensor v, Tensor velocity,
+               Tensor x) override {
+    mirrored(device_, "rmsprop", {g, v, velocity, x}, {v, velocity, x},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.rmsprop(s, step, in[0], out[0], out[1], out[2]);
+             });
+  }
+
+ private:
+  template <typename Outer, typename Inner>
+  std::unique_ptr<Outer> over(std::unique_ptr<Inner> inner) const {
+    return std::make_unique<Outer>(std::move(inner), device_);
+  }
+
+  Kernels& inner_;
+  Device device_;
+};
+
+// The kernels that tests are about; see tests/test_device.h.
+inline Kernels& kernels_under_test() {
+  const TestDevice& chosen = test_device();
+  if (!chosen.mirrored) return kernels(chosen.device);
+  static MirroredKernels adapter(kernels(chosen.device), chosen.device);
+  return adapter;
+}
+
+}  // namespace peal
