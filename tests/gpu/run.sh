@@ -29,7 +29,7 @@ test_programs=(kernels_test graph_test optim_test models_test gpu_test cuda_benc
 # ---- pack --------------------------------------------------------------------------------------
 
 pack() {
-  local source build archive='' words=() work root program
+  local source build archive='' words=() root program
   source=$(cd "$here/../.." && pwd)
   build=$source/build
   while [[ $# -gt 0 ]]; do
@@ -41,7 +41,7 @@ pack() {
   done
   [[ -n $archive ]] || fail "pack needs a FILE"
   [[ -f $source/cluster/bundle.sh ]] || fail "pack works in Peal's source tree"
-  work=$(mktemp -d) || exit 1
+  work=$(mktemp -d) || exit 1  # not local: the trap needs it
   trap 'rm -rf "$work"' EXIT
   mkdir "$work/programs"
   for program in peal "${test_programs[@]}"; do
