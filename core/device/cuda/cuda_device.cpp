@@ -166,7 +166,7 @@ void synchronize_event(void* event) {
   check(cudaEventSynchronize(event_of(event)), "cudaEventSynchronize", "work enqueued earlier");
 }
 
-void check_launch(const std::string& kernel) {
+void check_launch(const char* kernel) {
   check(cudaGetLastError(), "kernel launch", kernel);
 }
 

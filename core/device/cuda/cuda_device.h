@@ -49,6 +49,6 @@ bool event_done(void* event);
 void synchronize_event(void* event);
 
 // After a kernel was launched: throws what CUDA says of the launch.
-void check_launch(const std::string& kernel);
+void check_launch(const char* kernel);
 
 }  // namespace peal::cuda

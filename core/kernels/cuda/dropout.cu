@@ -1,4 +1,6 @@
 // Element i's draw is word i % 4 of counter i / 4, as on the CPU: same key, same elements dropped.
+#include <cmath>
+
 #include "core/base/philox.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/launch.cuh"
@@ -11,12 +13,11 @@ constexpr int kMine = 4;   // counters of a thread, whose elements are read befo
 
 struct Drop {
   PhiloxKey key;
-  float p, keep_scale;
+  std::uint32_t dropped;  // of 2^24 draws: p * 2^24, rounded up
+  float keep_scale;
 
   __device__ float operator()(std::uint32_t word, float x) const {
-    const bool kept = static_cast<float>(word >> 8) * 0x1p-24f >= p;
-    const float scaled = x * keep_scale;
-    return kept ? scaled : 0.0f;
+    return word >> 8 >= dropped ? x * keep_scale : 0.0f;
   }
 };
 
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kWords; i += kWidth) {
       if (first + i + kWidth <= n) {
-        v[k][i / kWidth] = *reinterpret_cast<const Pack<kWidth>*>(x + first + i);
+        v[k][i / kWidth] = load_pack<kWidth>(x + first + i);
       }
     }
   }
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
         Pack<kWidth>& pack = v[k][i / kWidth];
 #pragma unroll
         for (int w = 0; w < kWidth; ++w) pack.of[w] = drop(words[i + w], pack.of[w]);
-        *reinterpret_cast<Pack<kWidth>*>(y + first + i) = pack;
+        store_pack(y + first + i, pack);
       } else {
 #pragma unroll
         for (int w = 0; w < kWidth; ++w) {
@@ -64,7 +65,8 @@ __global__ void __launch_bounds__(kThreads)
 void CudaKernels::dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) {
   const std::int64_t n = x.numel();
   if (n == 0) return;
-  const Drop drop{Random(key).philox_key(), p, 1.0f / (1.0f - p)};
+  const auto dropped = static_cast<std::uint32_t>(std::ceil(p * 0x1p24f));
+  const Drop drop{Random(key).philox_key(), dropped, 1.0f / (1.0f - p)};
   const unsigned blocks = blocks_for(n, kWords * kMine * kThreads);
   const OnStream on(s);
   if (aligned(x.data) && aligned(y.data)) {

@@ -11,8 +11,8 @@ constexpr int kMine = 4;  // packs of a thread, which are read before any is wri
 // Pack i of y, (rows, row.divisor packs); rows * packs is below 2^31.
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    embedding_kernel(const std::int32_t* ids, const Pack<kWidth>* table, Pack<kWidth>* y,
-                     Division row, std::uint32_t packs) {
+    embedding_kernel(const std::int32_t* ids, const float* table, float* y, Division row,
+                     std::uint32_t packs) {
   const std::uint32_t start = blockIdx.x * kMine * kThreads + threadIdx.x;
   Pack<kWidth> v[kMine];
 #pragma unroll
@@ -20,12 +20,13 @@ __global__ void __launch_bounds__(kThreads)
     const std::uint32_t i = start + k * kThreads;
     if (i >= packs) break;
     const std::uint32_t r = row.quotient(i);
-    v[k] = table[static_cast<std::int64_t>(ids[r]) * row.divisor + (i - r * row.divisor)];
+    const std::int64_t first = static_cast<std::int64_t>(ids[r]) * row.divisor;
+    v[k] = load_pack<kWidth>(table + (first + i - r * row.divisor) * kWidth);
   }
 #pragma unroll
   for (int k = 0; k < kMine; ++k) {
     const std::uint32_t i = start + k * kThreads;
-    if (i < packs) y[i] = v[k];
+    if (i < packs) store_pack(y + static_cast<std::int64_t>(i) * kWidth, v[k]);
   }
 }
 
@@ -33,13 +34,12 @@ template <int kWidth>
 void gather(const OnStream& on, const std::int32_t* ids, std::int64_t rows, const float* table,
             std::int64_t columns, float* y) {
   const std::int64_t row_packs = columns / kWidth;
+  const Division row = Division::by(static_cast<std::uint32_t>(row_packs));
   const std::int64_t most_rows = std::max<std::int64_t>((kMostPositions - 1) / row_packs, 1);
   for (std::int64_t r = 0; r < rows; r += most_rows) {
     const std::int64_t packs = std::min(rows - r, most_rows) * row_packs;
     embedding_kernel<kWidth><<<blocks_for(packs, kMine * kThreads), kThreads, 0, on.stream>>>(
-        ids + r, reinterpret_cast<const Pack<kWidth>*>(table),
-        reinterpret_cast<Pack<kWidth>*>(y + r * columns),
-        Division::by(static_cast<std::uint32_t>(row_packs)), static_cast<std::uint32_t>(packs));
+        ids + r, table, y + r * columns, row, static_cast<std::uint32_t>(packs));
     check_launch("embedding");
   }
 }

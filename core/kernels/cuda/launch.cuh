@@ -81,6 +81,29 @@ struct alignas(sizeof(float) * kWidth) Pack {
 
 constexpr int kWide = 4;
 
+// By way of CUDA's own type for reading and of the instruction for writing, which the compiler now
+// and then takes apart when it is asked to copy a struct.
+template <int kWidth>
+__device__ Pack<kWidth> load_pack(const float* from) {
+  if constexpr (kWidth == kWide) {
+    const float4 v = *reinterpret_cast<const float4*>(from);
+    return {v.x, v.y, v.z, v.w};
+  } else {
+    return *reinterpret_cast<const Pack<kWidth>*>(from);
+  }
+}
+
+template <int kWidth>
+__device__ void store_pack(float* to, const Pack<kWidth>& pack) {
+  if constexpr (kWidth == kWide) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+                 "f"(pack.of[0]), "f"(pack.of[1]), "f"(pack.of[2]), "f"(pack.of[3])
+                 : "memory");
+  } else {
+    *reinterpret_cast<Pack<kWidth>*>(to) = pack;
+  }
+}
+
 inline bool aligned(const void* p) {
   return reinterpret_cast<std::uintptr_t>(p) % (sizeof(float) * kWide) == 0;
 }
@@ -104,20 +127,21 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kMine = kPacks<kIn>;
   const std::int64_t start =
       (static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x) * kWidth;
-  Pack<kWidth> x[kMine][kIn > 0 ? kIn : 1];
+  Pack<kWidth> x[kMine][kIn > 0 ? kIn : 1] = {};
 #pragma unroll
   for (int k = 0; k < kMine; ++k) {
     const std::int64_t first = start + k * kThreads * kWidth;
-    if (first + kWidth > n) break;
+    if (first + kWidth > n) continue;
 #pragma unroll
     for (int a = 0; a < kIn; ++a) {
-      x[k][a] = *reinterpret_cast<const Pack<kWidth>*>(in.of[a] + first);
+      x[k][a] = load_pack<kWidth>(in.of[a] + first);
     }
   }
 #pragma unroll
   for (int k = 0; k < kMine; ++k) {
     const std::int64_t first = start + k * kThreads * kWidth;
     if (first + kWidth > n) {
+#pragma unroll 1
       for (std::int64_t i = first; i < n; ++i) {
         float from[kIn > 0 ? kIn : 1], to[kOut];
         for (int a = 0; a < kIn; ++a) from[a] = in.of[a][i];
@@ -138,7 +162,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 #pragma unroll
     for (int a = 0; a < kOut; ++a) {
-      *reinterpret_cast<Pack<kWidth>*>(out.of[a] + first) = y[a];
+      store_pack(out.of[a] + first, y[a]);
     }
   }
 }

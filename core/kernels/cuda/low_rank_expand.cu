@@ -27,12 +27,14 @@ __global__ void __launch_bounds__(kThreads)
   if (column >= by.columns) return;
   float sum[kRows][kWidth] = {};
   for (std::int64_t k = 0; k < by.rank; ++k) {
-    const auto v = *reinterpret_cast<const Pack<kWidth>*>(q + k * by.columns + column);
+    const Pack<kWidth> v = load_pack<kWidth>(q + k * by.columns + column);
+    float factor[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) factor[r] = row + r < by.rows ? p[(row + r) * by.rank + k] : 0;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float factor = row + r < by.rows ? p[(row + r) * by.rank + k] : 0.0f;
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) sum[r][i] += factor * v.of[i];
+      for (int i = 0; i < kWidth; ++i) sum[r][i] += factor[r] * v.of[i];
     }
   }
 #pragma unroll
@@ -41,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
     Pack<kWidth> out;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) out.of[i] = sum[r][i];
-    *reinterpret_cast<Pack<kWidth>*>(y + (row + r) * by.columns + column) = out;
+    store_pack(y + (row + r) * by.columns + column, out);
   }
 }
 

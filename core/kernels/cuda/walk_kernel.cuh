@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) x[k][a].of[i] = *from;
       } else {
-        x[k][a] = *reinterpret_cast<const Pack<kWidth>*>(from);
+        x[k][a] = load_pack<kWidth>(from);
       }
     }
   }
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int a = 0; a < kIn; ++a) from[a] = x[k][a].of[i];
       f(from, &y.of[i]);
     }
-    *reinterpret_cast<Pack<kWidth>*>(out + at[k][kIn]) = y;
+    store_pack(out + at[k][kIn], y);
   }
 }
 
