@@ -8,10 +8,12 @@ set -euo pipefail
 
 usage() {
   cat <<'EOT'
-usage: cluster/bundle.sh [--build FOLDER] [-o FILE]
-  --build FOLDER  a finished build (default: build)
-  -o FILE         the archive to write (default: peal-VERSION-x86_64.tar.gz); what is in it lies in
-                  one folder of that name
+usage: cluster/bundle.sh [--build FOLDER] [-o FILE] [--with PROGRAM]... [--system LIBRARY]...
+  --build FOLDER    a finished build (default: build)
+  -o FILE           the archive to write (default: peal-VERSION-x86_64.tar.gz); what is in it lies
+                    in one folder of that name
+  --with PROGRAM    another program of the build, for the folder bin
+  --system LIBRARY  a library that is left to the system, such as libnccl
 
 On every host, at the same path (or once, on a file system that all share):
   tar xf peal-VERSION-x86_64.tar.gz
@@ -25,6 +27,9 @@ EOT
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$here/build
 archive=
+programs=(peal)
+# What libc brings, and what comes with the driver of a GPU: the system's own.
+system_libraries='ld-linux-x86-64|libc|libm|libpthread|libdl|librt|libutil|libresolv|libanl|libcuda|libnvidia-ml'
 
 fail() {
   printf 'bundle.sh: %s\n' "$*" >&2
@@ -34,14 +39,22 @@ fail() {
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --help | -h) usage; exit 0 ;;
-    --build | -o) [[ $# -ge 2 ]] || fail "$1 needs a value" ;;
+    --build | -o | --with | --system) [[ $# -ge 2 ]] || fail "$1 needs a value" ;;
     *) usage >&2; fail "unknown argument '$1'" ;;
   esac
-  if [[ $1 == -o ]]; then archive=$2; else build=$(cd "$2" && pwd) || exit 2; fi
+  case "$1" in
+    -o) archive=$2 ;;
+    --build) build=$(cd "$2" && pwd) || exit 2 ;;
+    --with) programs+=("$2") ;;
+    --system) system_libraries+="|$2" ;;
+  esac
   shift 2
 done
+system_libraries="^($system_libraries)\\.so"
 
-[[ -x $build/peal ]] || fail "$build has no program peal; build it first"
+for program in "${programs[@]}"; do
+  [[ -x $build/$program ]] || fail "$build has no program $program; build it first"
+done
 [[ $(uname -m) == x86_64 ]] || fail "this makes bundles for x86-64 only"
 for tool in patchelf ldd tar gzip mpirun orted; do
   type -P "$tool" > /dev/null || fail "needs $tool (Debian packages patchelf, openmpi-bin)"
@@ -55,8 +68,6 @@ trap 'rm -rf "$work"' EXIT
 root=$work/$name
 mkdir -p "$root"/{bin,libexec,lib/openmpi,share/openmpi,etc,examples}
 
-# What libc brings, and what comes with the driver of a GPU: the system's own.
-system_libraries='^(ld-linux-x86-64|libc|libm|libpthread|libdl|librt|libutil|libresolv|libanl|libcuda|libnvidia-ml)\.so'
 # Open MPI's parts that need drivers of the host, or other schedulers.
 left_out='(openib|ofi|ucx|psm|uct|usnic|portals|knem|flux|gridengine|spml|sshmem|memheap|oshmem|scoll|_atomic_|monitoring|java)'
 
@@ -148,7 +159,7 @@ write_readme() {
 set_run_paths() {
   local file
   patchelf --force-rpath --set-rpath '$ORIGIN/../lib' \
-    "$root/bin/peal" "$root/libexec/mpirun" "$root/libexec/orted"
+    "${programs[@]/#/$root/bin/}" "$root/libexec/mpirun" "$root/libexec/orted"
   for file in "$root"/lib/*.so*; do patchelf --force-rpath --set-rpath '$ORIGIN' "$file"; done
   for file in "$root"/lib/openmpi/*.so; do
     patchelf --force-rpath --set-rpath '$ORIGIN/..' "$file"
@@ -165,15 +176,15 @@ check_bundle() {
       bad=1
     done < <(env -u LD_LIBRARY_PATH ldd "$file" |
       awk '$2 == "=>" { print $1, ($3 ~ /^\// ? $3 : "") }')
-  done < <(find "$root"/bin/peal "$root/libexec" "$root/lib" -type f ! -name '*.sh')
+  done < <(find "${programs[@]/#/$root/bin/}" "$root/libexec" "$root/lib" -type f ! -name '*.sh')
   [[ $bad == 0 ]] || fail "the bundle is not whole"
   env -i "$root/peal" --version > /dev/null || fail "the program of the bundle does not run"
   env -i "$root/bin/mpirun" --version > /dev/null || fail "mpirun of the bundle does not run"
 }
 
-install -m 755 "$build/peal" "$root/bin/peal"
+for program in "${programs[@]}"; do install -m 755 "$build/$program" "$root/bin/"; done
 take_open_mpi
-take_libraries "$root/bin/peal" "$root"/libexec/{mpirun,orted} "$root"/lib/openmpi/*.so
+take_libraries "${programs[@]/#/$root/bin/}" "$root"/libexec/{mpirun,orted} "$root"/lib/openmpi/*.so
 write_wrappers
 write_readme
 set_run_paths
