@@ -66,8 +66,10 @@ TEST(LargeRows, Softmax) {
           gradient[c] = log ? k.dy[c] - share[c] * total : share[c] * (k.dy[c] - total);
         }
       });
-      expect_close(y, log ? expected : share, 3e-6, 1e-9, "y");
-      expect_close(dx, gradient, 3e-6, 3e-6, "dx");
+      // In f32 the logarithm of a large sum, and what is multiplied by one, are that much off.
+      const double off = log ? 1e-5 : 3e-6;
+      expect_close(y, log ? expected : share, 3e-6, log ? off : 1e-9, "y");
+      expect_close(dx, gradient, off, off, "dx");
     }
   }
 }

@@ -151,7 +151,10 @@ __global__ void __launch_bounds__(kThreads)
     if (first + kWide <= n) {
       packs[k] = read_pack<kWide>(x + first, wide);
     } else {
-      for (int e = 0; first + e < n; ++e) packs[k].of[e] = x[first + e];
+#pragma unroll
+      for (int e = 0; e < kWide; ++e) {
+        if (first + e < n) packs[k].of[e] = x[first + e];
+      }
     }
   }
   double sum = 0;

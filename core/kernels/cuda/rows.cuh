@@ -170,10 +170,10 @@ class BlockPart : public RowMath<BlockPart<kWidth_, kBlock_>, kWidth_> {
         packs[k] = read_pack<kWidth>(from + c + k * kStep, of.wide);
       }
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) write_pack<kWidth>(to + c + k * kStep, packs[k], true);
+      for (int k = 0; k < kAtOnce; ++k) hold(to + c + k * kStep, packs[k]);
     }
     for (; c < of.columns; c += kStep) {
-      write_pack<kWidth>(to + c, read_pack<kWidth>(from + c, of.wide), true);
+      hold(to + c, read_pack<kWidth>(from + c, of.wide));
     }
     return {to, true};
   }
@@ -187,6 +187,11 @@ class BlockPart : public RowMath<BlockPart<kWidth_, kBlock_>, kWidth_> {
 
   const RowsOf of;
   const std::int64_t row;
+
+ private:
+  __device__ static void hold(float* to, const Pack<kWidth>& pack) {
+    *reinterpret_cast<Pack<kWidth>*>(to) = pack;
+  }
 };
 
 // launch(Part) for the Part of rows that long, Part being a tag.

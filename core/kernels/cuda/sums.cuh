@@ -11,17 +11,18 @@ namespace peal::cuda {
 template <int kWidth>
 __device__ Pack<kWidth> read_pack(const float* from, bool wide) {
   if constexpr (kWidth == 1) return {{*from}};
-  if (wide) return *reinterpret_cast<const Pack<kWidth>*>(from);
+  if (wide) return load_pack<kWidth>(from);
   Pack<kWidth> pack;
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) pack.of[e] = from[e];
   return pack;
 }
 
+// To global memory.
 template <int kWidth>
 __device__ void write_pack(float* to, const Pack<kWidth>& pack, bool wide) {
   if (wide) {
-    *reinterpret_cast<Pack<kWidth>*>(to) = pack;
+    store_pack<kWidth>(to, pack);
     return;
   }
 #pragma unroll
