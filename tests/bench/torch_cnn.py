@@ -1,18 +1,31 @@
 #!/usr/bin/env python3
 """The CNN of examples/fashion_mnist_cnn.textproto under PyTorch eager on a GPU, beside
-`peal bench train` on it, in turns. Data is random and lies on the GPU from the start (PyTorch) or in
-host memory (Peal); no .item() in PyTorch's loop.
+`peal bench train` on it, in turns. PyTorch's data is random and lies on the GPU from the start, and
+nothing is read back in its loop; Peal prepares its batches in host memory.
 
-usage: torch_cnn.py PEAL JOB [--batch 64] [--steps 400] [--rounds 3]     JOB names records on disk
+usage: torch_cnn.py PEAL DATA [--batch 64] [--steps 400] [--rounds 3]
+DATA holds the t10k files of Fashion-MNIST
 """
 import argparse
 import json
 import statistics
 import subprocess
+import tempfile
 import time
 
 import torch
 from torch import nn
+
+JOB = """
+data {{
+  train {{ idx {{ images: "{data}/t10k-images-idx3-ubyte.gz" labels: "{data}/t10k-labels-idx1-ubyte.gz" }} }}
+  preprocess {{ scale {{ factor: 0.0111093 offset: -0.810198 }} }}
+}}
+model {{ cnn {{ dropout: 0.25 }} }}
+optimizer {{ sgd {{ learning_rate: 0.05 momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
+train {{ epochs: 1000 global_batch: 64 }}
+parallel {{ virtual_ranks: 1 device: CUDA }}
+"""
 
 
 def torch_rate(batch, steps, warmup=50):
@@ -46,8 +59,8 @@ def torch_rate(batch, steps, warmup=50):
 
 def peal_rate(peal, job, batch, steps, extra):
     words = [peal, "bench", "train", job, "--steps", str(steps), "--warmup", "50", "--json", "--set",
-             "parallel.device=CUDA", "--set", f"train.global_batch={batch}"]
-    for setting in ["parallel.virtual_ranks=1", *extra]:
+             f"train.global_batch={batch}"]
+    for setting in extra:
         words += ["--set", setting]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
@@ -58,17 +71,20 @@ def peal_rate(peal, job, batch, steps, extra):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("peal")
-    parser.add_argument("job")
+    parser.add_argument("data")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], help="for Peal, path=value")
     options = parser.parse_args()
     ours, theirs, last = [], [], {}
-    for _ in range(options.rounds):
-        last = peal_rate(options.peal, options.job, options.batch, options.steps, options.set)
-        ours.append(last["samples_per_second"])
-        theirs.append(torch_rate(options.batch, options.steps))
+    with tempfile.NamedTemporaryFile("w", suffix=".textproto") as job:
+        job.write(JOB.format(data=options.data))
+        job.flush()
+        for _ in range(options.rounds):
+            last = peal_rate(options.peal, job.name, options.batch, options.steps, options.set)
+            ours.append(last["samples_per_second"])
+            theirs.append(torch_rate(options.batch, options.steps))
     peal, torch_ = statistics.median(ours), statistics.median(theirs)
     print(f"batch {options.batch}: Peal {peal:.0f} samples/s, PyTorch eager {torch_:.0f}, "
           f"ratio {peal / torch_:.2f}")

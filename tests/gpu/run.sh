@@ -10,7 +10,7 @@ usage: run.sh pack FILE [--build FOLDER]
 pack  an archive (.tar.gz) with the test programs and all that they need but libc and the GPU's
       libraries; FOLDER is a finished build (default: build)
 run   all checks; FOLDER is the unpacked archive (default: where this script lies)
-  --only LIST    groups with commas between them: device, kernels, graph, bits, comm, bench, sanitizer
+  --only LIST    groups with commas between them: device, kernels, graph, bits, comm, train, bench, sanitizer
   --sanitizer    compute-sanitizer too, which takes minutes
   --device N     of computing checks (default: 0)
   --report FILE  default: FOLDER/report.md
@@ -29,7 +29,7 @@ test_programs=(kernels_test graph_test optim_test models_test gpu_test cuda_benc
 # ---- pack --------------------------------------------------------------------------------------
 
 pack() {
-  local source build archive='' words=() root program
+  local source build archive='' words=() root program data
   source=$(cd "$here/../.." && pwd)
   build=$source/build
   while [[ $# -gt 0 ]]; do
@@ -58,7 +58,11 @@ pack() {
   mkdir "$root/golden"
   cp "$source"/tests/golden/*.bin "$source"/tests/golden/*.txt "$root/golden/" &&
     cp "$here/run.sh" "$here/left_out.txt" "$here/README.md" "$root/" &&
-    cp "$source/tests/bench/torch_kernels.py" "$root/" || exit 1
+    cp "$source"/tests/bench/torch_{kernels,cnn}.py "$here/train.py" "$root/" || exit 1
+  data=${PEAL_TEST_DATA:-$source/../shared/data}/fashion-mnist
+  mkdir "$root/data"
+  cp "$data"/t10k-*.gz "$root/data/" ||
+    fail "training needs the t10k files of Fashion-MNIST in $data; set PEAL_TEST_DATA"
   "$root/peal" --version > "$root/built.txt"
   git -C "$source" describe --always --dirty --abbrev=12 >> "$root/built.txt" 2> /dev/null
   tar czf "$archive" -C "$work" --owner=0 --group=0 --sort=name peal-gpu-tests || exit 1
@@ -237,10 +241,19 @@ run_comm() {
   done
 }
 
+run_train() {
+  if [[ -n $python ]]; then
+    check "training" 240 "$python" "$root/train.py" "$root/peal" "$root/data"
+  else
+    did_not_run "training" "no Python here"
+  fi
+}
+
 run_bench() {
   check "bench" 120 "$root/bin/cuda_bench" "cuda:$device"
   if [[ -n $python ]]; then
     check "bench of PyTorch" 180 "$python" "$root/torch_kernels.py" --beside "$logs/bench.log"
+    check "CNN beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data"
   else
     did_not_run "bench of PyTorch" "no Python here"
   fi
@@ -264,7 +277,7 @@ run_sanitizer() {
 
 show_figures() {
   local name
-  for name in "bench" "bench of PyTorch"; do
+  for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch"; do
     [[ -s $logs/${name// /_}.log ]] || continue
     printf '\n## %s\n\n' "$name"
     cat "$logs/${name// /_}.log"
@@ -280,7 +293,7 @@ show_figures() {
 }
 
 parse_run() {
-  groups=(device kernels graph bits comm bench)
+  groups=(device kernels graph bits comm train bench)
   report='' device=0 root=$here
   local given=
   while [[ $# -gt 0 ]]; do
@@ -300,8 +313,8 @@ parse_run() {
   [[ -z $given ]] || root=$(cd "$given" && pwd) || fail "no folder $given"
   local group
   for group in "${groups[@]}"; do
-    [[ " device kernels graph bits comm bench sanitizer " == *" $group "* ]] ||
-      fail "unknown group '$group'; allowed: device, kernels, graph, bits, comm, bench, sanitizer"
+    [[ " device kernels graph bits comm train bench sanitizer " == *" $group "* ]] ||
+      fail "unknown group '$group'; allowed: device, kernels, graph, bits, comm, train, bench, sanitizer"
   done
   [[ $device =~ ^[0-9]$ ]] || fail "--device wants a number, got '$device'"
   [[ -x $root/bin/kernels_test ]] || fail "$root is no unpacked archive of 'run.sh pack'"
