@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 import unittest
+from unittest import mock
 
 from peal_cli import DATA, MPI_ENVIRONMENT, PEAL, PealTest, run, run_failing
 
@@ -77,6 +78,14 @@ class WrongInput(PealTest):
                 (["int8.block=6"], ("int8.block", "6", "multiple of 4"))):
             self.refuse_job([f"{compression}.{o}" for o in overrides], INPUT, *expected)
         self.refuse_job([f"{compression}={{}}"], INPUT, compression, "f16, bf16, int8, power_sgd")
+
+    def test_a_gpu_that_is_not_there(self):
+        nothing = {"CUDA_VISIBLE_DEVICES": "-1"}  # whatever this machine has
+        with mock.patch.dict(os.environ, nothing), mock.patch.dict(MPI_ENVIRONMENT, nothing):
+            self.refuse_job(["parallel.device=CUDA"], INPUT, "cuda:0: ", "CUDA")
+            self.refuse_job(["parallel.device=CUDA", "parallel.compression.bf16={}"], INPUT,
+                            "parallel.compression", "leave it out", "device: CPU")
+        self.refuse_job(["parallel.device=GPU"], INPUT, "parallel.device", "CPU, CUDA")
 
     def test_gradients_beyond_f16(self):
         self.refuse_job(["parallel.compression.f16={}", "data.preprocess[0].scale.factor=1e4"],

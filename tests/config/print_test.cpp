@@ -48,6 +48,8 @@ parallel {
   start_deadline_seconds: 300
   deadline_seconds: 60
   overlap: true
+  device: CPU
+  gpu_comm: AUTO
 }
 checkpoint {
   every_steps: 0
