@@ -386,7 +386,7 @@ class Bench {
     };
     for (const auto& [x_shape, w_shape] :
          {Case{{64, 64, 56, 56}, {64, 64, 3, 3}}, Case{{64, 256, 14, 14}, {256, 256, 3, 3}},
-          Case{{256, 1, 28, 28}, {32, 1, 3, 3}}}) {
+          Case{{256, 1, 28, 28}, {32, 1, 3, 3}}, Case{{64, 1, 28, 28}, {32, 1, 3, 3}}}) {
       group("conv2d", [&, x_of = x_shape, w_of = w_shape] {
         Conv2dSpec spec;
         spec.x = x_of;

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <optional>
 
 #include "core/base/error.h"
 #include "core/kernels/cuda/bias.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/cudnn.h"
+#include "core/kernels/cuda/narrow_wgrad.h"
 
 namespace peal::cuda {
 namespace {
@@ -22,7 +24,10 @@ class CudnnConv2d final : public Conv2d {
     if (spec.x_layout != nullptr)
       fail_internal("make_conv2d", "x is row-major on CUDA; this one is not");
     prepare_forward();
-    if (spec.training) backward_weights_ = require(ConvPass::backward_weights);
+    // cuDNN's one deterministic f32 engine for a network's first layer is several times slower.
+    if (spec.training) narrow_ = NarrowWgrad::of(spec);
+    if (narrow_) scratch_bytes_ = narrow_->scratch_bytes();
+    if (spec.training && !narrow_) backward_weights_ = require(ConvPass::backward_weights);
     if (spec.training && spec.needs_dx) backward_data_ = require(ConvPass::backward_data);
     for (const ConvPlan* plan : {forward_, backward_data_, backward_weights_}) {
       if (plan != nullptr) scratch_bytes_ = std::max(scratch_bytes_, plan->scratch_bytes());
@@ -53,6 +58,10 @@ class CudnnConv2d final : public Conv2d {
 
   void backward_weights(Stream& s, const Tensor& x, const Tensor& dy, Tensor dw, Tensor db,
                         Tensor scratch) override {
+    if (narrow_) {
+      narrow_->run(s, x, dy, dw, db, scratch);
+      return;
+    }
     backward_weights_->run(s, {&x, &dy, &dw}, scratch);
     if (!spec_.bias) return;
     const Shape shape = spec_.y();
@@ -86,7 +95,8 @@ class CudnnConv2d final : public Conv2d {
   bool fused_ = false;
   ConvPlan* forward_ = nullptr;
   ConvPlan* backward_data_ = nullptr;
-  ConvPlan* backward_weights_ = nullptr;
+  ConvPlan* backward_weights_ = nullptr;  // unless narrow_
+  std::optional<NarrowWgrad> narrow_;
   std::size_t scratch_bytes_ = 0;
 };
 
