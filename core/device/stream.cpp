@@ -22,6 +22,7 @@ Stream::Stream(Stream&& other) noexcept {
 Stream& Stream::operator=(Stream&& other) noexcept {
   std::swap(device_, other.device_);
   std::swap(handle_, other.handle_);
+  std::swap(workspace_, other.workspace_);
   std::swap(owned_, other.owned_);
   return *this;
 }
@@ -33,10 +34,21 @@ void Stream::wait(const Event& event) {
 void Stream::create() {
   handle_ = cuda::make_stream(device_);
   owned_ = true;
+  try {
+    make_workspace();
+  } catch (...) {
+    destroy();  // as the destructor of what was not made does not run
+    throw;
+  }
 }
 
 void Stream::destroy() noexcept {
-  cuda::free_stream(handle_);
+  cuda::release_in_order(workspace_, handle_, device_);
+  if (owned_) cuda::free_stream(handle_);
+}
+
+void Stream::make_workspace() {
+  workspace_ = cuda::allocate_in_order(kWorkspaceBytes, handle_, device_);
 }
 
 void Stream::synchronize_device() const {

@@ -24,7 +24,7 @@ class Stream {
   // A stream of the host program (a cudaStream_t, 0 included), which keeps it.
   static Stream borrow(void* handle, Device device);
   ~Stream() {
-    if (owned_) destroy();
+    if (owned_ || workspace_ != nullptr) destroy();
   }
   Stream(Stream&& other) noexcept;
   Stream& operator=(Stream&& other) noexcept;
@@ -35,16 +35,26 @@ class Stream {
   void synchronize() const {
     if (device_.kind != Device::Kind::cpu) synchronize_device();
   }
+  // On cuda: memory of the device in which a call keeps what its own kernels hand to each other,
+  // as the calls of a stream run one after another. A stream of its own has it from the start; a
+  // borrowed one gets it in the first call that asks, which must not be captured.
+  static constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 10;
+  std::byte* workspace() {
+    if (workspace_ == nullptr) make_workspace();
+    return workspace_;
+  }
   // What is enqueued from now on begins after the event.
   void wait(const Event& event);
 
  private:
   void create();
   void destroy() noexcept;
+  void make_workspace();
   void synchronize_device() const;
 
   Device device_;
   void* handle_ = nullptr;
+  std::byte* workspace_ = nullptr;
   bool owned_ = false;
 };
 

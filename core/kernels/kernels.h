@@ -5,7 +5,8 @@
 // - Tensors are f32, row-major, on the stream's device; indices and labels are i32.
 // - Shapes are checked when a graph is recorded; kernels trust them.
 // - Work is enqueued on `s` and nothing allocates or waits. Prepared kernels (make_*) do their
-//   allocation, JIT compilation and choice of algorithm when they are made.
+//   allocation, JIT compilation and choice of algorithm when they are made. On CUDA partial sums
+//   wait in the stream's workspace (stream.h): a captured call is replayed in its stream's order.
 // - Outputs are overwritten and never alias inputs, except where "may be in place" is said.
 // - Every order of summation is fixed by the shapes alone: same inputs, same bits, at any time and
 //   on any thread.

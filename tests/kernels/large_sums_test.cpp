@@ -18,6 +18,9 @@ TEST(LargeSums, Reduce) {
       {{2100, 40}, {1, 40}},
       {{40, 3, 20, 9}, {1, 3, 1, 9}},
       {{2, 5, 33, 65}, {2, 1, 33, 1}},
+      {{520, 5000}, {520, 1}},
+      {{9001, 5}, {1, 5}},
+      {{3, 9000, 6}, {3, 1, 6}},
   };
   for (const auto& [from, to] : cases) {
     std::vector<float> x = normals(count(from), 1), y(count(to));
@@ -76,7 +79,7 @@ TEST(LargeSums, BatchNorm) {
 
 TEST(LargeSums, PairsOfALoss) {
   Stream s;
-  for (const Shape& shape : {Shape{700, 12}, Shape{700, 13}}) {
+  for (const Shape& shape : {Shape{700, 12}, Shape{700, 13}, Shape{9001, 12}, Shape{9001, 13}}) {
     std::vector<float> x = normals(count(shape), 1), t = normals(count(shape), 2);
     std::vector<float> weight = normals(static_cast<std::size_t>(shape[0]), 3);
     for (float& w : weight) w = std::fabs(w);
@@ -91,6 +94,41 @@ TEST(LargeSums, PairsOfALoss) {
                                        {.data = &loss, .shape = {}});
     EXPECT_NEAR(loss, expected, 1e-7 * expected);
   }
+}
+
+TEST(LargeSums, LossesOfManyRecords) {
+  Stream s;
+  constexpr std::size_t kRecords = 40000, kClasses = 3;
+  constexpr auto kCount = static_cast<std::int64_t>(kRecords);
+  std::vector<float> logits = normals(kRecords * kClasses, 1), chances(logits.size());
+  std::vector<float> weight = normals(kRecords, 2), targets(kRecords);
+  std::vector<std::int32_t> labels(kRecords);
+  std::vector<double> expected_chances(logits.size());
+  double of_classes = 0, of_yes_or_no = 0;
+  for (std::size_t b = 0; b < kRecords; ++b) {
+    weight[b] = b % 5 == 0 ? 0 : std::fabs(weight[b]);
+    targets[b] = b % 2 == 0 ? 1.0f : 0.0f;
+    labels[b] = static_cast<std::int32_t>(b * b % kClasses);
+    const float* const x = logits.data() + b * kClasses;
+    double total = 0;
+    for (std::size_t c = 0; c < kClasses; ++c) total += std::exp(static_cast<double>(x[c]));
+    for (std::size_t c = 0; c < kClasses; ++c) {
+      expected_chances[b * kClasses + c] = std::exp(static_cast<double>(x[c])) / total;
+    }
+    of_classes += weight[b] * (std::log(total) - x[labels[b]]);
+    const double z = logits[b];
+    of_yes_or_no += weight[b] * (std::log1p(std::exp(z)) - targets[b] * z);
+  }
+  float loss = -1;
+  const Tensor w = view(weight, {kCount}), out{.data = &loss, .shape = {}};
+  const Shape shape{kCount, kClasses};
+  kernels_under_test().softmax_cross_entropy(s, view(logits, shape), view(labels, {kCount}), w,
+                                             view(chances, shape), out);
+  EXPECT_NEAR(loss, of_classes, 1e-6 * of_classes);
+  expect_close(chances, expected_chances, 1e-6, 0, "probabilities");
+  kernels_under_test().binary_cross_entropy(s, {.data = logits.data(), .shape = {kCount}},
+                                            view(targets, {kCount}), w, out);
+  EXPECT_NEAR(loss, of_yes_or_no, 1e-6 * of_yes_or_no);
 }
 
 // Ids that are used more often than a row is long, or than is sorted; rows of several parts.

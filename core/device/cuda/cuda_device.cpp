@@ -118,6 +118,23 @@ void unpin(std::byte* data) noexcept {
   cudaHostUnregister(data);
 }
 
+std::byte* allocate_in_order(std::size_t bytes, void* stream, const Device& device) {
+  const Current current(device);
+  void* data = nullptr;
+  check(cudaMallocAsync(&data, bytes, stream_of(stream)), "cudaMallocAsync",
+        human_bytes(double(bytes)), " on ", to_string(device));
+  return static_cast<std::byte*>(data);
+}
+
+void release_in_order(std::byte* data, void* stream, const Device& device) noexcept {
+  if (data == nullptr) return;
+  int before = 0;  // a stream 0 is the current device's
+  const bool known = cudaGetDevice(&before) == cudaSuccess;
+  cudaSetDevice(device.index);
+  if (cudaFreeAsync(data, stream_of(stream)) != cudaSuccess) cudaGetLastError();
+  if (known) cudaSetDevice(before);
+}
+
 void* make_stream(const Device& device) {
   require(device);
   const Current current(device);

@@ -36,6 +36,10 @@ void release(std::byte* data, const Device& device) noexcept;
 void pin(std::byte* data, std::size_t bytes, const Device& device);
 void unpin(std::byte* data) noexcept;
 
+// In the order of a stream's work: nothing waits. Not zeroed.
+std::byte* allocate_in_order(std::size_t bytes, void* stream, const Device& device);
+void release_in_order(std::byte* data, void* stream, const Device& device) noexcept;
+
 void* make_stream(const Device& device);
 void free_stream(void* stream) noexcept;
 void synchronize_stream(void* stream, const Device& device);

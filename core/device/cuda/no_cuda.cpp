@@ -48,6 +48,12 @@ void pin(std::byte*, std::size_t, const Device& device) {
 
 void unpin(std::byte*) noexcept {}
 
+std::byte* allocate_in_order(std::size_t, void*, const Device& device) {
+  refuse(to_string(device));
+}
+
+void release_in_order(std::byte*, void*, const Device&) noexcept {}
+
 void* make_stream(const Device& device) {
   refuse(to_string(device));
 }

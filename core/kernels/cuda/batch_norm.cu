@@ -1,4 +1,4 @@
-// The sums of a channel are the work of one block, as no call has memory for partial sums: with
+// The sums of a channel are the work of one block: with
 // fewer than some 64 channels of hundreds of MB not all multiprocessors are at work.
 //
 // Cost: statistics and batch_norm read x once each, backward reads x and dy twice.

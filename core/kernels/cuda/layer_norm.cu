@@ -1,7 +1,8 @@
 // Rows are normalised as rows.cuh has it. The gradients of gamma and beta are sums over all rows:
 // first those of chunks of rows, which wait in scratch memory, then those over the chunks.
 //
-// Cost: forward reads x once and writes y; backward reads x and dy twice, once for these sums.
+// Cost: forward reads x once and writes y; backward reads x and dy once where a block has a row at
+// a time (rows of 4 * 512 at most, in packs), else twice, once for these sums.
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/rows.cuh"
 
@@ -67,9 +68,9 @@ __global__ void __launch_bounds__(Part::kBlock)
 struct Chunks {
   std::int64_t rows, columns, rows_each, count;
 
-  static Chunks of(std::int64_t rows, std::int64_t columns) {
-    constexpr std::int64_t kLeast = 64, kMost = 128;  // rows of a chunk; chunks
-    const std::int64_t each = std::max(kLeast, ceil_div(rows, kMost));
+  // At least so many rows in a chunk; at most so many chunks.
+  static Chunks of(std::int64_t rows, std::int64_t columns, std::int64_t least, std::int64_t most) {
+    const std::int64_t each = std::max(least, ceil_div(rows, most));
     return {rows, columns, each, std::max<std::int64_t>(ceil_div(rows, each), 1)};
   }
   // Two sums for each column and chunk: (chunk, 2, column).
@@ -121,17 +122,93 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Block (x, y): 32 columns of gamma's or beta's gradient, the chunks shared by eight warps.
-__global__ void __launch_bounds__(kThreads)
+// All of a chunk by one block, whose thread has one pack of each row: the gradient of x too. The
+// next row is read before the sums of this one are waited for.
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock, 1024 / kBlock)
+    gradients_of_chunks(const float* x, const float* gamma, const float* mean,
+                        const float* variance, const float* dy, float epsilon, bool wide,
+                        Chunks chunks, float* dx, double* sums) {
+  constexpr int kWarps = kBlock / kWarp;
+  __shared__ double shared[2][2][kWarps];  // of rows in turn, so that one barrier is enough
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int column = static_cast<int>(threadIdx.x) * kWide;
+  const bool has = column < chunks.columns;
+  const std::int64_t begin = blockIdx.x * chunks.rows_each;
+  const std::int64_t end = min(begin + chunks.rows_each, chunks.rows);
+  const double per_n = 1.0 / static_cast<double>(chunks.columns);
+  Pack<kWide> factors = {}, v = {}, d = {};
+  if (has) factors = read_pack<kWide>(gamma + column, wide);
+  if (has && begin < end) {
+    v = read_pack<kWide>(x + begin * chunks.columns + column, wide);
+    d = read_pack<kWide>(dy + begin * chunks.columns + column, wide);
+  }
+  double of_gamma[kWide] = {}, of_beta[kWide] = {};
+  for (std::int64_t r = begin; r < end; ++r) {
+    const std::int64_t at = r * chunks.columns + column;
+    Pack<kWide> next_v = {}, next_d = {};
+    if (has && r + 1 < end) {
+      next_v = read_pack<kWide>(x + at + chunks.columns, wide);
+      next_d = read_pack<kWide>(dy + at + chunks.columns, wide);
+    }
+    const float average = mean[r], rstd = inverse_deviation(variance[r], epsilon);
+    double plain = 0, along = 0;
+    if (has) {
+#pragma unroll
+      for (int e = 0; e < kWide; ++e) {
+        const float z = (v.of[e] - average) * rstd;
+        const auto sent = static_cast<double>(d.of[e] * factors.of[e]);
+        plain += sent;
+        along += sent * z;
+        of_gamma[e] += static_cast<double>(d.of[e] * z);
+        of_beta[e] += static_cast<double>(d.of[e]);
+      }
+    }
+    plain = warp_reduce(plain);
+    along = warp_reduce(along);
+    double(&both)[2][kWarps] = shared[r % 2];
+    if (lane == 0) {
+      both[0][warp] = plain;
+      both[1][warp] = along;
+    }
+    __syncthreads();
+    const auto constant = static_cast<float>(warp_reduce<kWarps>(both[0][lane % kWarps]) * per_n);
+    const auto slope = static_cast<float>(warp_reduce<kWarps>(both[1][lane % kWarps]) * per_n);
+    if (has) {
+      Pack<kWide> out;
+#pragma unroll
+      for (int e = 0; e < kWide; ++e) {
+        const float z = (v.of[e] - average) * rstd;
+        out.of[e] = rstd * (d.of[e] * factors.of[e] - constant - z * slope);
+      }
+      write_pack<kWide>(dx + at, out, wide);
+    }
+    v = next_v;
+    d = next_d;
+  }
+  if (!has) return;
+  double* const to = sums + 2 * blockIdx.x * chunks.columns + column;
+#pragma unroll
+  for (int e = 0; e < kWide; ++e) {
+    to[e] = of_gamma[e];
+    to[chunks.columns + e] = of_beta[e];
+  }
+}
+
+constexpr int kAddBlock = 1024;
+
+// Block (x, y): 32 columns of gamma's or beta's gradient, the chunks shared by the warps.
+__global__ void __launch_bounds__(kAddBlock)
     add_chunks(const double* sums, Chunks chunks, float* dgamma, float* dbeta) {
-  __shared__ double shared[kThreads];
-  const Tile tile{.rows = kThreads / kWarp, .columns = kWarp};
+  __shared__ double shared[kAddBlock];
+  const Tile tile{.rows = kAddBlock / kWarp, .columns = kWarp};
   const TileThread me(tile);
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kWarp + me.column;
   double sum = 0;
   if (column < chunks.columns) {
-#pragma unroll 4
-    for (std::int64_t k = me.row; k < chunks.count; k += kThreads / kWarp) {
+#pragma unroll 8
+    for (std::int64_t k = me.row; k < chunks.count; k += kAddBlock / kWarp) {
       sum += sums[(2 * k + blockIdx.y) * chunks.columns + column];
     }
   }
@@ -144,7 +221,10 @@ __global__ void __launch_bounds__(kThreads)
 class CudaLayerNorm final : public LayerNorm {
  public:
   CudaLayerNorm(std::int64_t rows, std::int64_t columns, float epsilon)
-      : chunks_(Chunks::of(rows, columns)), epsilon_(epsilon) {}
+      : block_(block_of(columns)),
+        chunks_(block_ > 0 ? Chunks::of(rows, columns, 8, kThreadsOfAll / block_)
+                           : Chunks::of(rows, columns, 64, 128)),
+        epsilon_(epsilon) {}
 
   std::size_t scratch_bytes() const override { return chunks_.bytes(); }
 
@@ -164,26 +244,60 @@ class CudaLayerNorm final : public LayerNorm {
                 Tensor scratch) override {
     const bool wide =
         aligned(x.data) && aligned(gamma.data) && aligned(dy.data) && aligned(dx.data);
+    if (chunks_.columns == 0) return;
+    const OnStream on(s);
+    const auto at_once = [&](auto kernel) {
+      kernel<<<blocks_for(chunks_.count, 1), static_cast<unsigned>(block_), 0, on.stream>>>(
+          x.as<float>(), gamma.as<float>(), mean.as<float>(), variance.as<float>(), dy.as<float>(),
+          epsilon_, wide, chunks_, dx.as<float>(), scratch.as<double>());
+      check_launch("layer_norm backward");
+    };
+    if (block_ == 64) {
+      at_once(gradients_of_chunks<64>);
+    } else if (block_ == 128) {
+      at_once(gradients_of_chunks<128>);
+    } else if (block_ == 256) {
+      at_once(gradients_of_chunks<256>);
+    } else if (block_ == 512) {
+      at_once(gradients_of_chunks<512>);
+    } else {
+      apart(s, on, x, gamma, mean, variance, dy, wide, dx, scratch);
+    }
+    const dim3 blocks(blocks_for(chunks_.columns, kWarp), 2);
+    add_chunks<<<blocks, kAddBlock, 0, on.stream>>>(scratch.as<double>(), chunks_,
+                                                    dgamma.as<float>(), dbeta.as<float>());
+    check_launch("layer_norm backward, gamma and beta");
+  }
+
+ private:
+  static constexpr std::int64_t kThreadsOfAll = 512 * 256;
+
+  // Threads of a block that has a pack of a row each; 0 where rows are too long or no packs.
+  static int block_of(std::int64_t columns) {
+    if (columns == 0 || columns % kWide != 0 || columns > 512 * kWide) return 0;
+    int threads = 64;
+    while (threads * kWide < columns) threads *= 2;
+    return threads;
+  }
+
+  // The gradient of x, and the sums of the chunks after it.
+  void apart(Stream& s, const OnStream& on, const Tensor& x, const Tensor& gamma,
+             const Tensor& mean, const Tensor& variance, const Tensor& dy, bool wide,
+             const Tensor& dx, const Tensor& scratch) const {
     for_part(chunks_.columns, [&]<class Part>(PartTag<Part>) {
       launch_rows<Part>(s, "layer_norm backward", gradient_of_x<Part>, chunks_.rows,
                         chunks_.columns, 2, wide, x.as<float>(), gamma.as<float>(),
                         mean.as<float>(), variance.as<float>(), dy.as<float>(), epsilon_,
                         dx.as<float>());
     });
-    if (chunks_.columns == 0) return;
-    const OnStream on(s);
     if (chunks_.columns % kWide == 0) {
       sum<kWide>(on, x, mean, variance, dy, scratch.as<double>());
     } else {
       sum<1>(on, x, mean, variance, dy, scratch.as<double>());
     }
-    const dim3 blocks(blocks_for(chunks_.columns, kWarp), 2);
-    add_chunks<<<blocks, kThreads, 0, on.stream>>>(scratch.as<double>(), chunks_,
-                                                   dgamma.as<float>(), dbeta.as<float>());
-    check_launch("layer_norm backward, gamma and beta");
+    check_launch("layer_norm backward, sums of chunks");
   }
 
- private:
   template <int kWidth>
   void sum(const OnStream& on, const Tensor& x, const Tensor& mean, const Tensor& variance,
            const Tensor& dy, double* sums) const {
@@ -194,6 +308,7 @@ class CudaLayerNorm final : public LayerNorm {
         aligned(x.data) && aligned(dy.data), chunks_, sums);
   }
 
+  int block_;
   Chunks chunks_;
   float epsilon_;
 };

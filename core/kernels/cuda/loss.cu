@@ -1,13 +1,41 @@
 // A record of weight 0 is not looked at, so that whatever fills it counts nowhere. Sums over
-// records are taken in f64 by one block, as no call has memory for partial sums:
-// binary_cross_entropy and squared_error, whose records are small, take no other.
+// records are taken in f64: by one block, or by blocks for parts of fixed size whose sums wait in
+// the stream's workspace.
+#include <algorithm>
+
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/rows.cuh"
 
 namespace peal::cuda {
 namespace {
 
-constexpr int kOneBlock = 1024;  // threads of a block that is the only one
+constexpr int kSumBlock = 1024;  // threads of a block that sums
+
+// The fewest of a part that is not the only one.
+constexpr std::int64_t kLossesOfPart = 2048, kPairsOfPart = 16384;
+
+// How `items` are shared by blocks that sum: `each` of them, but for the last.
+struct Parts {
+  std::int64_t each, count;
+  static Parts of(std::int64_t items, std::int64_t least) {
+    const std::int64_t each = std::max(least, ceil_div(items, kMostParts));
+    return {each, std::max<std::int64_t>(ceil_div(items, each), 1)};
+  }
+};
+
+// Where a block's sum goes: to its part, or to the loss where it is the only block.
+struct LossSum {
+  double* parts;
+  float* loss;
+  double divisor;
+  __device__ void put(double sum) const {
+    if (gridDim.x > 1) {
+      parts[blockIdx.x] = sum;
+    } else {
+      *loss = static_cast<float>(sum / divisor);
+    }
+  }
+};
 
 // ---- Cross entropy of classes ---------------------------------------------------------------
 
@@ -32,18 +60,19 @@ __global__ void __launch_bounds__(Part::kBlock)
   if (part.has(label)) to[label] = static_cast<float>(largest + log(total) - x[label]);
 }
 
-__global__ void __launch_bounds__(kOneBlock)
+__global__ void __launch_bounds__(kSumBlock)
     sum_losses(const std::int32_t* labels, const float* weight, std::int64_t records,
-               std::int64_t classes, float* probabilities, float* loss) {
+               std::int64_t classes, std::int64_t each, float* probabilities, LossSum to) {
   constexpr int kAtOnce = 4;
+  const std::int64_t begin = blockIdx.x * each, end = min(begin + each, records);
   double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < records; i += kAtOnce * kOneBlock) {
+  for (std::int64_t i = begin + threadIdx.x; i < end; i += kAtOnce * kSumBlock) {
     float* place[kAtOnce];
     float weights[kAtOnce], losses[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const std::int64_t b = i + k * kOneBlock;
-      weights[k] = b < records ? weight[b] : 0;
+      const std::int64_t b = i + k * kSumBlock;
+      weights[k] = b < end ? weight[b] : 0;
       place[k] = weights[k] != 0 ? probabilities + b * classes + labels[b] : nullptr;
     }
 #pragma unroll
@@ -55,8 +84,8 @@ __global__ void __launch_bounds__(kOneBlock)
       *place[k] = static_cast<float>(exp_below(-losses[k]));
     }
   }
-  sum = block_reduce<kOneBlock>(sum);
-  if (threadIdx.x == 0) *loss = static_cast<float>(sum);
+  sum = block_reduce<kSumBlock>(sum);
+  if (threadIdx.x == 0) to.put(sum);
 }
 
 // ---- Sums over few values -------------------------------------------------------------------
@@ -71,22 +100,22 @@ struct SquaredDistance {
   __device__ double operator()(double x, double t) const { return (x - t) * (x - t); }
 };
 
-// loss = sum of weight * f(x, t) / divisor over all elements of all records
+// The sum of weight * f(x, t) over all elements of all records
 template <int kWidth, class F>
-__global__ void __launch_bounds__(kOneBlock)
-    sum_pairs(const float* x, const float* t, const float* weight, std::int64_t records,
-              Divider packs, bool wide, double divisor, F f, float* loss) {
+__global__ void __launch_bounds__(kSumBlock)
+    sum_pairs(const float* x, const float* t, const float* weight, std::int64_t items,
+              Divider packs, std::int64_t each, bool wide, F f, LossSum to) {
   constexpr int kAtOnce = 4;
-  const std::int64_t items = records * packs.value();
+  const std::int64_t begin = blockIdx.x * each, end = min(begin + each, items);
   double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < items; i += kAtOnce * kOneBlock) {
+  for (std::int64_t i = begin + threadIdx.x; i < end; i += kAtOnce * kSumBlock) {
     Pack<kWidth> a[kAtOnce], b[kAtOnce];
     float weights[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const std::int64_t item = i + k * kOneBlock;
+      const std::int64_t item = i + k * kSumBlock;
       weights[k] = 0;
-      if (item >= items) continue;
+      if (item >= end) continue;
       a[k] = read_pack<kWidth>(x + item * kWidth, wide);
       b[k] = read_pack<kWidth>(t + item * kWidth, wide);
       weights[k] = weight[packs.divide(item)];
@@ -100,18 +129,32 @@ __global__ void __launch_bounds__(kOneBlock)
       }
     }
   }
-  sum = block_reduce<kOneBlock>(sum);
-  if (threadIdx.x == 0) *loss = static_cast<float>(sum / divisor);
+  sum = block_reduce<kSumBlock>(sum);
+  if (threadIdx.x == 0) to.put(sum);
+}
+
+LossSum loss_sum(Stream& s, Tensor loss, double divisor) {
+  return {parts_of(s), loss.as<float>(), divisor};
+}
+
+void add_up(const OnStream& on, const Parts& parts, const LossSum& to) {
+  if (parts.count > 1) add_parts(on, to.parts, 1, parts.count, 1, to.divisor, to.loss);
 }
 
 template <class F>
-void sum_pairs(const OnStream& on, const Tensor& x, const Tensor& t, const Tensor& weight,
+void sum_pairs(Stream& s, const char* name, const Tensor& x, const Tensor& t, const Tensor& weight,
                std::int64_t records, std::int64_t features, F f, Tensor loss) {
+  const OnStream on(s);
   const bool wide = aligned(x.data) && aligned(t.data);
   const auto launch = [&](auto kernel, int width) {
-    kernel<<<1, kOneBlock, 0, on.stream>>>(x.as<float>(), t.as<float>(), weight.as<float>(),
-                                           records, Divider(features / width), wide,
-                                           static_cast<double>(features), f, loss.as<float>());
+    const std::int64_t items = records * (features / width);
+    const Parts parts = Parts::of(items, kPairsOfPart);
+    const LossSum to = loss_sum(s, loss, static_cast<double>(features));
+    kernel<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
+        x.as<float>(), t.as<float>(), weight.as<float>(), items, Divider(features / width),
+        parts.each, wide, f, to);
+    check_launch(name);
+    add_up(on, parts, to);
   };
   if (features % kWide == 0) {
     launch(sum_pairs<kWide, F>, kWide);
@@ -217,9 +260,13 @@ void CudaKernels::softmax_cross_entropy(Stream& s, const Tensor& logits, const T
                       labels.as<std::int32_t>(), weight.as<float>(), probabilities.as<float>());
   });
   const OnStream on(s);
-  sum_losses<<<1, kOneBlock, 0, on.stream>>>(labels.as<std::int32_t>(), weight.as<float>(), records,
-                                             classes, probabilities.as<float>(), loss.as<float>());
+  const Parts parts = Parts::of(records, kLossesOfPart);
+  const LossSum to = loss_sum(s, loss, 1);
+  sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
+      labels.as<std::int32_t>(), weight.as<float>(), records, classes, parts.each,
+      probabilities.as<float>(), to);
   check_launch("softmax_cross_entropy, the sum");
+  add_up(on, parts, to);
 }
 
 void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& probabilities,
@@ -234,9 +281,8 @@ void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& probab
 
 void CudaKernels::binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,
                                        const Tensor& weight, Tensor loss) {
-  const OnStream on(s);
-  sum_pairs(on, logits, targets, weight, logits.numel(), 1, BinaryLoss{}, loss);
-  check_launch("binary_cross_entropy");
+  sum_pairs(s, "binary_cross_entropy", logits, targets, weight, logits.numel(), 1, BinaryLoss{},
+            loss);
 }
 
 void CudaKernels::binary_cross_entropy_backward(Stream& s, const Tensor& logits,
@@ -248,9 +294,8 @@ void CudaKernels::binary_cross_entropy_backward(Stream& s, const Tensor& logits,
 
 void CudaKernels::squared_error(Stream& s, const Tensor& x, const Tensor& targets,
                                 const Tensor& weight, Tensor loss) {
-  const OnStream on(s);
-  sum_pairs(on, x, targets, weight, x.shape[0], x.shape[1], SquaredDistance{}, loss);
-  check_launch("squared_error");
+  sum_pairs(s, "squared_error", x, targets, weight, x.shape[0], x.shape[1], SquaredDistance{},
+            loss);
 }
 
 void CudaKernels::squared_error_backward(Stream& s, const Tensor& x, const Tensor& targets,

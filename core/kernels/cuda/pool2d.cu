@@ -85,6 +85,11 @@ struct Holders {
         to(min(windows, (at + padding) / stride + 1)) {}
 };
 
+// Rows of windows side by side that hold x, those that x cuts off included.
+__host__ __device__ int bands_of(const Window& w) {
+  return (w.height + w.kernel[0] - 1) / w.kernel[0];
+}
+
 // dx gathers, in their order, what the windows that hold it send.
 template <PoolKind kKind, typename Saved>
 __global__ void __launch_bounds__(kThreads)
@@ -116,6 +121,67 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     dx[static_cast<std::int64_t>(plane) * area + at] = sum;
+  }
+}
+
+// dx of windows side by side (stride == kernel or one window, no padding): all lie inside of x. A
+// thread has kWidth columns of the rows of one window, reads what their windows send once and
+// writes 0 where there is none, at the right and the lower edge.
+// kSize > 0: both sides of the window.
+template <PoolKind kKind, int kSize, int kWidth, typename Saved>
+__global__ void __launch_bounds__(kThreads)
+    backward_apart(Window w, unsigned planes, const float* dy, const Saved* saved, float* dx) {
+  constexpr bool kWhole = kSize > 0 && kWidth % kSize == 0;  // windows of a thread
+  constexpr int kWindows = kWhole ? kWidth / kSize : kWidth;
+  const int kernel_rows = kSize > 0 ? kSize : w.kernel[0];
+  const int kernel_columns = kSize > 0 ? kSize : w.kernel[1];
+  const unsigned packs = w.width / kWidth;
+  const unsigned area = packs * bands_of(w);
+  const unsigned i = blockIdx.x * kThreads + threadIdx.x, group = i / area, at = i % area;
+  const int band = static_cast<int>(at / packs), column = static_cast<int>(at % packs) * kWidth;
+  const std::int64_t x_area = static_cast<std::int64_t>(w.height) * w.width;
+  const std::int64_t y_area = static_cast<std::int64_t>(w.out_height) * w.out_width;
+  const auto window_of = [&](int k) { return (column + k * (kWidth / kWindows)) / kernel_columns; };
+
+  float sent[kPlanes][kWindows] = {};
+  int places[kPlanes][kWindows] = {};
+#pragma unroll
+  for (int p = 0; p < kPlanes; ++p) {
+    const unsigned plane = group * kPlanes + p;
+    if (plane >= planes || band >= w.out_height) break;
+    const std::int64_t row = plane * y_area + static_cast<std::int64_t>(band) * w.out_width;
+#pragma unroll
+    for (int k = 0; k < kWindows; ++k) {
+      if (window_of(k) >= w.out_width) continue;
+      sent[p][k] = dy[row + window_of(k)];
+      if constexpr (kKind == PoolKind::max) places[p][k] = saved[row + window_of(k)];
+    }
+  }
+#pragma unroll
+  for (int p = 0; p < kPlanes; ++p) {
+    const unsigned plane = group * kPlanes + p;
+    if (plane >= planes) return;
+    if constexpr (kKind == PoolKind::average) {
+#pragma unroll
+      for (int k = 0; k < kWindows; ++k) {
+        sent[p][k] /= static_cast<float>(kernel_rows * kernel_columns);
+      }
+    }
+    float* const to = dx + plane * x_area + column;
+#pragma unroll
+    for (int r = 0; r < kernel_rows; ++r) {
+      const int row = band * kernel_rows + r;
+      if (row >= w.height) break;
+      Pack<kWidth> pack;
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        const int k = e / (kWidth / kWindows);
+        const int place = r * kernel_columns + column + e - window_of(k) * kernel_columns;
+        const bool mine = kKind == PoolKind::average || places[p][k] == place;
+        pack.of[e] = mine ? sent[p][k] : 0.0f;
+      }
+      store_pack<kWidth>(to + static_cast<std::int64_t>(row) * w.width, pack);
+    }
   }
 }
 
@@ -172,7 +238,8 @@ class GatherPool2d final : public Pool2d {
     }
   }
 
-  // Reads dy and saved and writes dx once; where windows overlap the caches serve the rest.
+  // Reads dy and saved and writes dx once; where windows overlap or threads share one the caches
+  // serve the rest.
   void backward(Stream& s, const Tensor& dy, const Tensor& saved, Tensor dx, Tensor) override {
     const OnStream on(s);
     if (kind_ == PoolKind::average) {
@@ -188,6 +255,15 @@ class GatherPool2d final : public Pool2d {
   // A byte holds every place of a window.
   bool small() const {
     return static_cast<std::int64_t>(window_.kernel[0]) * window_.kernel[1] <= 256;
+  }
+
+  bool side_by_side() const {
+    const int windows[2] = {window_.out_height, window_.out_width};
+    for (int i = 0; i < 2; ++i) {
+      if (window_.padding[i] != 0) return false;
+      if (window_.stride[i] != window_.kernel[i] && windows[i] != 1) return false;
+    }
+    return true;
   }
 
   template <PoolKind kKind, typename Saved>
@@ -217,12 +293,36 @@ class GatherPool2d final : public Pool2d {
   template <PoolKind kKind, typename Saved>
   void backward_as(const OnStream& on, const Tensor& dy, const Saved* saved,
                    const Tensor& dx) const {
+    if (side_by_side()) {
+      if (window_.width % kWide != 0 || !aligned(dx.data)) {
+        backward_apart_as<kKind, 0, 1>(on, dy, saved, dx);
+      } else if (window_.kernel[0] == 2 && window_.kernel[1] == 2) {
+        backward_apart_as<kKind, 2, kWide>(on, dy, saved, dx);
+      } else {
+        backward_apart_as<kKind, 0, kWide>(on, dy, saved, dx);
+      }
+      return;
+    }
     const std::int64_t area = static_cast<std::int64_t>(window_.height) * window_.width;
     const std::int64_t y_area = static_cast<std::int64_t>(window_.out_height) * window_.out_width;
     for_planes(planes_, area, [&](std::int64_t first, unsigned planes, unsigned blocks) {
       backward_kernel<kKind><<<blocks, kThreads, 0, on.stream>>>(
           window_, planes, dy.as<float>() + first * y_area,
           saved == nullptr ? saved : saved + first * y_area, dx.as<float>() + first * area);
+      check_launch("pool2d backward");
+    });
+  }
+
+  template <PoolKind kKind, int kSize, int kWidth, typename Saved>
+  void backward_apart_as(const OnStream& on, const Tensor& dy, const Saved* saved,
+                         const Tensor& dx) const {
+    const std::int64_t x_area = static_cast<std::int64_t>(window_.height) * window_.width;
+    const std::int64_t y_area = static_cast<std::int64_t>(window_.out_height) * window_.out_width;
+    const std::int64_t area = window_.width / kWidth * static_cast<std::int64_t>(bands_of(window_));
+    for_planes(planes_, area, [&](std::int64_t first, unsigned planes, unsigned blocks) {
+      backward_apart<kKind, kSize, kWidth><<<blocks, kThreads, 0, on.stream>>>(
+          window_, planes, dy.as<float>() + first * y_area,
+          saved == nullptr ? saved : saved + first * y_area, dx.as<float>() + first * x_area);
       check_launch("pool2d backward");
     });
   }

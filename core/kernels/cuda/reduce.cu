@@ -1,6 +1,7 @@
-// reduce_sum reads x once. One output is the work of one block at most, as no call has memory for
-// partial sums: x of hundreds of MB that is summed to fewer than some 64 outputs is read at the
-// speed of as many multiprocessors, about 0.1 TB/s each.
+// reduce_sum reads x once. Where few outputs have much to add up, blocks sum parts of each, which
+// wait in the stream's workspace: how many is a matter of the shapes alone.
+#include <algorithm>
+
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/sums.cuh"
 
@@ -17,9 +18,10 @@ struct Rows {
   bool wide;
 };
 
-// Items first, first + step, ... of the output at x.
+// Items first, first + step, ... before `end` of the output at x.
 template <int kWidth>
-__device__ double sum_items(const float* x, const Rows& rows, int first, int step) {
+__device__ double sum_items(const float* x, const Rows& rows, std::int64_t first, int step,
+                            std::int64_t end) {
   constexpr int kAtOnce = kWidth == 1 ? 8 : 4;  // reads under way
   const auto read = [&](std::int64_t i) {
     const std::int64_t row = rows.packs.divide(i);
@@ -36,14 +38,14 @@ __device__ double sum_items(const float* x, const Rows& rows, int first, int ste
     }
   };
   std::int64_t i = first;
-  for (; i + (kAtOnce - 1) * step < rows.items; i += kAtOnce * step) {
+  for (; i + (kAtOnce - 1) * step < end; i += kAtOnce * step) {
     Pack<kWidth> packs[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) packs[k] = read(i + k * step);
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) add(packs[k]);
   }
-  for (; i < rows.items; i += step) add(read(i));
+  for (; i < end; i += step) add(read(i));
   return sum;
 }
 
@@ -55,41 +57,65 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = static_cast<int>(threadIdx.x) % kGroup;
   double sum = 0;
   if (output < rows.outputs) {
-    sum = sum_items<kWidth>(x + rows.kept.offset(output), rows, lane, kGroup);
+    sum = sum_items<kWidth>(x + rows.kept.offset(output), rows, lane, kGroup, rows.items);
   }
   sum = warp_reduce<kGroup>(sum);
   if (output < rows.outputs && lane == 0) y[output] = static_cast<float>(sum * factor);
 }
 
-template <int kWidth, int kBlock>  // a block for each output
-__global__ void __launch_bounds__(kBlock)
+template <int kWidth>  // a block for each output
+__global__ void __launch_bounds__(kThreads)
     sum_long_rows(const float* x, Rows rows, double factor, float* y) {
   const float* from = x + rows.kept.offset(blockIdx.x);
-  const double sum =
-      block_reduce<kBlock>(sum_items<kWidth>(from, rows, static_cast<int>(threadIdx.x), kBlock));
+  const double sum = block_reduce(sum_items<kWidth>(from, rows, threadIdx.x, kThreads, rows.items));
   if (threadIdx.x == 0) y[blockIdx.x] = static_cast<float>(sum * factor);
 }
 
+template <int kWidth>  // block (output, part)
+__global__ void __launch_bounds__(kThreads)
+    sum_parts_of_rows(const float* x, Rows rows, Divider parts, std::int64_t each, double* sums) {
+  const std::int64_t output = parts.divide(blockIdx.x);
+  const std::int64_t begin = (blockIdx.x - output * parts.value()) * each;
+  const double sum =
+      block_reduce(sum_items<kWidth>(x + rows.kept.offset(output), rows, begin + threadIdx.x,
+                                     kThreads, min(begin + each, rows.items)));
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+// Parts of each output, so that there are enough blocks: 1 where the outputs are, or where parts
+// would have fewer than `least` items.
+std::int64_t parts_for(std::int64_t outputs, std::int64_t items, std::int64_t least) {
+  constexpr std::int64_t kFewOutputs = 512;
+  if (outputs > kFewOutputs) return 1;
+  return std::clamp<std::int64_t>(items / least, 1, kMostParts / outputs);
+}
+
 template <int kWidth>
-void sum_rows(const OnStream& on, const float* x, const Reduction& by, double factor, float* y) {
+void sum_rows(Stream& s, const OnStream& on, const float* x, const Reduction& by, double factor,
+              float* y) {
   Rows rows{.kept = by.kept,
             .outer = by.summed,
             .packs = Divider(by.inner / kWidth),
             .items = by.summed.count() * (by.inner / kWidth),
             .outputs = by.kept.count(),
             .wide = aligned(x)};
-  const auto launch = [&](auto kernel, std::int64_t outputs_of_block, int threads) {
-    kernel<<<blocks_for(rows.outputs, outputs_of_block), threads, 0, on.stream>>>(x, rows, factor,
-                                                                                  y);
+  const auto launch = [&](auto kernel, std::int64_t outputs_of_block) {
+    kernel<<<blocks_for(rows.outputs, outputs_of_block), kThreads, 0, on.stream>>>(x, rows, factor,
+                                                                                   y);
   };
-  if (rows.items <= 32) {
-    launch(sum_short_rows<kWidth, 4>, kThreads / 4, kThreads);
+  const std::int64_t parts = parts_for(rows.outputs, rows.items, 16 * kThreads);
+  if (parts > 1) {
+    const std::int64_t each = ceil_div(rows.items, parts);
+    double* const sums = parts_of(s);
+    sum_parts_of_rows<kWidth><<<blocks_for(rows.outputs * parts, 1), kThreads, 0, on.stream>>>(
+        x, rows, Divider(parts), each, sums);
+    add_parts(on, sums, rows.outputs, parts, factor, 1, y);
+  } else if (rows.items <= 32) {
+    launch(sum_short_rows<kWidth, 4>, kThreads / 4);
   } else if (rows.items <= 1024) {
-    launch(sum_short_rows<kWidth, kWarp>, kThreads / kWarp, kThreads);
-  } else if (rows.items <= 16384) {
-    launch(sum_long_rows<kWidth, 256>, 1, 256);
+    launch(sum_short_rows<kWidth, kWarp>, kThreads / kWarp);
   } else {
-    launch(sum_long_rows<kWidth, 1024>, 1, 1024);
+    launch(sum_long_rows<kWidth>, 1);
   }
 }
 
@@ -100,41 +126,56 @@ struct Columns {
   Tile tile;
   Divider tiles;  // along the innermost axis
   std::int64_t width, height;
+  std::int64_t parts, rows_each;  // of the height
 };
 
-__global__ void __launch_bounds__(1024)
-    sum_columns(const float* x, Columns by, double factor, float* y) {
+__global__ void __launch_bounds__(1024)  // block (tile, part)
+    sum_columns(const float* x, Columns by, double factor, float* y, double* sums) {
   extern __shared__ double shared[];
   const TileThread me(by.tile);
   const std::int64_t table = by.tiles.divide(blockIdx.x);
   const std::int64_t column = (blockIdx.x - table * by.tiles.value()) * by.tile.columns + me.column;
+  const std::int64_t begin = blockIdx.y * by.rows_each;
+  const std::int64_t end = min(begin + by.rows_each, by.height);
   double sum = 0;
   if (column < by.width) {
     const float* from = x + by.kept.offset(table) + column;
     const int step = static_cast<int>(by.tile.rows);
 #pragma unroll 8
-    for (std::int64_t r = me.row; r < by.height; r += step) {
+    for (std::int64_t r = begin + me.row; r < end; r += step) {
       sum += static_cast<double>(from[by.summed.offset(r)]);
     }
   }
   sum = sum_tile(sum, by.tile, shared);
   if (me.row == 0 && column < by.width) {
-    y[table * by.width + column] = static_cast<float>(sum * factor);
+    const std::int64_t output = table * by.width + column;
+    if (by.parts > 1) {
+      sums[output * by.parts + blockIdx.y] = sum;
+    } else {
+      y[output] = static_cast<float>(sum * factor);
+    }
   }
 }
 
-void sum_columns(const OnStream& on, const float* x, const Reduction& r, double factor, float* y) {
+void sum_columns(Stream& s, const OnStream& on, const float* x, const Reduction& r, double factor,
+                 float* y) {
   const std::int64_t tables = r.kept.count(), height = r.summed.count();
   const Tile tile = Tile::of(height, r.inner, tables);
+  const std::int64_t outputs = tables * r.inner;
+  const std::int64_t parts = parts_for(outputs, height, 16 * tile.rows);
   const Columns by{.kept = r.kept,
                    .summed = r.summed,
                    .tile = tile,
                    .tiles = Divider(ceil_div(r.inner, tile.columns)),
                    .width = r.inner,
-                   .height = height};
+                   .height = height,
+                   .parts = parts,
+                   .rows_each = ceil_div(height, parts)};
   const auto threads = static_cast<unsigned>(tile.threads());
-  sum_columns<<<blocks_for(tables * by.tiles.value(), 1), threads, threads * sizeof(double),
-                on.stream>>>(x, by, factor, y);
+  const dim3 blocks(blocks_for(tables * by.tiles.value(), 1), static_cast<unsigned>(parts));
+  double* const sums = parts > 1 ? parts_of(s) : nullptr;
+  sum_columns<<<blocks, threads, threads * sizeof(double), on.stream>>>(x, by, factor, y, sums);
+  if (parts > 1) add_parts(on, sums, outputs, parts, factor, 1, y);
 }
 
 // ---- Squares --------------------------------------------------------------------------------
@@ -178,11 +219,11 @@ void CudaKernels::reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y)
   const OnStream on(s);
   const Reduction by = Reduction::of(x.shape, y.shape);
   if (!by.rows) {
-    sum_columns(on, x.as<float>(), by, factor, y.as<float>());
+    sum_columns(s, on, x.as<float>(), by, factor, y.as<float>());
   } else if (by.inner % kWide == 0) {  // what follows then begins at packs as well
-    sum_rows<kWide>(on, x.as<float>(), by, factor, y.as<float>());
+    sum_rows<kWide>(s, on, x.as<float>(), by, factor, y.as<float>());
   } else {
-    sum_rows<1>(on, x.as<float>(), by, factor, y.as<float>());
+    sum_rows<1>(s, on, x.as<float>(), by, factor, y.as<float>());
   }
   check_launch("reduce_sum");
 }

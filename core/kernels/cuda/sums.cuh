@@ -29,6 +29,21 @@ __device__ void write_pack(float* to, const Pack<kWidth>& pack, bool wide) {
   for (int e = 0; e < kWidth; ++e) to[e] = pack.of[e];
 }
 
+// ---- Sums that many blocks share --------------------------------------------------------------
+
+// The f64 sums of blocks, in the stream's workspace until add_parts adds them up.
+inline double* parts_of(Stream& s) {
+  return reinterpret_cast<double*>(s.workspace());
+}
+constexpr std::int64_t kMostParts = 4096;
+static_assert(kMostParts * sizeof(double) <= Stream::kWorkspaceBytes);
+
+// y[i] = factor * (the sum of parts[i * count] to parts[i * count + count - 1]) / divisor
+void add_parts(const OnStream& on, const double* parts, std::int64_t outputs, std::int64_t count,
+               double factor, double divisor, float* y);
+
+// ---- Packs, and tiles of threads --------------------------------------------------------------
+
 struct Larger {  // a NaN is passed over, as fmaxf does
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
