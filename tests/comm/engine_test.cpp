@@ -201,7 +201,8 @@ TEST(EngineErrors, RanksThatWaitToBeginALateCallAskWhoIsNotThere) {
     EXPECT_THAT(text, HasSubstr("waited 5.3 s in barrier \"late\"; rank 2 last finished \"the "
                                 "last call that was compared\""));
   });
-  EXPECT_EQ(shared.aborted, 3);
+  EXPECT_GE(shared.aborted, 2);  // rank 2 may hear of it before it has begun anything
+  EXPECT_EQ(shared.closed, 0);
 }
 
 // Rank 1 leaves with a cause while the others' call is on the device.
