@@ -89,6 +89,12 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
 
 Trainer::~Trainer() = default;
 
+// A GPU works on one virtual rank at a time, with all of itself. Collective.
+int Trainer::lanes_wanted() const {
+  if (device_.kind != Device::Kind::cpu) return 1;
+  return lane_count(job_.parallel().threads(), cpus_of_rank(comm_), block_.end - block_.begin);
+}
+
 void Trainer::make_plans() {
   const int parts = job_.parallel().virtual_ranks() * job_.train().accumulate_steps();
   Graph graph;
@@ -96,11 +102,7 @@ void Trainer::make_plans() {
   // Whether somebody asked for the end travels with the gradients.
   add_stop_slot(graph);
   table_ = make_parameter_table(graph);
-  // A GPU works on one virtual rank at a time, with all of itself.
-  const int cpus = device_.kind == Device::Kind::cpu ? cpus_of_rank(comm_) : 1;
-  const int lanes = device_.kind == Device::Kind::cpu
-                        ? lane_count(job_.parallel().threads(), cpus, block_.end - block_.begin)
-                        : 1;
+  const int lanes = lanes_wanted();
   for (int lane = 0; lane < lanes; ++lane) {
     plans_.emplace_back(graph, table_, device_, /*training=*/true);
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});

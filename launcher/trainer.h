@@ -119,6 +119,7 @@ class Trainer {
 
  private:
   Communicator& gradient_comm() const { return device_comm_ ? *device_comm_ : comm_; }
+  int lanes_wanted() const;
   void make_plans();
   void make_batches(int lanes);
   void make_sum();
