@@ -149,7 +149,7 @@ write_readme() {
     mkdir "$root/licenses"
     local path package
     while read -r path; do
-      package=$(dpkg-query -S "*/${path##*/}" 2> /dev/null | sed -n '1s/[:,].*//p')
+      package=$(dpkg-query -S "*/${path##*/}" 2> /dev/null | sed -n '1s/[:,].*//p') || true
       [[ -z $package || ! -e /usr/share/doc/$package/copyright ]] ||
         cp -L "/usr/share/doc/$package/copyright" "$root/licenses/$package"
     done < <(find "$root/lib" -maxdepth 1 -name '*.so*')

@@ -10,6 +10,7 @@
 #include "comm/nccl/sum_kernels.h"
 #include "comm/queue.h"
 #include "core/device/cuda/cuda_device.h"
+#include "core/device/cuda/library.h"
 
 namespace peal {
 namespace {
@@ -54,9 +55,62 @@ ncclRedOp_t operation_of(DType dtype, ReduceOp op) {
   fail_internal("NCCL", "unknown operation ", static_cast<int>(op));
 }
 
-std::string version_text() {
+// NCCL's functions, from the library that is opened when the first communicator over it is made.
+struct Nccl {
+  decltype(&ncclGetVersion) get_version;
+  decltype(&ncclGetUniqueId) get_unique_id;
+  decltype(&ncclGetErrorString) error_string;
+  decltype(&ncclGetLastError) last_error;
+  decltype(&ncclCommInitRankConfig) init_rank;
+  decltype(&ncclCommGetAsyncError) async_error;
+  decltype(&ncclCommAbort) abort;
+  decltype(&ncclCommFinalize) finalize;
+  decltype(&ncclCommDestroy) destroy;
+  decltype(&ncclGroupStart) group_start;
+  decltype(&ncclGroupEnd) group_end;
+  decltype(&ncclAllReduce) all_reduce;
+  decltype(&ncclReduceScatter) reduce_scatter;
+  decltype(&ncclReduce) reduce;
+  decltype(&ncclAllGather) all_gather;
+  decltype(&ncclBroadcast) broadcast;
+  decltype(&ncclSend) send;
+  decltype(&ncclRecv) recv;
+
+  explicit Nccl(const Device& device) {
+    const std::string name = cat("libnccl.so.", NCCL_MAJOR);
+    void* const library = cuda::open_library(device, name);
+    const auto find = [&](const char* function, auto& found) {
+      cuda::find_function(library, name, function, found);
+    };
+    find("ncclGetVersion", get_version);
+    find("ncclGetUniqueId", get_unique_id);
+    find("ncclGetErrorString", error_string);
+    find("ncclGetLastError", last_error);
+    find("ncclCommInitRankConfig", init_rank);
+    find("ncclCommGetAsyncError", async_error);
+    find("ncclCommAbort", abort);
+    find("ncclCommFinalize", finalize);
+    find("ncclCommDestroy", destroy);
+    find("ncclGroupStart", group_start);
+    find("ncclGroupEnd", group_end);
+    find("ncclAllReduce", all_reduce);
+    find("ncclReduceScatter", reduce_scatter);
+    find("ncclReduce", reduce);
+    find("ncclAllGather", all_gather);
+    find("ncclBroadcast", broadcast);
+    find("ncclSend", send);
+    find("ncclRecv", recv);
+  }
+};
+
+const Nccl& nccl_of(const Device& device) {
+  static const Nccl functions(device);
+  return functions;
+}
+
+std::string version_text(const Nccl& nccl) {
   int version = 0;
-  if (ncclGetVersion(&version) != ncclSuccess) return "unknown";
+  if (nccl.get_version(&version) != ncclSuccess) return "unknown";
   return cat(version / 10000, ".", version / 100 % 100, ".", version % 100);
 }
 
@@ -64,14 +118,14 @@ class NcclEngine final : public DeviceEngine {
  public:
   // Collective over `side`.
   NcclEngine(Communicator& side, const Device& device, const Look& look)
-      : look_(look), device_(device), stream_(device) {
+      : nccl_(nccl_of(device)), look_(look), device_(device), stream_(device) {
     const ncclUniqueId id = spread_id(side);
     const cuda::Current current(device_);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     where_ = cat("NCCL on ", to_string(device_));
     try {
-      submit(ncclCommInitRankConfig(&comm_, side.world_size(), id, side.rank(), &config),
+      submit(nccl_.init_rank(&comm_, side.world_size(), id, side.rank(), &config),
              "ncclCommInitRankConfig");
     } catch (const Error&) {
       abort();
@@ -85,45 +139,46 @@ class NcclEngine final : public DeviceEngine {
   void all_reduce(const std::byte* x, std::byte* y, std::size_t count, DType dtype,
                   ReduceOp op) override {
     const cuda::Current current(device_);
-    submit(ncclAllReduce(x, y, count, type_of(dtype), operation_of(dtype, op), comm_, queue()),
+    submit(nccl_.all_reduce(x, y, count, type_of(dtype), operation_of(dtype, op), comm_, queue()),
            "ncclAllReduce");
   }
   void reduce(const std::byte* x, std::byte* y, std::size_t count, DType dtype, ReduceOp op,
               int root) override {
     const cuda::Current current(device_);
-    submit(ncclReduce(x, y, count, type_of(dtype), operation_of(dtype, op), root, comm_, queue()),
+    submit(nccl_.reduce(x, y, count, type_of(dtype), operation_of(dtype, op), root, comm_, queue()),
            "ncclReduce");
   }
   void reduce_scatter(const std::byte* x, std::byte* y, std::size_t count, DType dtype,
                       ReduceOp op) override {
     const cuda::Current current(device_);
-    submit(ncclReduceScatter(x, y, count, type_of(dtype), operation_of(dtype, op), comm_, queue()),
-           "ncclReduceScatter");
+    submit(
+        nccl_.reduce_scatter(x, y, count, type_of(dtype), operation_of(dtype, op), comm_, queue()),
+        "ncclReduceScatter");
   }
   void all_gather(const std::byte* x, std::byte* y, std::size_t bytes) override {
     const cuda::Current current(device_);
-    submit(ncclAllGather(x, y, bytes, ncclUint8, comm_, queue()), "ncclAllGather");
+    submit(nccl_.all_gather(x, y, bytes, ncclUint8, comm_, queue()), "ncclAllGather");
   }
   void broadcast(std::byte* x, std::size_t bytes, int root) override {
     const cuda::Current current(device_);
-    submit(ncclBroadcast(x, x, bytes, ncclUint8, root, comm_, queue()), "ncclBroadcast");
+    submit(nccl_.broadcast(x, x, bytes, ncclUint8, root, comm_, queue()), "ncclBroadcast");
   }
   void send(const std::byte* from, std::size_t bytes, int to) override {
     const cuda::Current current(device_);
-    submit(ncclSend(from, bytes, ncclUint8, to, comm_, queue()), "ncclSend");
+    submit(nccl_.send(from, bytes, ncclUint8, to, comm_, queue()), "ncclSend");
   }
   void receive(std::byte* to, std::size_t bytes, int from) override {
     const cuda::Current current(device_);
-    submit(ncclRecv(to, bytes, ncclUint8, from, comm_, queue()), "ncclRecv");
+    submit(nccl_.recv(to, bytes, ncclUint8, from, comm_, queue()), "ncclRecv");
   }
   void begin_group() override {
-    submit(ncclGroupStart(), "ncclGroupStart");
+    submit(nccl_.group_start(), "ncclGroupStart");
     in_group_ = true;
   }
   void end_group() override {
     const cuda::Current current(device_);
     in_group_ = false;
-    submit(ncclGroupEnd(), "ncclGroupEnd");
+    submit(nccl_.group_end(), "ncclGroupEnd");
   }
 
   void sum(const ReducePlan& plan, const SumSources& sources, std::byte* y, std::size_t count,
@@ -152,21 +207,21 @@ class NcclEngine final : public DeviceEngine {
   bool ended(const Event& end) override { return end.done(); }
   void check() override {
     ncclResult_t state = ncclSuccess;
-    if (comm_ == nullptr || ncclCommGetAsyncError(comm_, &state) != ncclSuccess) return;
+    if (comm_ == nullptr || nccl_.async_error(comm_, &state) != ncclSuccess) return;
     if (state != ncclSuccess && state != ncclInProgress) refuse(state, "the device");
   }
   void abort() noexcept override {
     if (comm_ == nullptr) return;
-    if (in_group_) ncclGroupEnd();  // it would hold back what follows on this thread
+    if (in_group_) nccl_.group_end();  // it would hold back what follows on this thread
     in_group_ = false;
-    ncclCommAbort(comm_);
+    nccl_.abort(comm_);
     comm_ = nullptr;
   }
   void close() override {
     const cuda::Current current(device_);
     look_ = [](const char*, auto) {};  // a peer that is gone has seen it through
-    submit(ncclCommFinalize(comm_), "ncclCommFinalize");
-    ncclCommDestroy(comm_);
+    submit(nccl_.finalize(comm_), "ncclCommFinalize");
+    nccl_.destroy(comm_);
     comm_ = nullptr;
   }
 
@@ -174,13 +229,13 @@ class NcclEngine final : public DeviceEngine {
   cudaStream_t queue() const { return static_cast<cudaStream_t>(stream_.handle()); }
 
   // Rank 0 makes the id. 1 broadcast of 128 bytes.
-  static ncclUniqueId spread_id(Communicator& side) {
+  ncclUniqueId spread_id(Communicator& side) {
     ncclUniqueId id{};
     std::optional<Error> error;
     if (side.rank() == 0) {
-      const ncclResult_t status = ncclGetUniqueId(&id);
+      const ncclResult_t status = nccl_.get_unique_id(&id);
       if (status != ncclSuccess) {
-        error = Error(ErrorKind::peer, "ncclGetUniqueId", ncclGetErrorString(status));
+        error = Error(ErrorKind::peer, "ncclGetUniqueId", nccl_.error_string(status));
       }
     }
     agree_on_error(side, error ? &*error : nullptr);
@@ -195,7 +250,7 @@ class NcclEngine final : public DeviceEngine {
   void submit(ncclResult_t status, const char* call) {
     const auto start = std::chrono::steady_clock::now();
     for (int round = 0; status == ncclInProgress && !in_group_; ++round) {
-      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &status);
+      const ncclResult_t asked = nccl_.async_error(comm_, &status);
       if (asked != ncclSuccess) refuse(asked, call);
       if (status != ncclInProgress) break;
       look_(call, start);
@@ -205,9 +260,9 @@ class NcclEngine final : public DeviceEngine {
   }
 
   [[noreturn]] void refuse(ncclResult_t status, const char* call) const {
-    const char* last = ncclGetLastError(comm_);
+    const char* last = nccl_.last_error(comm_);
     throw Error(ErrorKind::peer, where_,
-                cat(call, ": ", ncclGetErrorString(status),
+                cat(call, ": ", nccl_.error_string(status),
                     last != nullptr && *last != 0 ? "; " : "", last != nullptr ? last : ""));
   }
 
@@ -226,6 +281,7 @@ class NcclEngine final : public DeviceEngine {
 
   static constexpr int kBriskRounds = 100;
 
+  const Nccl& nccl_;
   Look look_;
   Device device_;
   Stream stream_;
@@ -246,6 +302,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, Device 
     if (device.kind != Device::Kind::cuda)
       fail_input(to_string(device), "NCCL is for CUDA devices");
     require_device(device);
+    nccl_of(device);
     const auto* queue = dynamic_cast<const QueuedCommunicator*>(&host);
     if (queue == nullptr || !queue->place().progress_thread) {
       fail_input(to_string(device),
@@ -256,7 +313,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, Device 
     mine = error;
   }
   agree_on_error(host, mine ? &*mine : nullptr);
-  agree(host, {{"NCCL version", version_text()}});
+  agree(host, {{"NCCL version", version_text(nccl_of(device))}});
   return make_engine_communicator(host, device, "nccl", options,
                                   [device](Communicator& side, const Look& look) {
                                     return std::make_unique<NcclEngine>(side, device, look);

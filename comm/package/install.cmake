@@ -17,12 +17,6 @@ target_link_libraries(peal_comm_shared PRIVATE peal_base MPI::MPI_CXX Threads::T
 if(PEAL_HAS_CUDA)
   target_link_libraries(peal_comm_shared PRIVATE CUDA::cudart_static)
 endif()
-if(PEAL_HAS_NCCL)
-  # Beside the toolkit it was built with, or wherever the system finds it.
-  target_link_libraries(peal_comm_shared PRIVATE ${NCCL_LIBRARY})
-  get_filename_component(nccl_folder ${NCCL_LIBRARY} DIRECTORY)
-  set_target_properties(peal_comm_shared PROPERTIES INSTALL_RPATH ${nccl_folder})
-endif()
 set_target_properties(peal_comm_static PROPERTIES EXPORT_NAME comm_static OUTPUT_NAME peal_comm)
 set_target_properties(peal_comm_shared PROPERTIES EXPORT_NAME comm OUTPUT_NAME peal_comm
                       VERSION ${PROJECT_VERSION}
@@ -64,9 +58,6 @@ list(TRANSFORM MPI_CXX_INCLUDE_DIRS PREPEND -I OUTPUT_VARIABLE PC_MPI_CFLAGS)
 list(JOIN PC_MPI_CFLAGS " " PC_MPI_CFLAGS)
 list(JOIN MPI_CXX_LIBRARIES " " PC_MPI_LIBS)
 set(PC_CUDA_LIBS)
-if(PEAL_HAS_NCCL)
-  string(APPEND PC_CUDA_LIBS " ${NCCL_LIBRARY}")
-endif()
 if(PEAL_HAS_CUDA)
   string(APPEND PC_CUDA_LIBS " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt")
 endif()

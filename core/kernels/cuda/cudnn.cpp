@@ -8,7 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/device/cuda/cuda_device.h"
-#include "core/kernels/cuda/library.h"
+#include "core/device/cuda/library.h"
 
 #define NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING
 #define CUDNN_FRONTEND_SKIP_JSON_LIB

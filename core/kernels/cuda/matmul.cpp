@@ -9,7 +9,7 @@
 #include "core/device/cuda/cuda_device.h"
 #include "core/kernels/cuda/bias.h"
 #include "core/kernels/cuda/cuda_kernels.h"
-#include "core/kernels/cuda/library.h"
+#include "core/device/cuda/library.h"
 
 namespace peal::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // NVIDIA's libraries are opened at first use: what a user reads where one is missing. No GPU is
 // needed.
-#include "core/kernels/cuda/library.h"
+#include "core/device/cuda/library.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "core/kernels/cuda/library.h"
+#include "core/device/cuda/library.h"
 
 #include <dlfcn.h>
 
