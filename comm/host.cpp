@@ -15,6 +15,7 @@
 #include "comm/facts.h"
 #include "comm/mpi_comm.h"
 #include "comm/mpi_transport.h"
+#include "comm/pmix_fence.h"
 #include "comm/process_space.h"
 #include "comm/queue.h"
 #include "comm/tuning.h"
@@ -429,9 +430,13 @@ MpiSession::MpiSession() {
     fail_input("MPI", "this MPI library grants thread level ", granted, "; MPI_THREAD_SERIALIZED (",
                MPI_THREAD_SERIALIZED, ") is needed: use one that was built with thread support");
   }
+  if (!fence_of_slurm()) {
+    throw Error(ErrorKind::peer, "PMIx", "not all ranks have come; see the logs of slurmd");
+  }
 }
 
 MpiSession::~MpiSession() {
+  fence_of_slurm();
   MPI_Finalize();
 }
 

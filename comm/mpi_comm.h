@@ -31,6 +31,10 @@ namespace peal {
 // gone, and MPI_Abort ends the others before they have said why. An error of its own it tells them
 // first, by abort().
 //
+// Under srun: Slurm 22.05 lets MPI_Init return before the ranks of other hosts have come, and Open
+// MPI ends with a segmentation fault when a message reaches a rank that is still inside it. Where a
+// program calls MPI_Init itself, SLURM_PMIX_FENCE=ring in the environment of srun prevents that.
+//
 // Throws Error(input) when MPI is not initialised or is finalised, or `ranks` is MPI_COMM_NULL or
 // an inter-communicator; Error(peer) when MPI fails; Error(numeric), on every rank, that names the
 // rank whose Peal or MPI library is of another version.

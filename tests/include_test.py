@@ -55,6 +55,7 @@ LIBRARIES = {
     "nlohmann-json": (["nlohmann/*"], ["core/state", "launcher"]),
     "MPI": (["mpi.h", "mpi-ext.h"], ["comm", "examples"]),
     "NCCL": (["nccl*.h"], ["comm"]),
+    "PMIx": (["pmix.h"], ["comm"]),
     "hwloc": (["hwloc.h"], ["launcher"]),
     "CLI11": (["CLI/*"], ["launcher"]),
     "LibTorch": (["torch/*"], ["examples"]),

@@ -2,6 +2,7 @@
 hash however it is started, and after the time limit, preemption and scancel goes on to that hash."""
 import json
 import os
+import pathlib
 import re
 import subprocess
 import time
@@ -15,6 +16,8 @@ STEPS = 100
 # At this rate the gradients of two hosts take about a second a step, whatever the processors do, so
 # that the job takes longer than the one minute that the partition `short` gives.
 SLOW = "25mbit"
+LATE_FENCE = os.environ.get("PEAL_LATE_FENCE",
+                            str(pathlib.Path(PEAL).parent / "tests/liblate_fence.so"))
 
 
 class Slurm(BedTest):
@@ -102,6 +105,17 @@ class Slurm(BedTest):
         self.assertIn("4 ranks (host)", said)
         self.assertRegex(said, r"job \d+: COMPLETED")
         self.assertEqual(self.hash(self.folder / "submit"), wanted)
+
+    def test_a_rank_that_is_late_in_MPI_Init(self):
+        """This Slurm lets a host's ranks leave MPI_Init before those of others: what they sent to one
+        inside it ended that one with a segmentation fault."""
+        for late in range(4):
+            said = testbed("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "--nodes", 2,
+                           "--ntasks-per-node", 2, "env", f"LATE_RANK={late}",
+                           f"LD_PRELOAD={LATE_FENCE}", PEAL, "train", *self.words(str(late)), "--set",
+                           "train.max_steps=1", timeout=60)
+            self.assertEqual(said.returncode, 0, said.stdout + said.stderr)
+            self.assertIn("4 ranks (host)", said.stdout)
 
     def test_launch_in_an_allocation_takes_srun(self):
         said = testbed("salloc", "--nodes", 2, "--ntasks-per-node", 2, PEAL, "launch", "--env",
