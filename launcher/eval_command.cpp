@@ -41,8 +41,8 @@ class EvalModel {
     const Checkpoint checkpoint = Checkpoint::open(checkpoint_path);
     checkpoint.load_weights(weights);
     step_ = checkpoint.info().step;
-    evaluation_ =
-        std::make_unique<Evaluation>(job.model(), table, test, preprocess, job.eval().batch());
+    evaluation_ = std::make_unique<Evaluation>(job.model(), table, test, preprocess,
+                                               job.eval().batch(), precision_of(job.train(), kCpu));
     evaluation_->plan().bind(parameters_.data(), states_.data());
   }
 

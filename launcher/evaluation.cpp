@@ -11,7 +11,7 @@ void add_stop_slot(Graph& graph) {
 Evaluation::Evaluation(const ModelSpec& spec, const ParameterTable& table,
                        std::shared_ptr<const Dataset> dataset,
                        std::shared_ptr<const Preprocess> preprocess, std::int64_t batch,
-                       const Device& device)
+                       Precision precision, const Device& device)
     : model_(model_info(spec)),
       dataset_(std::move(dataset)),
       preprocess_(std::move(preprocess)),
@@ -20,7 +20,8 @@ Evaluation::Evaluation(const ModelSpec& spec, const ParameterTable& table,
       stream_(device) {
   build_model(spec, batch_, graph_);
   add_stop_slot(graph_);
-  plan_ = std::make_unique<Plan>(graph_, table, device, /*training=*/false);
+  plan_ = std::make_unique<Plan>(graph_, table, device, /*training=*/false,
+                                 PlanOptions{.precision = precision});
   Shape x_shape{batch_};
   for (const std::int64_t dim : model_.record_shape) x_shape.push_back(dim);
   x_ = Mirror(static_cast<std::size_t>(x_shape.numel()) * sizeof(float), device);

@@ -22,7 +22,7 @@ class Evaluation {
  public:
   Evaluation(const ModelSpec& spec, const ParameterTable& table,
              std::shared_ptr<const Dataset> dataset, std::shared_ptr<const Preprocess> preprocess,
-             std::int64_t batch, const Device& device = kCpu);
+             std::int64_t batch, Precision precision, const Device& device = kCpu);
 
   Plan& plan() { return *plan_; }
   const Plan& plan() const { return *plan_; }

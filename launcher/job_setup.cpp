@@ -223,6 +223,17 @@ Compression compression(const CompressionSpec& spec) {
 
 }  // namespace
 
+Precision precision_of(const TrainSpec& spec, const Device& device) {
+  Precision precision = Precision::f32;
+  if (spec.precision() == TrainSpec::TF32) precision = Precision::tf32;
+  if (spec.precision() == TrainSpec::BF16) precision = Precision::bf16;
+  if (kernels(device).has_precision(precision)) return precision;
+  const bool cpu = device.kind == Device::Kind::cpu;
+  fail_input("train.precision", TrainSpec::Precision_Name(spec.precision()), " is not there on ",
+             cpu ? cat("this CPU (", onednn_instructions(), ")") : to_string(device),
+             "; allowed: F32", kernels(device).has_precision(Precision::bf16) ? ", BF16" : "");
+}
+
 BucketOptions bucket_options(const ParallelSpec& spec) {
   BucketOptions options;
   options.bucket_bytes =

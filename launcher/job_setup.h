@@ -7,6 +7,7 @@
 #include "core/config/job.pb.h"
 #include "core/data/preprocess.h"
 #include "core/data/record_source.h"
+#include "core/kernels/kernels.h"
 #include "core/optim/optimizer.h"
 #include "models/model.h"
 
@@ -22,6 +23,8 @@ std::vector<PreprocessStep> preprocess_steps(const DataSpec& spec);
 bool needs_training_records(const DataSpec& spec);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec);
 Schedule make_schedule(const ScheduleSpec& spec);
+// Throws Error(input) when `device` has no such arithmetic.
+Precision precision_of(const TrainSpec& spec, const Device& device);
 BucketOptions bucket_options(const ParallelSpec& spec);
 
 // The records fit the model: number of values, class labels in range, binary targets 0 or 1.

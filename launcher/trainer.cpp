@@ -64,6 +64,7 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   total_steps_ = steps_per_epoch_ * job_.train().epochs();
   if (job_.train().max_steps() > 0) total_steps_ = std::min(total_steps_, job_.train().max_steps());
 
+  together(comm_, [&] { precision_ = precision_of(job_.train(), device_); });
   make_plans();
   states_ = Mirror(table_.state_bytes, device_);
   parameters_ = Mirror(table_.gradient_bytes, device_);
@@ -104,7 +105,8 @@ void Trainer::make_plans() {
   table_ = make_parameter_table(graph);
   const int lanes = lanes_wanted();
   for (int lane = 0; lane < lanes; ++lane) {
-    plans_.emplace_back(graph, table_, device_, /*training=*/true);
+    plans_.emplace_back(graph, table_, device_, /*training=*/true,
+                        PlanOptions{.precision = precision_});
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};
@@ -112,7 +114,7 @@ void Trainer::make_plans() {
   if (device_.kind != Device::Kind::cpu) make_batches(lanes);
   if (data_.test) {
     evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
-                                               job_.eval().batch(), device_);
+                                               job_.eval().batch(), precision_, device_);
   }
 }
 

@@ -79,6 +79,7 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
     const bool bias = c.inputs() == 3;
     Conv2dSpec spec = make_spec(c.in_shape(0), c.in_shape(1), bias, options);
     spec.activation = activation;
+    spec.precision = c.precision();
     spec.x_layout = c.in_layout(0);
     spec.training = c.needs_backward();
     spec.needs_dx = c.needs_grad(0);

@@ -14,7 +14,8 @@ struct Product {
   Ref scratch;
 };
 
-Product make_product(OpCompiler& c, const MatmulSpec& spec) {
+Product make_product(OpCompiler& c, MatmulSpec spec) {
+  spec.precision = c.precision();
   const std::shared_ptr<Matmul> kernel = c.kernels().make_matmul(spec);
   return {kernel, c.scratch(kernel->scratch_bytes())};
 }

@@ -20,6 +20,10 @@ bool OpCompiler::training() const {
   return builder_.training_;
 }
 
+Precision OpCompiler::precision() const {
+  return builder_.precision_;
+}
+
 std::uint64_t OpCompiler::site() const {
   constexpr std::uint64_t kOps = std::uint64_t{0x6f70} << 48;  // apart from every other draw
   return kOps | step_.site;

@@ -81,6 +81,7 @@ class OpCompiler {
   // ---- Where and for what ------------------------------------------------------------------
   Kernels& kernels() const;
   bool training() const;
+  Precision precision() const;  // for kernels that have a choice
   // Tells the random draws of this op apart from every other op's (RandomKey::site).
   std::uint64_t site() const;
   int inputs() const;

@@ -12,6 +12,7 @@
 #include "core/device/stream.h"
 #include "core/device/tensor.h"
 #include "core/graph/graph.h"
+#include "core/kernels/kernels.h"
 
 namespace peal {
 
@@ -63,6 +64,7 @@ struct PlanMemory {
 
 struct PlanOptions {
   bool fuse = true;  // merge convolution, relu and pooling (fusion.h); off in tests that compare
+  Precision precision = Precision::f32;  // of products and convolutions
 };
 
 class Plan {

@@ -36,6 +36,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       table_(table),
       device_(device),
       training_(training),
+      precision_(options.precision),
       kernels_(peal::kernels(device)),
       flow_(graph),
       steps_(make_steps(graph, flow_, kernels_, training, options.fuse)),

@@ -117,6 +117,7 @@ class PlanBuilder {
   const ParameterTable& table_;
   const Device device_;
   const bool training_;
+  const Precision precision_;
   Kernels& kernels_;
   const GradientFlow flow_;
   std::vector<PlanStep> steps_;

@@ -34,6 +34,10 @@ enum class Activation : std::uint8_t { none, relu, leaky_relu, gelu, sigmoid, ta
 enum class PoolKind : std::uint8_t { max, average };
 enum class BinaryOp : std::uint8_t { add, sub, mul };
 
+// To how many bits of their fraction products and convolutions may round their operands: 23, 10 or
+// 7. Sums are f32, and so is all that is stored. Shapes alone decide which of them do.
+enum class Precision : std::uint8_t { f32, tf32, bf16 };
+
 // Layouts are opaque and interned: equal ones compare equal by pointer.
 std::size_t layout_bytes(const Tensor& x);  // bytes that x needs in its layout
 
@@ -46,9 +50,10 @@ struct Conv2dSpec {
   std::int64_t groups = 1;
   bool bias = false;
   Activation activation = Activation::none;  // none or relu, fused into forward
-  const Layout* x_layout = nullptr;          // layout in which x arrives and dx is wanted
-  bool training = true;                      // backward will be called
-  bool needs_dx = true;                      // backward_data will be called
+  Precision precision = Precision::f32;
+  const Layout* x_layout = nullptr;  // layout in which x arrives and dx is wanted
+  bool training = true;              // backward will be called
+  bool needs_dx = true;              // backward_data will be called
   // y = (B, O, OH, OW), OH = (H + 2*padding - dilation*(KH-1) - 1) / stride + 1
   Shape y() const;
 };
@@ -120,6 +125,7 @@ struct MatmulSpec {
   bool broadcast_b = false;  // one b for the whole batch
   bool bias = false;
   Activation activation = Activation::none;  // none or relu
+  Precision precision = Precision::f32;
 };
 
 class Matmul {
@@ -166,6 +172,9 @@ class Reorder {
 class Kernels {
  public:
   virtual ~Kernels() = default;
+
+  // Whether prepared kernels may be asked for it on this device.
+  virtual bool has_precision(Precision precision) const = 0;
 
   // ---- Prepared kernels -------------------------------------------------------------------
   virtual std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) = 0;

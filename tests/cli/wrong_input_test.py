@@ -87,6 +87,9 @@ class WrongInput(PealTest):
                             "parallel.compression", "leave it out", "device: CPU")
         self.refuse_job(["parallel.device=GPU"], INPUT, "parallel.device", "CPU, CUDA")
 
+    def test_arithmetic_that_is_not_there(self):
+        self.refuse_job(["train.precision=TF32"], INPUT, "train.precision", "TF32", "this CPU", "F32")
+
     def test_gradients_beyond_f16(self):
         self.refuse_job(["parallel.compression.f16={}", "data.preprocess[0].scale.factor=1e4"],
                         NUMERIC, "f16", "65504", "1024", "bf16")

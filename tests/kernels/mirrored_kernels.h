@@ -157,6 +157,7 @@ class MirroredKernels final : public Kernels {
  public:
   MirroredKernels(Kernels& inner, const Device& device) : inner_(inner), device_(device) {}
 
+  bool has_precision(Precision precision) const override { return inner_.has_precision(precision); }
   std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override {
     return over<MirroredConv2d>(inner_.make_conv2d(spec));
   }

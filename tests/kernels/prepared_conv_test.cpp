@@ -7,11 +7,13 @@
 namespace peal {
 namespace {
 
+using reference::cpu_multiplies_bf16;
 using reference::expect_close;
 using reference::from_layout;
 using reference::gradient;
 using reference::Owned;
 using reference::random_values;
+using reference::rounded_to_bf16;
 using reference::to_layout;
 using reference::Vector;
 
@@ -123,6 +125,43 @@ INSTANTIATE_TEST_SUITE_P(
       std::replace(name.begin(), name.end(), ' ', '_');
       return name;
     });
+
+// Operands of a pass are rounded, dy too, and nothing else is.
+void check_rounded(Conv2dSpec spec) {
+  Conv2dSpec linear = spec;
+  linear.activation = Activation::none;
+  spec.precision = Precision::bf16;
+  Stream s;
+  const auto conv = kernels_under_test().make_conv2d(spec);
+  const Vector x = random_values(spec.x, 1), w = random_values(spec.w, 2),
+               b = random_values({spec.w[0]}, 3), dy = random_values(spec.y(), 4);
+  const Vector x_r = rounded_to_bf16(x), w_r = rounded_to_bf16(w), dy_r = rounded_to_bf16(dy);
+  const Owned pad = Owned::bytes(conv->scratch_bytes());
+  Owned y(spec.y(), conv->y_layout()), dx(spec.x), dw(spec.w), db({spec.w[0]});
+  conv->forward(s, Owned::of(spec.x, x), Owned::of(spec.w, w), Owned::of({spec.w[0]}, b), y, pad);
+  expect_close(from_layout(y), reference::conv2d(spec, x_r, w_r, b), kForward, "y");
+  const Owned dy_in = to_layout(Owned::of(spec.y(), dy), conv->y_layout());
+  conv->backward_data(s, dy_in, Owned::of(spec.w, w), dx, pad);
+  conv->backward_weights(s, Owned::of(spec.x, x), dy_in, dw, spec.bias ? db.tensor() : Tensor{},
+                         pad);
+  const auto of_x = [&](const Vector& v) { return reference::conv2d(linear, v, w_r, b); };
+  const auto of_w = [&](const Vector& v) { return reference::conv2d(linear, x_r, v, b); };
+  expect_close(dx.values(), gradient(of_x, x_r, dy_r), kBackward, "dx");
+  expect_close(dw.values(), gradient(of_w, w_r, dy_r), kBackward, "dw");
+  EXPECT_TRUE(y.guard_intact() && dx.guard_intact() && dw.guard_intact() && pad.guard_intact());
+}
+
+TEST(CpuRoundedConvolution, IsThatOfTheRoundedOperands) {
+  if (!cpu_multiplies_bf16()) return;
+  const Activation relu = Activation::relu, none = Activation::none;
+  for (const ConvCase& c :
+       {conv_case("blocked", {1, 16, 3, 3}, {16, 16, 3, 3}, 1, 1, 1, 1, false, relu),
+        conv_case("strided", {1, 16, 5, 4}, {16, 16, 3, 3}, 2, 1, 1, 1, true, none),
+        conv_case("pointwise", {2, 17, 3, 3}, {19, 17, 1, 1}, 1, 0, 1, 1, true, none)}) {
+    SCOPED_TRACE(c.name);
+    check_rounded(c.spec);
+  }
+}
 
 // dw and db of a convolution without groups, by their definition.
 struct WeightGradient {

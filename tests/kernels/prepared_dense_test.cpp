@@ -7,10 +7,12 @@
 namespace peal {
 namespace {
 
+using reference::cpu_multiplies_bf16;
 using reference::expect_close;
 using reference::gradient;
 using reference::Owned;
 using reference::random_values;
+using reference::rounded_to_bf16;
 using reference::Vector;
 
 struct MatmulCase {
@@ -28,7 +30,8 @@ Shape operand(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool 
   return transposed ? Shape{batch, columns, rows} : Shape{batch, rows, columns};
 }
 
-void check_matmul(const MatmulSpec& spec) {
+// `rounds`: whether this product is one that rounds its operands on the CPU.
+void check_matmul(const MatmulSpec& spec, bool rounds = false) {
   Stream s;
   const auto product = kernels_under_test().make_matmul(spec);
   const Shape a_shape = operand(spec.batch, spec.m, spec.k, spec.transpose_a);
@@ -40,8 +43,10 @@ void check_matmul(const MatmulSpec& spec) {
   const Owned pad = Owned::bytes(product->scratch_bytes()), bias_in = Owned::of({spec.n}, bias);
   product->run(s, Owned::of(a_shape, a), Owned::of(b_shape, b),
                spec.bias ? bias_in.tensor() : Tensor{}, c, pad);
-  expect_close(c.values(), reference::matmul(spec, a, b, bias),
-               1e-6 + 5e-7 * std::sqrt(static_cast<double>(spec.k)), "c");
+  const Vector exact = rounds
+                           ? reference::matmul(spec, rounded_to_bf16(a), rounded_to_bf16(b), bias)
+                           : reference::matmul(spec, a, b, bias);
+  expect_close(c.values(), exact, 1e-6 + 5e-7 * std::sqrt(static_cast<double>(spec.k)), "c");
   EXPECT_TRUE(c.guard_intact() && pad.guard_intact());
 }
 
@@ -80,6 +85,33 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MatrixProduct,
                                          MatmulCase{"batched", matmul_spec(3, 5, 6, 7)},
                                          MatmulCase{"broadcast", matmul_spec(3, 5, 6, 7, true)}),
                          [](const auto& test) { return std::string(test.param.name); });
+
+// Operands are rounded and nothing else is: the sums are as exact as those of an f32 product.
+TEST(CpuRoundedProduct, IsThatOfTheRoundedOperands) {
+  if (!cpu_multiplies_bf16()) return;
+  for (MatmulSpec spec : {matmul_spec(1, 16, 16, 16), matmul_spec(1, 33, 48, 70),
+                          matmul_spec(1, 64, 128, 541), matmul_spec(3, 17, 20, 24)}) {
+    for (int form = 0; form < 16; ++form) {
+      spec.precision = Precision::bf16;
+      spec.transpose_a = (form & 1) != 0;
+      spec.transpose_b = (form & 2) != 0;
+      spec.bias = (form & 4) != 0;
+      spec.activation = (form & 8) != 0 ? Activation::relu : Activation::none;
+      SCOPED_TRACE(testing::Message()
+                   << spec.m << "x" << spec.n << "x" << spec.k << " form " << form);
+      check_matmul(spec, /*rounds=*/true);
+    }
+  }
+}
+
+TEST(CpuRoundedProduct, ThinOnesStayExact) {
+  if (!cpu_multiplies_bf16()) return;
+  for (MatmulSpec spec :
+       {matmul_spec(1, 1, 64, 64), matmul_spec(1, 64, 1, 64), matmul_spec(1, 64, 64, 3)}) {
+    spec.precision = Precision::bf16;
+    check_matmul(spec);
+  }
+}
 
 struct Rows {
   std::int64_t rows, columns;

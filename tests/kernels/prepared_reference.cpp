@@ -1,6 +1,9 @@
 #include "tests/kernels/prepared_reference.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -228,6 +231,21 @@ Vector from_layout(const Owned& x, Kernels& by) {
   const auto reorder = by.make_reorder(x.tensor().shape, x.tensor().layout, nullptr);
   reorder->run(s, x, out, Owned::bytes(reorder->scratch_bytes()));
   return out.values();
+}
+
+Vector rounded_to_bf16(Vector values) {
+  for (double& value : values) {
+    int exponent = 0;
+    const double fraction = std::frexp(value, &exponent);
+    value = std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8);
+  }
+  return values;
+}
+
+bool cpu_multiplies_bf16() {
+  const bool does = kernels(kCpu).has_precision(Precision::bf16);
+  EXPECT_EQ(does, onednn_instructions().starts_with("avx512")) << onednn_instructions();
+  return does;
 }
 
 }  // namespace peal::reference

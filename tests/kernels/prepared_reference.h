@@ -51,6 +51,11 @@ Vector gradient(const std::function<Vector(const Vector&)>& f, Vector x, const V
 // |actual - expected| <= tolerance * (1 + |expected|) everywhere.
 void expect_close(const Vector& actual, const Vector& expected, double tolerance, const char* what);
 
+// Each to the nearest number of 8 significant bits (bf16), the even one on a tie.
+Vector rounded_to_bf16(Vector values);
+// Whether this CPU multiplies bf16. Where it does not, its instructions tell why.
+bool cpu_multiplies_bf16();
+
 // The copy of a row-major tensor in a layout of `by`, and back.
 Owned to_layout(const Tensor& x, const Layout* layout, Kernels& by = kernels_under_test());
 Vector from_layout(const Owned& x, Kernels& by = kernels_under_test());

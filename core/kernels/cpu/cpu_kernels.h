@@ -7,6 +7,7 @@ namespace peal::cpu {
 
 class CpuKernels final : public Kernels {
  public:
+  bool has_precision(Precision precision) const override;
   std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override;
   std::unique_ptr<Pool2d> make_pool2d(const Pool2dSpec& spec) override;
   std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,

@@ -18,31 +18,41 @@ MatmulSpec flattened(MatmulSpec spec) {
   return spec;
 }
 
+using Type = memory::data_type;
+
 // A (batch, rows, columns) view of row-major memory, or of its transpose.
-MemoryDesc operand(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool transposed) {
+MemoryDesc operand(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool transposed,
+                   Type type) {
   const memory::dims strides = {rows * columns, transposed ? 1 : columns, transposed ? rows : 1};
-  return {{batch, rows, columns}, memory::data_type::f32, strides};
+  return {{batch, rows, columns}, type, strides};
 }
 
-MemoryDesc matrix(std::int64_t rows, std::int64_t columns, bool transposed) {
+MemoryDesc matrix(std::int64_t rows, std::int64_t columns, bool transposed, Type type) {
   const memory::dims strides = {transposed ? 1 : columns, transposed ? rows : 1};
-  return {{rows, columns}, memory::data_type::f32, strides};
+  return {{rows, columns}, type, strides};
 }
 
+// The operands arrive in f32 and are copied into scratch memory where they shall be rounded.
 class PrimitiveMatmul final : public Matmul {
  public:
-  explicit PrimitiveMatmul(const MatmulSpec& spec) : bias_(spec.bias) {
+  PrimitiveMatmul(const MatmulSpec& spec, Type operands) : bias_(spec.bias) {
     const bool flat = spec.batch == 1;
-    const auto view = [&](std::int64_t batch, std::int64_t rows, std::int64_t columns, bool t) {
-      return flat ? matrix(rows, columns, t) : operand(batch, rows, columns, t);
+    const auto view = [&](std::int64_t batch, std::int64_t rows, std::int64_t columns, bool t,
+                          Type type = Type::f32) {
+      return flat ? matrix(rows, columns, t, type) : operand(batch, rows, columns, t, type);
     };
-    const MemoryDesc a = view(spec.batch, spec.m, spec.k, spec.transpose_a);
-    const MemoryDesc b = view(spec.broadcast_b ? 1 : spec.batch, spec.k, spec.n, spec.transpose_b);
+    const auto a_view = [&](Type type) {
+      return view(spec.batch, spec.m, spec.k, spec.transpose_a, type);
+    };
+    const auto b_view = [&](Type type) {
+      return view(spec.broadcast_b ? 1 : spec.batch, spec.k, spec.n, spec.transpose_b, type);
+    };
     const MemoryDesc c = view(spec.batch, spec.m, spec.n, false);
     const MemoryDesc bias = bias_ ? view(1, 1, spec.n, false) : MemoryDesc();
-    const dnnl::matmul::primitive_desc pd(
-        {a, b, bias, c}, onednn_attributes(spec.activation == Activation::relu), onednn_engine());
-    prepare(pd, a, b, bias, c);
+    const dnnl::matmul::primitive_desc pd({a_view(operands), b_view(operands), bias, c},
+                                          onednn_attributes(spec.activation == Activation::relu),
+                                          onednn_engine());
+    prepare(pd, a_view(Type::f32), b_view(Type::f32), bias, c);
   }
 
   std::size_t scratch_bytes() const override { return program_.scratch_bytes(); }
@@ -60,14 +70,18 @@ class PrimitiveMatmul final : public Matmul {
   void prepare(const dnnl::matmul::primitive_desc& pd, const MemoryDesc& a_desc,
                const MemoryDesc& b_desc, const MemoryDesc& bias_desc, const MemoryDesc& c_desc) {
     const auto a = program_.bound(a_desc), b = program_.bound(b_desc), c = program_.bound(c_desc);
+    const auto a_in = program_.converted(a, pd.src_desc());
+    const auto b_in = program_.converted(b, pd.weights_desc());
     if (bias_) {
       const auto bias = program_.bound(bias_desc);
-      program_.add(
-          dnnl::matmul(pd), pd.scratchpad_desc(),
-          {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_BIAS, bias}, {DNNL_ARG_DST, c}});
+      program_.add(dnnl::matmul(pd), pd.scratchpad_desc(),
+                   {{DNNL_ARG_SRC, a_in},
+                    {DNNL_ARG_WEIGHTS, b_in},
+                    {DNNL_ARG_BIAS, bias},
+                    {DNNL_ARG_DST, c}});
     } else {
       program_.add(dnnl::matmul(pd), pd.scratchpad_desc(),
-                   {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}});
+                   {{DNNL_ARG_SRC, a_in}, {DNNL_ARG_WEIGHTS, b_in}, {DNNL_ARG_DST, c}});
     }
   }
 
@@ -122,12 +136,26 @@ bool gemm_is_faster(const MatmulSpec& spec) {
   return spec.batch == 1 && spec.activation == Activation::none && (!spec.transpose_b || vector);
 }
 
+// Rounding costs a pass over both operands, which a product that uses each element only a few times
+// does not earn back.
+bool rounds(const MatmulSpec& spec) {
+  constexpr std::int64_t kFewest = 16;
+  return spec.precision == Precision::bf16 && std::min({spec.m, spec.n, spec.k}) >= kFewest;
+}
+
 }  // namespace
+
+bool CpuKernels::has_precision(Precision precision) const {
+  return precision == Precision::f32 || (precision == Precision::bf16 && onednn_has_bf16());
+}
 
 std::unique_ptr<Matmul> CpuKernels::make_matmul(const MatmulSpec& spec) {
   const MatmulSpec flat = flattened(spec);
-  if (gemm_is_faster(flat)) return std::make_unique<GemmMatmul>(flat);
-  return with_onednn("make_matmul", [&] { return std::make_unique<PrimitiveMatmul>(flat); });
+  const bool rounded = rounds(flat);
+  if (!rounded && gemm_is_faster(flat)) return std::make_unique<GemmMatmul>(flat);
+  return with_onednn("make_matmul", [&] {
+    return std::make_unique<PrimitiveMatmul>(flat, rounded ? Type::bf16 : Type::f32);
+  });
 }
 
 }  // namespace peal::cpu

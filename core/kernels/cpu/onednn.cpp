@@ -57,6 +57,13 @@ const dnnl::engine& onednn_engine() {
   return engine;
 }
 
+bool onednn_has_bf16() {
+  // Each set of instructions has the bits of those that it includes.
+  const auto has = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  const auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  return (has & wanted) == wanted;
+}
+
 dnnl::primitive_attr onednn_attributes(bool relu) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -72,8 +79,8 @@ MemoryDesc row_major(const Shape& shape) {
   return {shape.vector(), memory::data_type::f32, row_major_strides(shape)};
 }
 
-MemoryDesc any_layout(const Shape& shape) {
-  return {shape.vector(), memory::data_type::f32, memory::format_tag::any};
+MemoryDesc any_layout(const Shape& shape, memory::data_type type) {
+  return {shape.vector(), type, memory::format_tag::any};
 }
 
 MemoryDesc describe(const Shape& shape, const Layout* layout) {

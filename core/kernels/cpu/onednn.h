@@ -22,10 +22,12 @@ struct OneDnnLayout final : Layout {
 };
 
 const dnnl::engine& onednn_engine();
+bool onednn_has_bf16();  // products and convolutions of bf16, if slower than f32 on old CPUs
 dnnl::primitive_attr onednn_attributes(bool relu = false);  // scratchpads are the caller's
 
 MemoryDesc row_major(const Shape& shape);
-MemoryDesc any_layout(const Shape& shape);  // oneDNN chooses
+MemoryDesc any_layout(const Shape& shape,  // oneDNN chooses
+                      dnnl::memory::data_type type = dnnl::memory::data_type::f32);
 MemoryDesc describe(const Shape& shape, const Layout* layout);
 // The one Layout that equals desc; nullptr when desc is row-major.
 const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc);

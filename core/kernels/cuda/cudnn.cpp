@@ -217,19 +217,24 @@ std::unique_ptr<Graph> describe(const Conv2dSpec& spec, ConvPass pass) {
 
 // The heuristics' order, then what cuDNN lists as always there; the first that is allowed and
 // builds.
-fe::error_t choose_engine(Graph& graph, cudnnHandle_t handle, std::int64_t& workspace) {
+// Tensor cores round f32 operands to tf32, which is the least that cuDNN has for f32 tensors.
+fe::error_t choose_engine(Graph& graph, cudnnHandle_t handle, bool tensor_cores,
+                          std::int64_t& workspace) {
   fe::error_t status = graph.validate();
   if (status.is_good()) status = graph.build_operation_graph(handle);
   if (status.is_good())
     status = graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
   if (status.is_bad()) return status;
   using Note = fe::NumericalNote_t;
-  graph
-      .deselect_numeric_notes({Note::NONDETERMINISTIC, Note::TENSOR_CORE, Note::DOWN_CONVERT_INPUTS,
-                               Note::REDUCED_PRECISION_REDUCTION, Note::FFT, Note::WINOGRAD,
-                               Note::WINOGRAD_TILE_4x4, Note::WINOGRAD_TILE_6x6,
-                               Note::WINOGRAD_TILE_13x13})
-      .deselect_workspace_greater_than(kMostScratch);
+  std::vector<Note> refused = {
+      Note::NONDETERMINISTIC,   Note::REDUCED_PRECISION_REDUCTION, Note::FFT,
+      Note::WINOGRAD,           Note::WINOGRAD_TILE_4x4,           Note::WINOGRAD_TILE_6x6,
+      Note::WINOGRAD_TILE_13x13};
+  if (!tensor_cores) {
+    refused.push_back(Note::TENSOR_CORE);
+    refused.push_back(Note::DOWN_CONVERT_INPUTS);
+  }
+  graph.deselect_numeric_notes(refused).deselect_workspace_greater_than(kMostScratch);
   status = graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
   return status.is_good() ? graph.get_workspace_size(workspace) : status;
 }
@@ -237,7 +242,8 @@ fe::error_t choose_engine(Graph& graph, cudnnHandle_t handle, std::int64_t& work
 std::vector<std::int64_t> key_of(const Conv2dSpec& spec, ConvPass pass) {
   const bool fused = pass == ConvPass::forward_fused;
   std::vector<std::int64_t> key = {static_cast<std::int64_t>(pass), spec.groups, fused && spec.bias,
-                                   fused && spec.activation == Activation::relu};
+                                   fused && spec.activation == Activation::relu,
+                                   spec.precision != Precision::f32};
   key.insert(key.end(), spec.x.begin(), spec.x.end());
   key.insert(key.end(), spec.w.begin(), spec.w.end());
   for (const auto* values : {spec.stride, spec.padding, spec.dilation}) {
@@ -262,7 +268,8 @@ ConvPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass 
   }
   std::unique_ptr<Graph> graph = describe(spec, pass);
   std::int64_t workspace = 0;
-  fe::error_t status = choose_engine(*graph, cudnn.handle, workspace);
+  fe::error_t status =
+      choose_engine(*graph, cudnn.handle, spec.precision != Precision::f32, workspace);
   if (status.is_bad()) {
     const std::string message = status.get_message();  // its other lines list engines
     why = cudnn.refused[key] = cat("cuDNN ", fe::detail::get_backend_version_string(), ": ",

@@ -7,9 +7,9 @@
 
 #include "core/base/error.h"
 #include "core/device/cuda/cuda_device.h"
+#include "core/device/cuda/library.h"
 #include "core/kernels/cuda/bias.h"
 #include "core/kernels/cuda/cuda_kernels.h"
-#include "core/device/cuda/library.h"
 
 namespace peal::cuda {
 namespace {
@@ -161,8 +161,21 @@ class LtMatmul final : public Matmul {
               "cublasLtMatmulDescSetAttribute");
   }
 
+  // cuBLASLt rounds operands inside its kernels.
+  cublasComputeType_t arithmetic() const {
+    switch (spec_.precision) {
+      case Precision::f32:
+        return CUBLAS_COMPUTE_32F;
+      case Precision::tf32:
+        return CUBLAS_COMPUTE_32F_FAST_TF32;
+      case Precision::bf16:
+        return CUBLAS_COMPUTE_32F_FAST_16BF;
+    }
+    fail_internal("matmul", "precision ", static_cast<int>(spec_.precision));
+  }
+
   void describe_product() {
-    lt_.check(lt_.create_product(product_.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
+    lt_.check(lt_.create_product(product_.out(), arithmetic(), CUDA_R_32F),
               "cublasLtMatmulDescCreate");
     set_product(CUBLASLT_MATMUL_DESC_TRANSA, spec_.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set_product(CUBLASLT_MATMUL_DESC_TRANSB, spec_.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
