@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "core/data/shard.h"
+#include "core/state/weights_file.h"
 #include "launcher/open_records.h"
 
 namespace peal {
@@ -241,6 +242,12 @@ BucketOptions bucket_options(const ParallelSpec& spec) {
       break;
   }
   return options;
+}
+
+void load_weights(const ModelSpec& model, const std::filesystem::path& path,
+                  const std::vector<NamedTensor>& into) {
+  load_weights_file(path, into,
+                    [&](const std::string& name) { return ignores_tensor(model, name); });
 }
 
 void check_data(const Dataset& dataset, const Preprocess& preprocess, const ModelInfo& model) {

@@ -27,4 +27,8 @@ Value batch_norm_layer(const std::string& name, Value x, Value record_weight) {
   return batch_norm(name, x, gamma, beta, record_weight);
 }
 
+bool counts_batches(const std::string& name) {
+  return name.ends_with(".num_batches_tracked");
+}
+
 }  // namespace peal

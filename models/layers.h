@@ -13,4 +13,8 @@ Value conv2d_layer(const std::string& name, Value x, std::int64_t filters,      
                    std::int64_t kernel, const Conv2dOptions& options = {});     // a square kernel
 Value batch_norm_layer(const std::string& name, Value x, Value record_weight);  // x (B, C, ...)
 
+// Whether a tensor is num_batches_tracked, which PyTorch saves with every batch norm and Peal has
+// no use for.
+bool counts_batches(const std::string& name);
+
 }  // namespace peal

@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "models/cnn.h"
+#include "models/layers.h"
 #include "models/mlp.h"
 
 namespace peal {
@@ -31,6 +32,17 @@ void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph) {
       return build_cnn(spec.cnn(), batch, graph);
     case ModelSpec::kMlp:
       return build_mlp(spec.mlp(), batch, graph);
+    case ModelSpec::KIND_NOT_SET:
+      break;
+  }
+  fail_no_model();
+}
+
+bool ignores_tensor(const ModelSpec& spec, const std::string& name) {
+  switch (spec.kind_case()) {
+    case ModelSpec::kCnn:
+    case ModelSpec::kMlp:
+      return counts_batches(name);
     case ModelSpec::KIND_NOT_SET:
       break;
   }

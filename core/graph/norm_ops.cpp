@@ -113,7 +113,7 @@ Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Valu
   check_shape(op, "weight", weight, {x.shape()[0]});
   Graph& graph = x.graph();
   const Value mean = graph.state(name + ".running_mean", channels, 0);
-  const Value variance = graph.state(name + ".running_variance", channels, 1);
+  const Value variance = graph.state(name + ".running_var", channels, 1);
   const auto compile = [=](OpCompiler& c) {
     if (c.training())
       compile_batch_norm_training(c, epsilon);

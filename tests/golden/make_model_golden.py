@@ -40,7 +40,7 @@ def write(name, layers, x, labels, weight, loss_of):
             FILE.write(f"{name}/gradient/{layer}.{parameter}", value.grad)
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             FILE.write(f"{name}/state/{layer}.running_mean", module.running_mean)
-            FILE.write(f"{name}/state/{layer}.running_variance", module.running_var)
+            FILE.write(f"{name}/state/{layer}.running_var", module.running_var)
 
 
 def cross_entropy(logits, labels):
