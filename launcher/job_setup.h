@@ -15,7 +15,7 @@
 
 namespace peal {
 
-// To train on: idx, csv, shards. On this rank alone; what has to be fetched is fetched
+// To train on: idx, csv, shards, cifar. On this rank alone; what has to be fetched is fetched
 // whole.
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec);
 // To cut into shards: every kind. `limit` is left to the caller.
