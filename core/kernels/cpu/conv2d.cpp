@@ -84,8 +84,9 @@ class OneDnnConv2d final : public Conv2d {
   // A layout that rounds channels up would show its padding to pointwise kernels.
   const Layout* choose_y_layout() const {
     const MemoryDesc y = forward_pd_.dst_desc();
-    const bool padded = y.get_size() != row_major(y_shape_).get_size();
-    return padded ? nullptr : intern_layout(y_shape_, y);
+    if (y.get_size() != row_major(y_shape_).get_size()) return nullptr;
+    const Layout* layout = intern_layout(y_shape_, y);
+    return layout == nullptr || layout->channel_block == 0 ? nullptr : layout;
   }
 
   MemoryDesc y_desc() const { return describe(y_shape_, y_layout_); }
