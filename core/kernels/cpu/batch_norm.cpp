@@ -240,18 +240,21 @@ PEAL_CLONES void normalise(const float* __restrict x, const Rows& rows, const No
              [&](Index c, Index i) PEAL_INLINED { return relu_of(by.of(x[i], c) + residual[i]); });
 }
 
-// g = dy where normalise gave more than 0
+// g = dy where normalise gave more than 0. What is read on a condition would not vectorise.
 PEAL_CLONES void mask_by_input(const float* __restrict x, const float* __restrict dy,
                                const Rows& rows, const Normal& by, float* __restrict g) {
   for_values(rows, g, [&](std::int64_t c, std::int64_t i) PEAL_INLINED {
-    return by.of(x[i], c) <= 0 ? 0.0f : dy[i];
+    const float gradient = dy[i];
+    return by.of(x[i], c) <= 0 ? 0.0f : gradient;
   });
 }
 
 PEAL_CLONES void mask_by_output(const float* __restrict y, const float* __restrict dy,
                                 const Rows& rows, float* __restrict g) {
-  for_values(rows, g,
-             [&](std::int64_t, std::int64_t i) PEAL_INLINED { return y[i] <= 0 ? 0.0f : dy[i]; });
+  for_values(rows, g, [&](std::int64_t, std::int64_t i) PEAL_INLINED {
+    const float gradient = dy[i];
+    return y[i] <= 0 ? 0.0f : gradient;
+  });
 }
 
 PEAL_CLONES void copy_values(const float* __restrict from, const Rows& rows, float* __restrict to) {
