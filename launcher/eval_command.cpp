@@ -1,7 +1,9 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/config/job.h"
@@ -15,11 +17,11 @@
 namespace peal {
 namespace {
 
-// The weights of a checkpoint under the model of a job, without anything of training.
+// The weights of a checkpoint or a file under the model of a job, without anything of training.
 class EvalModel {
  public:
-  EvalModel(const JobSpec& job, const std::string& checkpoint_path,
-            const std::shared_ptr<Dataset>& train, const std::shared_ptr<Dataset>& test) {
+  EvalModel(const JobSpec& job, const std::string& path, const std::shared_ptr<Dataset>& train,
+            const std::shared_ptr<Dataset>& test) {
     const ModelInfo model = model_info(job.model());
     auto preprocess =
         std::make_shared<Preprocess>(preprocess_steps(job.data()), train ? *train : *test);
@@ -38,9 +40,7 @@ class EvalModel {
     for (const ArenaEntry& e : table.states) {
       weights.push_back({e.name, {.data = states_.data() + e.offset, .shape = e.shape}});
     }
-    const Checkpoint checkpoint = Checkpoint::open(checkpoint_path);
-    checkpoint.load_weights(weights);
-    step_ = checkpoint.info().step;
+    load(job.model(), path, weights);
     evaluation_ = std::make_unique<Evaluation>(job.model(), table, test, preprocess,
                                                job.eval().batch(), precision_of(job.train(), kCpu));
     evaluation_->plan().bind(parameters_.data(), states_.data());
@@ -50,6 +50,16 @@ class EvalModel {
   std::int64_t step() const { return step_; }
 
  private:
+  void load(const ModelSpec& model, const std::string& path,
+            const std::vector<NamedTensor>& weights) {
+    if (path == model.weights() || std::filesystem::is_regular_file(path)) {
+      return load_weights(model, path, weights);
+    }
+    const Checkpoint checkpoint = Checkpoint::open(path);
+    checkpoint.load_weights(weights);
+    step_ = checkpoint.info().step;
+  }
+
   Buffer parameters_, states_;
   std::unique_ptr<Evaluation> evaluation_;
   std::int64_t step_ = 0;
@@ -64,16 +74,28 @@ void add_eval_command(CLI::App& app) {
     bool json = false;
   };
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command = app.add_subcommand("eval", "measure a checkpoint on the job's test records");
+  CLI::App* command = app.add_subcommand("eval", "measure weights on the job's test records");
   command
       ->add_option("checkpoint", arguments->checkpoint,
-                   "a checkpoint, a run directory (its newest one) or a safetensors file")
+                   "a checkpoint, a run directory (its newest one) or a file of weights "
+                   "(safetensors); left out: what the job's model.weights names")
       ->required();
   add_job_arguments(*command, arguments->job);
+  command->get_option("job")->required(false);  // one argument alone is the job
   command->add_flag("--json", arguments->json, "print one JSON object");
-  command->footer("Example:\n  peal eval runs/fashion_mnist examples/fashion_mnist_cnn.textproto");
+  command->footer(
+      "Examples:\n  peal eval runs/fashion_mnist examples/fashion_mnist_cnn.textproto\n"
+      "  peal eval job.textproto --set model.weights=resnet18.safetensors");
   command->callback([arguments] {
+    const bool job_alone = arguments->job.file.empty();
+    if (job_alone) std::swap(arguments->job.file, arguments->checkpoint);
     JobSpec job = read_job(arguments->job);
+    if (job_alone) arguments->checkpoint = job.model().weights();
+    if (arguments->checkpoint.empty()) {
+      fail_input("model.weights",
+                 "the job names none; give a checkpoint before the job, or weights "
+                 "with --set model.weights=FILE");
+    }
     with_ranks(arguments->job.local, [&](Communicator& comm) {
       if (job.parallel().virtual_ranks() == 0) {
         job.mutable_parallel()->set_virtual_ranks(comm.world_size());

@@ -1,7 +1,9 @@
 #include "launcher/job_setup.h"
 
 #include "core/base/error.h"
+#include "core/data/file_patterns.h"
 #include "core/data/shard.h"
+#include "core/state/weights_file.h"
 #include "launcher/open_records.h"
 
 namespace peal {
@@ -18,6 +20,9 @@ std::unique_ptr<Dataset> open_dataset(const SourceSpec& spec) {
                                           .delimiter = spec.csv().delimiter().at(0)});
     case SourceSpec::kShards:
       return open_shards(spec.shards().directory());
+    case SourceSpec::kCifar:
+      return open_cifar({spec.cifar().path().begin(), spec.cifar().path().end()},
+                        {.begin = spec.cifar().begin(), .end = spec.cifar().end()});
     case SourceSpec::kPictures:
     case SourceSpec::kTar:
     case SourceSpec::kText:
@@ -27,7 +32,7 @@ std::unique_ptr<Dataset> open_dataset(const SourceSpec& spec) {
     case SourceSpec::KIND_NOT_SET:
       break;
   }
-  fail_input("data", "no source of records; give one of idx, csv, shards");
+  fail_input("data", "no source of records; give one of idx, csv, shards, cifar");
 }
 
 PictureOptions picture_options(const PictureSpec& spec) {
@@ -49,6 +54,9 @@ std::shared_ptr<Dataset> open_whole(const SourceSpec& spec) {
 std::vector<std::filesystem::path> files_of(const SourceSpec& spec) {
   if (spec.has_idx()) return {spec.idx().images(), spec.idx().labels()};
   if (spec.has_csv()) return {spec.csv().path()};
+  if (spec.has_cifar()) {
+    return find_files({spec.cifar().path().begin(), spec.cifar().path().end()}, "data");
+  }
   if (!spec.shards().url().empty()) return {};
   return {std::filesystem::path(spec.shards().directory()) / "manifest.textproto"};
 }
@@ -252,6 +260,12 @@ BucketOptions bucket_options(const ParallelSpec& spec) {
       break;
   }
   return options;
+}
+
+void load_weights(const ModelSpec& model, const std::filesystem::path& path,
+                  const std::vector<NamedTensor>& into) {
+  load_weights_file(path, into,
+                    [&](const std::string& name) { return ignores_tensor(model, name); });
 }
 
 void check_data(const Dataset& dataset, const Preprocess& preprocess, const ModelInfo& model) {

@@ -1,7 +1,9 @@
 // From the job's messages to the objects of the layers below.
 #pragma once
 
+#include <filesystem>
 #include <memory>
+#include <vector>
 
 #include "comm/buckets.h"
 #include "core/config/job.pb.h"
@@ -9,11 +11,13 @@
 #include "core/data/record_source.h"
 #include "core/kernels/kernels.h"
 #include "core/optim/optimizer.h"
+#include "core/state/checkpoint.h"
 #include "models/model.h"
 
 namespace peal {
 
-// To train on: idx, csv, shards. On this rank alone; what has to be fetched is fetched whole.
+// To train on: idx, csv, shards, cifar. On this rank alone; what has to be fetched is fetched
+// whole.
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec);
 // To cut into shards: every kind. `limit` is left to the caller.
 std::unique_ptr<RecordSource> open_record_source(const SourceSpec& spec);
@@ -26,6 +30,10 @@ Schedule make_schedule(const ScheduleSpec& spec);
 // Throws Error(input) when `device` has no such arithmetic.
 Precision precision_of(const TrainSpec& spec, const Device& device);
 BucketOptions bucket_options(const ParallelSpec& spec);
+
+// Weights that any program saved (core/state/weights_file.h), under the names of this model.
+void load_weights(const ModelSpec& model, const std::filesystem::path& path,
+                  const std::vector<NamedTensor>& into);
 
 // The records fit the model: number of values, class labels in range, binary targets 0 or 1.
 // Throws Error(input) that names the file, the field and what is allowed.

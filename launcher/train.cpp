@@ -357,6 +357,10 @@ void Run::announce() {
                     bytes(memory.gradients), ", optimizer ", bytes(memory.optimizer),
                     ", activations ", bytes(memory.activations), ", scratch ",
                     bytes(memory.scratch), ", together ", bytes(memory.total())));
+  if (const std::string& weights = job_.model().weights(); !weights.empty()) {
+    progress_.say(first_step_ == 0 ? cat("weights from ", weights)
+                                   : cat("weights from this run; ", weights, " is not read"));
+  }
   if (found_.step >= 0) {
     progress_.say(cat("going on after step ", first_step_, ", from the memory of ", found_.host,
                       "; ", found_.finished - first_step_,

@@ -173,6 +173,8 @@ void Trainer::make_loader(std::int64_t first_step) {
 
 void Trainer::initialize_weights() {
   initialize(table_, job_.train().seed(), parameters_.host(), states_.host());
+  if (!job_.model().weights().empty())
+    load_weights(job_.model(), job_.model().weights(), weights());
 }
 
 void Trainer::load(const Checkpoint& checkpoint) {

@@ -71,7 +71,7 @@ class Trainer {
   ~Trainer();
 
   // On rank 0, one of these before start(); nothing is communicated, and what is loaded stays until
-  // then.
+  // then. The first values are those of model.weights, if the job names it.
   void initialize_weights();
   void load(const Checkpoint& checkpoint);
   void load(const MemoryState& state);

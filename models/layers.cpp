@@ -20,11 +20,16 @@ Value conv2d_layer(const std::string& name, Value x, std::int64_t filters, std::
   return conv2d(x, weight, bias, options);
 }
 
-Value batch_norm_layer(const std::string& name, Value x, Value record_weight) {
+Value batch_norm_layer(const std::string& name, Value x, Value record_weight, float gamma) {
   const Shape channels = {x.shape()[1]};
-  const Value gamma = x.graph().parameter(name + ".weight", channels, Initializer::constant(1));
-  const Value beta = x.graph().parameter(name + ".bias", channels, Initializer::constant(0));
-  return batch_norm(name, x, gamma, beta, record_weight);
+  const Value weight =
+      x.graph().parameter(name + ".weight", channels, Initializer::constant(gamma));
+  const Value bias = x.graph().parameter(name + ".bias", channels, Initializer::constant(0));
+  return batch_norm(name, x, weight, bias, record_weight);
+}
+
+bool counts_batches(const std::string& name) {
+  return name.ends_with(".num_batches_tracked");
 }
 
 }  // namespace peal

@@ -8,9 +8,14 @@
 
 namespace peal {
 
-Value dense_layer(const std::string& name, Value x, std::int64_t outputs);      // x (B, I)
-Value conv2d_layer(const std::string& name, Value x, std::int64_t filters,      // x (B, C, H, W)
-                   std::int64_t kernel, const Conv2dOptions& options = {});     // a square kernel
-Value batch_norm_layer(const std::string& name, Value x, Value record_weight);  // x (B, C, ...)
+Value dense_layer(const std::string& name, Value x, std::int64_t outputs);     // x (B, I)
+Value conv2d_layer(const std::string& name, Value x, std::int64_t filters,     // x (B, C, H, W)
+                   std::int64_t kernel, const Conv2dOptions& options = {});    // a square kernel
+Value batch_norm_layer(const std::string& name, Value x, Value record_weight,  // x (B, C, ...)
+                       float gamma = 1);
+
+// Whether a tensor is num_batches_tracked, which PyTorch saves with every batch norm and Peal has
+// no use for.
+bool counts_batches(const std::string& name);
 
 }  // namespace peal

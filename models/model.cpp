@@ -2,13 +2,15 @@
 
 #include "core/base/error.h"
 #include "models/cnn.h"
+#include "models/layers.h"
 #include "models/mlp.h"
+#include "models/resnet.h"
 
 namespace peal {
 namespace {
 
 [[noreturn]] void fail_no_model() {
-  fail_input("model", "no model is chosen; allowed: cnn, mlp");
+  fail_input("model", "no model is chosen; allowed: cnn, mlp, resnet");
 }
 
 }  // namespace
@@ -19,6 +21,8 @@ ModelInfo model_info(const ModelSpec& spec) {
       return cnn_info(spec.cnn());
     case ModelSpec::kMlp:
       return mlp_info(spec.mlp());
+    case ModelSpec::kResnet:
+      return resnet_info(spec.resnet());
     case ModelSpec::KIND_NOT_SET:
       break;
   }
@@ -31,6 +35,20 @@ void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph) {
       return build_cnn(spec.cnn(), batch, graph);
     case ModelSpec::kMlp:
       return build_mlp(spec.mlp(), batch, graph);
+    case ModelSpec::kResnet:
+      return build_resnet(spec.resnet(), batch, graph);
+    case ModelSpec::KIND_NOT_SET:
+      break;
+  }
+  fail_no_model();
+}
+
+bool ignores_tensor(const ModelSpec& spec, const std::string& name) {
+  switch (spec.kind_case()) {
+    case ModelSpec::kCnn:
+    case ModelSpec::kMlp:
+    case ModelSpec::kResnet:
+      return counts_batches(name);
     case ModelSpec::KIND_NOT_SET:
       break;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/config/job.pb.h"
 #include "core/graph/graph.h"
@@ -22,5 +23,9 @@ ModelInfo model_info(const ModelSpec& spec);  // throws Error(input) naming the 
 
 // Records the model for `batch` records. training and evaluation graphs have equal tables.
 void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph);
+
+// Tensors that other programs keep in a file of this model's weights and that it has no use for,
+// such as PyTorch's num_batches_tracked.
+bool ignores_tensor(const ModelSpec& spec, const std::string& name);
 
 }  // namespace peal

@@ -10,6 +10,9 @@
 // Templates that a cloned function calls must become part of it to be compiled for its set.
 #define PEAL_INLINE __attribute__((always_inline)) inline
 
+// For a lambda that they call, between its parameters and its body.
+#define PEAL_INLINED __attribute__((always_inline))
+
 // The same, and a loop of a few rounds laid out straight, for what CUDA kernels run too.
 #ifdef __CUDACC__
 #define PEAL_ANYWHERE __host__ __device__ __forceinline__

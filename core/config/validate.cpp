@@ -131,6 +131,13 @@ void check_source(const Checker& check, const SourceSpec& source, const std::str
       return check_picture(check, source.tar().picture(), path + ".tar.picture");
     case SourceSpec::kText:
       return check_text(check, source.text(), path + ".text");
+    case SourceSpec::kCifar:
+      check.require(source.cifar().path_size() > 0, path + ".cifar.path",
+                    "is missing; name a file");
+      check.require(source.cifar().end() == 0 || source.cifar().end() > source.cifar().begin(),
+                    path + ".cifar.end", source.cifar().end(), " is not behind begin, ",
+                    source.cifar().begin(), "; write 0 for the last record");
+      return;
     case SourceSpec::KIND_NOT_SET:
       check.require(false, path, "has no source; ", choices(SourceSpec::descriptor()));
   }

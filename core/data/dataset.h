@@ -57,6 +57,14 @@ struct CsvOptions {
 // RFC 4180 with quoted fields, LF or CRLF, plain or gzip; every other column is a number.
 std::unique_ptr<Dataset> open_csv(const std::filesystem::path& path, const CsvOptions& options);
 
+struct CifarOptions {
+  std::int64_t begin = 0, end = 0;  // records to take, counted over all files; end 0: to the last
+};
+// CIFAR-10's binary files, plain or gzip; braces, * and ? name several (file_patterns.h). Records
+// are (3, 32, 32).
+std::unique_ptr<Dataset> open_cifar(const std::vector<std::string>& patterns,
+                                    const CifarOptions& options);
+
 // The first `limit` records.
 std::unique_ptr<Dataset> limit_records(std::unique_ptr<Dataset> dataset, std::int64_t limit);
 

@@ -15,6 +15,13 @@ Pool2dSpec make_spec(PoolKind kind, const Shape& x, const PoolOptions& options);
 // `activation`: none or relu, applied to the result.
 CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation);
 CompileOp compile_dense(Activation activation);
+// y = activation(batch_norm(x) + residual); a residual is the last input of the node.
+struct BatchNormForm {
+  float epsilon = 0;
+  Activation activation = Activation::none;
+  bool residual = false;
+};
+CompileOp compile_batch_norm(const BatchNormForm& form);
 CompileOp compile_conv_relu_pool(std::shared_ptr<ConvReluPool> kernel);
 
 }  // namespace peal

@@ -1,5 +1,8 @@
 #include "core/graph/fusion.h"
 
+#include <algorithm>
+#include <optional>
+
 #include "core/graph/fused_ops.h"
 #include "core/graph/graph_impl.h"
 
@@ -30,6 +33,35 @@ class Fusion {
     return nodes;
   }
 
+  // batch_norm and what follows it: relu, or add and relu where what is added is there before. The
+  // step has then the inputs of a node of its own.
+  std::optional<PlanStep> merge_batch_norm(int n, std::vector<bool>& merged) const {
+    if (node(n).op != "batch_norm") return {};
+    const int add = only_reader(n, "add", /*input=*/-1);
+    const int relu = only_reader(add < 0 ? n : add, "relu");
+    if (relu < 0) return {};
+    const auto place = static_cast<std::size_t>(n);
+    PlanStep step{"batch_norm", place, &graph_.nodes[place], node(n).outputs, {}, nullptr};
+    BatchNormForm form{std::any_cast<float>(node(n).traits.attributes), Activation::relu, add >= 0};
+    if (add >= 0) {
+      const std::vector<int>& terms = node(add).inputs;
+      const int other = terms[terms[0] == node(n).outputs[0] ? 1 : 0];
+      if (!is_there(other, n) || shape(other) != shape(node(n).outputs[0])) return {};
+      auto merged_node = std::make_shared<Graph::Node>(node(n));
+      merged_node->inputs.push_back(other);
+      merged_node->outputs[0] = node(relu).outputs[0];
+      step.owned = merged_node;
+      step.node = merged_node.get();
+      step.op += "+add";
+      merged[static_cast<std::size_t>(add)] = true;
+    }
+    merged[static_cast<std::size_t>(relu)] = true;
+    step.op += "+relu";
+    step.outputs[0] = node(relu).outputs[0];
+    step.compile = compile_batch_norm(form);
+    return step;
+  }
+
   // How many nodes of the chain became one, and how to compile them.
   std::pair<std::size_t, CompileOp> merge(const std::vector<int>& chain) const {
     const Graph::Node& first = node(chain[0]);
@@ -56,13 +88,26 @@ class Fusion {
     readers_[static_cast<std::size_t>(graph_.root(value))].push_back(reader);
   }
 
-  // The node that alone reads the result of node n, under its own shape, if it is an `op`.
-  int only_reader(int n, const std::string& op) const {
+  // The node that alone reads the result of node n, under its own shape, if it is an `op` that has
+  // it as that input (-1: any).
+  int only_reader(int n, const std::string& op, int input = 0) const {
     const int value = node(n).outputs[0];
     const auto& readers = readers_[static_cast<std::size_t>(value)];
     if (readers.size() != 1 || readers[0] == kOutside) return -1;
-    const Graph::Node& reader = node(readers[0]);
-    return reader.op == op && reader.inputs[0] == value ? readers[0] : -1;
+    const std::vector<int>& inputs = node(readers[0]).inputs;
+    const bool reads = input < 0 ? std::find(inputs.begin(), inputs.end(), value) != inputs.end()
+                                 : inputs[static_cast<std::size_t>(input)] == value;
+    return node(readers[0]).op == op && reads ? readers[0] : -1;
+  }
+
+  // Whether a value is made before node n runs.
+  bool is_there(int value, int n) const {
+    const int root = graph_.root(value);
+    for (int later = n; later < static_cast<int>(graph_.nodes.size()); ++later) {
+      const std::vector<int>& made = node(later).outputs;
+      if (std::find(made.begin(), made.end(), root) != made.end()) return false;
+    }
+    return true;
   }
 
   std::shared_ptr<ConvReluPool> conv_relu_pool(const Graph::Node& conv,
@@ -94,7 +139,13 @@ std::vector<PlanStep> make_steps(const Graph& graph, const GradientFlow& flow, K
   std::vector<PlanStep> steps;
   for (std::size_t n = 0; n < nodes.size(); ++n) {
     if (merged[n]) continue;
-    PlanStep step{nodes[n].op, n, &nodes[n], nodes[n].outputs, nodes[n].compile};
+    if (fuse) {
+      if (auto norm = fusion.merge_batch_norm(static_cast<int>(n), merged)) {
+        steps.push_back(std::move(*norm));
+        continue;
+      }
+    }
+    PlanStep step{nodes[n].op, n, &nodes[n], nodes[n].outputs, nodes[n].compile, nullptr};
     if (fuse) {
       const std::vector<int> chain = fusion.chain(static_cast<int>(n));
       const auto [count, compile] = fusion.merge(chain);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,11 +20,13 @@ struct PlanStep {
   const Graph::Node* node = nullptr;  // whose inputs the step reads
   std::vector<int> outputs;           // values that the step makes
   CompileOp compile;
+  std::shared_ptr<const Graph::Node> owned;  // `node`, where it was made by merging
 };
 
 // The graph's nodes in order; with `fuse`
 //   conv2d + relu + max_pool2d  becomes the backend's ConvReluPool where it has one,
 //   conv2d or dense + relu      becomes the kernel with its fused activation,
+//   batch_norm + relu and batch_norm + add + relu become batch_norm's kernel with both,
 // each where nothing else reads what lies between.
 std::vector<PlanStep> make_steps(const Graph& graph, const GradientFlow& flow, Kernels& kernels,
                                  bool training, bool fuse);

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/graph/fused_ops.h"
 #include "core/graph/op_checks.h"
 #include "core/graph/op_compiler.h"
 #include "core/graph/ops.h"
@@ -28,14 +29,24 @@ Value softmax_over_rows(const char* op, Value x, bool log) {
   return record(op, {x}, x.shape(), compile);
 }
 
-// Inputs of the batch_norm node.
-enum : int { kX, kGamma, kBeta, kWeight, kRunningMean, kRunningVariance };
+constexpr auto kAny = OpCompiler::Order::any;
 
-void compile_batch_norm_training(OpCompiler& c, float epsilon) {
+// Inputs of the batch_norm node; a merged one has what is added as the last.
+enum : int { kX, kGamma, kBeta, kWeight, kRunningMean, kRunningVariance, kResidual };
+
+// x and the residual as they lie, if that is one layout; else both row-major.
+OpCompiler::Order order_of(const OpCompiler& c, bool residual) {
+  if (!residual || c.in_layout(kX) == c.in_layout(kResidual)) return kAny;
+  return OpCompiler::Order::row_major;
+}
+
+void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
   Kernels& k = c.kernels();
   const Shape channels = c.in_shape(kGamma);
-  const Ref x = c.in(kX), gamma = c.in(kGamma), beta = c.in(kBeta), weight = c.in(kWeight);
-  const Ref y = c.out(0), contribution = c.out(1);
+  const OpCompiler::Order order = order_of(c, form.residual);
+  const Ref x = c.in(kX, order), gamma = c.in(kGamma), beta = c.in(kBeta), weight = c.in(kWeight);
+  const Ref residual = form.residual ? c.in(kResidual, order) : Ref{};
+  const Ref y = c.out(0, order == kAny ? c.in_layout(kX) : nullptr), contribution = c.out(1);
   const Ref mean = c.memory(channels), variance = c.memory(channels);
   c.forward({x, weight, mean, variance}, [=, &k](Run& r) {
     k.batch_norm_statistics(r.stream, r[x], r[weight], r[mean], r[variance]);
@@ -43,30 +54,47 @@ void compile_batch_norm_training(OpCompiler& c, float epsilon) {
   c.forward({x, weight, mean, variance, contribution}, [=, &k](Run& r) {
     k.batch_norm_contribution(r.stream, r[x], r[weight], r[mean], r[variance], r[contribution]);
   });
-  c.forward({x, mean, variance, gamma, beta, y}, [=, &k](Run& r) {
-    k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], epsilon, r[y]);
+  c.forward({x, mean, variance, gamma, beta, residual, y}, [=, &k](Run& r) {
+    k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], form.epsilon, r[residual],
+                 form.activation, r[y]);
   });
-  const Ref dy = c.grad_out(0), dx = c.grad_in_or_temporary(kX);
+  const Ref dy = c.grad_out(0), dx = c.grad_in_or_temporary(kX, order);
   const Ref dgamma = c.grad_in_or_temporary(kGamma), dbeta = c.grad_in_or_temporary(kBeta);
-  c.backward({x, weight, mean, variance, gamma, dy, dx, dgamma, dbeta}, [=, &k](Run& r) {
-    k.batch_norm_backward(r.stream, r[x], r[weight], r[mean], r[variance], r[gamma], epsilon, r[dy],
-                          r[dx], r[dgamma], r[dbeta]);
-  });
+  const Ref dresidual = form.residual ? c.grad_in_or_temporary(kResidual, order) : Ref{};
+  const Ref kept_y = form.residual ? y : Ref{};
+  c.backward({x, weight, mean, variance, gamma, beta, kept_y, dy, dx, dgamma, dbeta, dresidual},
+             [=, &k](Run& r) {
+               k.batch_norm_backward(r.stream, r[x], r[weight], r[mean], r[variance], r[gamma],
+                                     r[beta], form.epsilon, r[kept_y], form.activation, r[dy],
+                                     r[dx], r[dgamma], r[dbeta], r[dresidual]);
+             });
 }
 
 // By the running averages; nothing is added to them.
-void compile_batch_norm_evaluation(OpCompiler& c, float epsilon) {
+void compile_batch_norm_evaluation(OpCompiler& c, const BatchNormForm& form) {
   Kernels& k = c.kernels();
-  const Ref x = c.in(kX), gamma = c.in(kGamma), beta = c.in(kBeta);
+  const OpCompiler::Order order = order_of(c, form.residual);
+  const Ref x = c.in(kX, order), gamma = c.in(kGamma), beta = c.in(kBeta);
+  const Ref residual = form.residual ? c.in(kResidual, order) : Ref{};
   const Ref mean = c.in(kRunningMean), variance = c.in(kRunningVariance);
-  const Ref y = c.out(0), contribution = c.out(1);
-  c.forward({x, mean, variance, gamma, beta, y, contribution}, [=, &k](Run& r) {
-    k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], epsilon, r[y]);
+  const Ref y = c.out(0, order == kAny ? c.in_layout(kX) : nullptr), contribution = c.out(1);
+  c.forward({x, mean, variance, gamma, beta, residual, y, contribution}, [=, &k](Run& r) {
+    k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], form.epsilon, r[residual],
+                 form.activation, r[y]);
     k.fill(r.stream, r[contribution], 0);
   });
 }
 
 }  // namespace
+
+CompileOp compile_batch_norm(const BatchNormForm& form) {
+  return [=](OpCompiler& c) {
+    if (c.training())
+      compile_batch_norm_training(c, form);
+    else
+      compile_batch_norm_evaluation(c, form);
+  };
+}
 
 Value softmax(Value x) {
   return softmax_over_rows("softmax", x, /*log=*/false);
@@ -113,17 +141,12 @@ Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Valu
   check_shape(op, "weight", weight, {x.shape()[0]});
   Graph& graph = x.graph();
   const Value mean = graph.state(name + ".running_mean", channels, 0);
-  const Value variance = graph.state(name + ".running_variance", channels, 1);
-  const auto compile = [=](OpCompiler& c) {
-    if (c.training())
-      compile_batch_norm_training(c, epsilon);
-    else
-      compile_batch_norm_evaluation(c, epsilon);
-  };
+  const Value variance = graph.state(name + ".running_var", channels, 1);
   const Shape sums = {2 * channels[0] + 1};
   const auto made = graph.add_op(op, {x, gamma, beta, weight, mean, variance},
-                                 {{x.shape(), DType::f32}, {sums, DType::f32}}, compile,
-                                 {{kWeight, kRunningMean, kRunningVariance}, {}});
+                                 {{x.shape(), DType::f32}, {sums, DType::f32}},
+                                 compile_batch_norm({epsilon, Activation::none, false}),
+                                 {{kWeight, kRunningMean, kRunningVariance}, epsilon});
   graph.add_slot(name + ".statistics", made[1], [=](OpCompiler& c) {
     Kernels& k = c.kernels();
     const Ref summed = c.in(0), m = c.ref(mean), v = c.ref(variance);

@@ -83,9 +83,11 @@ Ref OpCompiler::grad_in(int i, Order order) {
   return {target};
 }
 
-Ref OpCompiler::grad_in_or_temporary(int i) {
-  if (needs_grad(i)) return grad_in(i);
-  return needs_backward() ? memory(in_shape(i)) : Ref{};
+Ref OpCompiler::grad_in_or_temporary(int i, Order order) {
+  if (needs_grad(i)) return grad_in(i, order);
+  if (!needs_backward()) return {};
+  return {
+      builder_.add_tensor(in_shape(i), DType::f32, order == Order::any ? in_layout(i) : nullptr)};
 }
 
 Ref OpCompiler::memory(const Shape& shape, DType dtype) {

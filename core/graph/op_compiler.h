@@ -102,7 +102,7 @@ class OpCompiler {
   // aliases are the plan's business.
   Ref grad_in(int i, Order order = Order::row_major);
   // The same for kernels that always write it: a temporary when it is not wanted.
-  Ref grad_in_or_temporary(int i);
+  Ref grad_in_or_temporary(int i, Order order = Order::row_major);
   // Kept from the first call that lists it to the last: written by forward for backward, or both
   // written and read inside one call.
   Ref memory(const Shape& shape, DType dtype = DType::f32);

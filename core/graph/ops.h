@@ -61,7 +61,7 @@ Value softmax(Value x);                                                     // l
 Value log_softmax(Value x);                                                 // last axis
 Value layer_norm(Value x, Value gamma, Value beta, float epsilon = 1e-5f);  // last axis
 // x (B, C, ...); weight (B), 0 for padded records. Statistics are per virtual rank; the running
-// averages `name`.running_mean and .running_variance are states made here, merged in tree order.
+// averages `name`.running_mean and .running_var are states made here, merged in tree order.
 Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Value weight,
                  float momentum = 0.1f, float epsilon = 1e-5f);
 

@@ -209,7 +209,7 @@ void PlanBuilder::compile_slots() {
     if (!impl_.slots[i].apply) continue;
     calls_ = &program_->apply;
     slot_entry_ = program_->slots[i].slot;
-    PlanStep step{"slot " + impl_.slots[i].name, 0, nullptr, {}, impl_.slots[i].apply};
+    PlanStep step{"slot " + impl_.slots[i].name, 0, nullptr, {}, impl_.slots[i].apply, nullptr};
     OpCompiler compiler(*this, step);
     step.compile(compiler);
   }

@@ -45,10 +45,16 @@ Shape padded(const Shape& shape, int rank) {
   return Shape(dims);
 }
 
+// As they lie where that is one layout: of values of one shape. A repeated one is row-major.
+OpCompiler::Order common_order(const OpCompiler& c) {
+  const bool same = c.in_shape(0) == c.in_shape(1) && c.in_layout(0) == c.in_layout(1);
+  return same ? kAny : OpCompiler::Order::row_major;
+}
+
 // dx = `full`, which has the output's shape, summed over the axes along which x was repeated.
-void sum_to_input(OpCompiler& c, int i, Ref full) {
+void sum_to_input(OpCompiler& c, int i, Ref full, OpCompiler::Order order) {
   Kernels& k = c.kernels();
-  const Ref dx = c.grad_in(i);
+  const Ref dx = c.grad_in(i, order);
   if (c.in_shape(i) == c.out_shape()) {
     c.backward({full, dx}, [=, &k](Run& r) { k.copy(r.stream, r[full], r[dx]); });
     return;
@@ -85,10 +91,12 @@ Value add(Value x, Value y) {
   check_f32("add", "y", y);
   const auto compile = [](OpCompiler& c) {
     Kernels& k = c.kernels();
-    const Ref a = c.in(0), b = c.in(1), z = c.out(), dz = c.grad_out();
+    const OpCompiler::Order order = common_order(c);
+    const Ref a = c.in(0, order), b = c.in(1, order);
+    const Ref z = c.out(0, order == kAny ? c.in_layout(0) : nullptr), dz = c.grad_out();
     c.forward({a, b, z}, [=, &k](Run& r) { k.binary(r.stream, BinaryOp::add, r[a], r[b], r[z]); });
     for (int i = 0; i < 2; ++i)
-      if (c.needs_grad(i)) sum_to_input(c, i, dz);
+      if (c.needs_grad(i)) sum_to_input(c, i, dz, order);
   };
   return record("add", {x, y}, broadcast_shape("add", x.shape(), y.shape()), compile);
 }
@@ -108,7 +116,7 @@ Value mul(Value x, Value y) {
       c.backward({dz, other, product}, [=, &k](Run& r) {
         k.binary(r.stream, BinaryOp::mul, r[dz], r[other], r[product]);
       });
-      if (!direct) sum_to_input(c, i, product);
+      if (!direct) sum_to_input(c, i, product, OpCompiler::Order::row_major);
     }
   };
   return record("mul", {x, y}, broadcast_shape("mul", x.shape(), y.shape()), compile);

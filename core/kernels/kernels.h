@@ -62,7 +62,9 @@ struct Conv2dSpec {
 class Conv2d {
  public:
   virtual ~Conv2d() = default;
-  virtual const Layout* y_layout() const = 0;  // nullptr: row-major; also dy's
+  // Blocks of channels, which pooling, pointwise kernels and batch norm take as they are; nullptr:
+  // row-major. Also dy's.
+  virtual const Layout* y_layout() const = 0;
   virtual std::size_t scratch_bytes() const = 0;
   virtual void forward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
                        Tensor scratch) = 0;
@@ -222,18 +224,24 @@ class Kernels {
   virtual void broadcast(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
 
   // ---- Normalisation over the batch (Ioffe & Szegedy 2015, algorithm 1) --------------------
-  // x is (B, C, ...) row-major, weight (B): 0 marks a padded record, which counts nowhere.
-  // mean and variance (biased) are (C) over the records of weight > 0.
+  // x is (B, C, ...), weight (B): 0 marks a padded record, which counts nowhere. x, residual, y and
+  // their gradients share one layout, row-major or a convolution's. mean and variance (biased) are
+  // (C) over the records of weight > 0.
   virtual void batch_norm_statistics(Stream& s, const Tensor& x, const Tensor& weight, Tensor mean,
                                      Tensor variance) = 0;
-  // y = (x - mean) / sqrt(variance + epsilon) * gamma + beta
+  // y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta + residual); act is none or relu,
+  // and residual is empty where nothing is added.
   virtual void batch_norm(Stream& s, const Tensor& x, const Tensor& mean, const Tensor& variance,
-                          const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) = 0;
-  // Gradient through the statistics. dx of padded records is 0.
+                          const Tensor& gamma, const Tensor& beta, float epsilon,
+                          const Tensor& residual, Activation activation, Tensor y) = 0;
+  // Gradient through activation and statistics. dx of padded records is 0. With a residual,
+  // dresidual becomes the gradient before the activation, which y tells (y <= 0: 0); else both are
+  // empty, and what the activation got is computed again.
   virtual void batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight,
                                    const Tensor& mean, const Tensor& variance, const Tensor& gamma,
-                                   float epsilon, const Tensor& dy, Tensor dx, Tensor dgamma,
-                                   Tensor dbeta) = 0;
+                                   const Tensor& beta, float epsilon, const Tensor& y,
+                                   Activation activation, const Tensor& dy, Tensor dx,
+                                   Tensor dgamma, Tensor dbeta, Tensor dresidual) = 0;
   // What ranks add up for the running averages, (2*C + 1): n*mean, n*unbiased variance, n, where n
   // is the number of values per channel (records of weight > 0 times pixels).
   virtual void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight,

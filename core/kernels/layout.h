@@ -1,7 +1,8 @@
-// What a Layout is to everybody but the backend that made it: a number of bytes.
+// What a Layout is to everybody but the backend that made it.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace peal {
 
@@ -11,6 +12,8 @@ struct Layout {
   explicit Layout(std::size_t size) : bytes(size) {}
   virtual ~Layout() = default;
   std::size_t bytes;
+  // Channels that lie side by side: (B, C / channel_block, H * W, channel_block); 0: another order.
+  std::int64_t channel_block = 0;
 };
 
 }  // namespace peal

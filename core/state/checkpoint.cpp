@@ -35,8 +35,9 @@ MappedFile map_checked(const fs::path& path, const state::FileEntry& entry) {
 }
 
 const NamedTensor* find(const std::vector<NamedTensor>& tensors, const std::string& name) {
-  const auto found = std::find_if(tensors.begin(), tensors.end(),
-                                  [&](const NamedTensor& t) { return t.name == name; });
+  const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const NamedTensor& t) {
+    return current_name(t.name) == name;
+  });
   return found == tensors.end() ? nullptr : &*found;
 }
 
@@ -59,6 +60,12 @@ std::string list_tensors(const std::vector<NamedTensor>& tensors) {
 
 }  // namespace
 
+std::string current_name(const std::string& saved) {
+  constexpr std::string_view kOld = ".running_variance", kNew = ".running_var";  // PyTorch's name
+  if (!saved.ends_with(kOld)) return saved;
+  return cat(saved.substr(0, saved.size() - kOld.size()), kNew);
+}
+
 void load_tensors(const std::string& where, const std::vector<NamedTensor>& from,
                   const std::vector<NamedTensor>& into) {
   const auto fail = [&](const std::string& what) {
@@ -75,7 +82,7 @@ void load_tensors(const std::string& where, const std::vector<NamedTensor>& from
     }
   }
   for (const NamedTensor& source : from) {
-    if (find(into, source.name) == nullptr) {
+    if (find(into, current_name(source.name)) == nullptr) {
       fail(cat("tensor \"", source.name, "\" is not in the model"));
     }
   }

@@ -74,6 +74,9 @@ class CheckpointWriter {
   std::unique_ptr<Impl> impl_;
 };
 
+// The name that a tensor saved by an earlier version has now; most kept theirs.
+std::string current_name(const std::string& saved);
+
 // Copies `from` into `into` by name; throws Error(input) at `where` that names the first tensor
 // that is missing, left over or of another shape, and both models' shapes. Everything is compared
 // before anything is copied.

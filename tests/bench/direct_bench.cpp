@@ -173,7 +173,7 @@ void batch_norm(benchmark::State& state) {
     kernels(kCpu).batch_norm_statistics(s, x.tensor(), weight.tensor(), mean.tensor(),
                                         variance.tensor());
     kernels(kCpu).batch_norm(s, x.tensor(), mean.tensor(), variance.tensor(), gamma.tensor(),
-                             gamma.tensor(), 1e-5f, y.tensor());
+                             gamma.tensor(), 1e-5f, {}, Activation::none, y.tensor());
   });
 }
 BENCHMARK(batch_norm)->Arg(14)->Arg(28);
@@ -188,8 +188,9 @@ void batch_norm_backward(benchmark::State& state) {
   kernels(kCpu).fill(s, variance.tensor(), 1.0f);
   measure(state, 5 * shape.numel(), [&] {
     kernels(kCpu).batch_norm_backward(s, x.tensor(), weight.tensor(), mean.tensor(),
-                                      variance.tensor(), gamma.tensor(), 1e-5f, dy.tensor(),
-                                      dx.tensor(), dgamma.tensor(), dbeta.tensor());
+                                      variance.tensor(), gamma.tensor(), gamma.tensor(), 1e-5f, {},
+                                      Activation::none, dy.tensor(), dx.tensor(), dgamma.tensor(),
+                                      dbeta.tensor(), {});
   });
 }
 BENCHMARK(batch_norm_backward)->Arg(14)->Arg(28);

@@ -117,6 +117,28 @@ class WrongInput(PealTest):
         self.assertIn("rank 1", result.stderr)
         self.assertIn("job", result.stderr)
 
+    # ---- Weights to start from ----
+
+    def test_weights_that_do_not_fit(self):
+        self.train(self.job(), overrides=["train.max_steps=1"])
+        weights = self.folder / "run/checkpoints/step-000000001/weights.safetensors"
+        self.refuse_job(["run.directory=" + str(self.folder / "other"), f"model.weights={weights}",
+                         "model.cnn.hidden=16"], INPUT, "weights.safetensors",
+                        "3 tensors of another shape", "dense1.bias is (32) and must be (16)")
+        self.refuse_job(["run.directory=" + str(self.folder / "other"), f"model.weights={weights}",
+                         "model.cnn.batch_norm=true"], INPUT, "weights.safetensors",
+                        "lacks 4 tensors", "norm.weight", "norm.running_mean")
+
+    def test_weights_that_cannot_be_read(self):
+        self.refuse_job(["model.weights=none.safetensors"], INPUT, "none.safetensors", "No such file")
+        file = self.folder / "x.safetensors"
+        for content, expected in (
+                (b"\x08", "too few"), (b"\xff" * 8 + b"{}", "header"),
+                ((60).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+                 .ljust(60) + b"1234", "truncated")):
+            file.write_bytes(content)
+            self.refuse_job([f"model.weights={file}"], INPUT, "x.safetensors", expected, ranks=(2,))
+
     # ---- Records ----
 
     def with_images(self, change, name="images.gz"):

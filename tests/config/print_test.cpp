@@ -73,6 +73,7 @@ TEST(EffectiveJob, WritesOnlyTheChosenCaseAndShortestFloats) {
   const std::string text = effective_job(job);
   EXPECT_THAT(text, HasSubstr("hidden: [128, 64]"));
   EXPECT_THAT(text, HasSubstr("dropout: 0.1\n"));
+  EXPECT_THAT(text, HasSubstr("  }\n  weights: \"\"\n"));
   EXPECT_THAT(text, HasSubstr("clip_norm: 0.1\n"));
   EXPECT_THAT(text, HasSubstr("epsilon: 1e-08\n"));
   EXPECT_THAT(text, HasSubstr("factor: 0.003921569\n"));
@@ -139,6 +140,7 @@ TEST(JobHash, IgnoresWhatDoesNotDefineTheResult) {
                                  "run.log_every_steps=1",
                                  "run.tensorboard=false",
                                  "run.histograms_every_steps=9",
+                                 "model.weights=x.safetensors",
                                  "data.prefetch_batches=9",
                                  "data.loader_threads=3",
                                  "parallel.threads=2",

@@ -34,7 +34,7 @@ TEST(Set, EveryType) {
   const JobSpec job =
       set({"train.epochs=3", "train.seed=18446744073709551615", " train.clip_norm = 1e-3 ",
            "run.tensorboard=false", "parallel.reduction=FAST", "run.directory=a b",
-           "name=\"x\\ny\"", "model.mlp.dropout=0.25"});
+           "name=\"x\\ny\"", "model.mlp.dropout=0.25", "model.weights=a/b.safetensors"});
   EXPECT_EQ(job.train().epochs(), 3);
   EXPECT_EQ(job.train().seed(), UINT64_MAX);
   EXPECT_EQ(job.train().clip_norm(), 1e-3);
@@ -43,6 +43,7 @@ TEST(Set, EveryType) {
   EXPECT_EQ(job.run().directory(), "a b");
   EXPECT_EQ(job.name(), "x\ny");
   EXPECT_EQ(job.model().mlp().dropout(), 0.25f);
+  EXPECT_EQ(job.model().weights(), "a/b.safetensors");
 }
 
 TEST(Set, TextMayHoldQuotesAndEqualsSigns) {

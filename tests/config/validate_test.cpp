@@ -53,7 +53,8 @@ TEST(Validate, MoreRanksThanVirtualRanks) {
 TEST(Validate, MissingGroupsNameTheChoices) {
   JobSpec job = good_job();
   job.clear_model();
-  EXPECT_EQ(validation_error(job), "job.textproto: model: is missing; write one of cnn, mlp");
+  EXPECT_EQ(validation_error(job),
+            "job.textproto: model: is missing; write one of cnn, mlp, resnet");
   job = good_job();
   job.mutable_optimizer()->Clear();
   EXPECT_EQ(validation_error(job),
@@ -62,11 +63,12 @@ TEST(Validate, MissingGroupsNameTheChoices) {
   job.mutable_data()->clear_train();
   EXPECT_EQ(
       validation_error(job),
-      "job.textproto: data.train: is missing; write one of idx, csv, shards, pictures, tar, text");
+      "job.textproto: data.train: is missing; write one of idx, csv, shards, pictures, tar, text, "
+      "cifar");
   job.mutable_data()->mutable_train()->set_limit(3);
   EXPECT_EQ(validation_error(job),
             "job.textproto: data.train: has no source; write one of idx, csv, shards, pictures, "
-            "tar, text");
+            "tar, text, cifar");
 }
 
 // Text that is merged over the good job, and the error.
@@ -125,6 +127,9 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"data { train { text { path: 'x' length: 0 } } }", "data.train.text.length: 0"},
         Wrong{"data { train { text { path: 'x' by: PIECE label_first: true } } }",
               "data.train.text: label_first and cut_long_lines"},
+        Wrong{"data { train { cifar {} } }", "data.train.cifar.path: is missing"},
+        Wrong{"data { train { cifar { path: 'x' begin: 3 end: 3 } } }",
+              "data.train.cifar.end: 3 is not behind begin, 3"},
         Wrong{"data { test {} }", "data.test: has no source"},
         Wrong{"data { test { csv { path: 'x' delimiter: '' } } }",
               "data.test.csv.delimiter: \"\" is not one character"},

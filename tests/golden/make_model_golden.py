@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """Writes models.bin: small configurations of the models of models/, built once more from PyTorch's
 own layers. For each: inputs, weights, the first loss, logits, gradients, and batch norm's running
-averages after one step. Needs PyTorch; computed in float64, stored as float32.
+averages after one step. Also resnet.safetensors, a ResNet as PyTorch saves it. Needs PyTorch; computed in float64, stored as float32.
 
     python3 tests/golden/make_model_golden.py
 """
 
 import os
+from collections import OrderedDict
 
 import torch
 from torch import nn
 
 from golden_file import GoldenFile
+from resnet import ResNet
+from safetensors_file import save
 
 torch.manual_seed(4)
 torch.set_default_dtype(torch.float64)
@@ -19,28 +22,28 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FILE = GoldenFile(os.path.join(HERE, "models.bin"))
 
 
-def write(name, layers, x, labels, weight, loss_of):
-    """layers: name -> module, in order; loss_of(logits, labels) gives one loss a record."""
+def write(name, model, x, labels, weight, loss_of):
+    """model: a module, or its layers by name; loss_of(logits, labels) gives one loss a record."""
+    if isinstance(model, dict):
+        model = nn.Sequential(OrderedDict(model))
     x = x.float().double()
-    for module in layers.values():
-        for parameter in module.parameters():
-            if parameter.dim() == 1:  # so that constant first values are not checked alone
-                parameter.data += torch.linspace(-0.25, 0.25, len(parameter))
-            parameter.data = parameter.data.float().double()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # so that constant first values are not checked alone
+            parameter.data += torch.linspace(-0.25, 0.25, len(parameter))
+        parameter.data = parameter.data.float().double()
     for tensor, value in {"x": x, "labels": labels, "weight": weight}.items():
         FILE.write(f"{name}/{tensor}", value)
-    logits = nn.Sequential(*layers.values())(x)
+    logits = model(x)
     loss = (loss_of(logits, labels) * weight).sum()
     (loss / weight.sum()).backward()
     FILE.write(f"{name}/loss", loss.reshape(1))
     FILE.write(f"{name}/logits", logits)
-    for layer, module in layers.items():
-        for parameter, value in module.named_parameters():
-            FILE.write(f"{name}/parameter/{layer}.{parameter}", value)
-            FILE.write(f"{name}/gradient/{layer}.{parameter}", value.grad)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            FILE.write(f"{name}/state/{layer}.running_mean", module.running_mean)
-            FILE.write(f"{name}/state/{layer}.running_variance", module.running_var)
+    for parameter, value in model.named_parameters():
+        FILE.write(f"{name}/parameter/{parameter}", value)
+        FILE.write(f"{name}/gradient/{parameter}", value.grad)
+    for state, value in model.named_buffers():
+        if not state.endswith("num_batches_tracked"):
+            FILE.write(f"{name}/state/{state}", value)
 
 
 def cross_entropy(logits, labels):
@@ -92,4 +95,23 @@ write("mlp_softmax", mlp(6, [5], 4, nn.Tanh, batch_norm=True), torch.randn(4, 6)
       cross_entropy)
 write("mlp_squared_error", mlp(6, [5], 1, nn.GELU), torch.randn(4, 6),
       torch.tensor([1.5, -2, 0.25, 3]), ones, squared)
+write("resnet_basic", ResNet("basic", [1, 2], 16, "cifar", 4), torch.randn(4, 3, 8, 8), classes,
+      ones, cross_entropy)
+write("resnet_bottleneck", ResNet("bottleneck", [1, 1], 4, "imagenet", 4), torch.randn(4, 3, 32, 32),
+      classes, ones, cross_entropy)
+
+# A model as PyTorch saves it, after some steps of training, and the logits that it then gives.
+torch.manual_seed(5)
+model = ResNet("bottleneck", [1, 1], 8, "cifar", 4)
+model.fc.weight.data *= 10  # so that logits tell the records apart
+optimizer = torch.optim.SGD(model.parameters(), 0.05)
+for _ in range(3):
+    optimizer.zero_grad()
+    cross_entropy(model(torch.randn(8, 3, 8, 8)), torch.randint(0, 4, (8,))).mean().backward()
+    optimizer.step()
+model = model.float()
+save(os.path.join(HERE, "resnet.safetensors"), model.state_dict())
+x = torch.randn(4, 3, 8, 8).float()
+FILE.write("resnet_saved/x", x)
+FILE.write("resnet_saved/logits", model.double().eval()(x.double()))
 FILE.close()

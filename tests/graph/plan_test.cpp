@@ -430,7 +430,7 @@ TEST(BatchNorm, MovesItsAveragesAndEvaluatesByThem) {
   training.backward();
   training.apply_slots();
   EXPECT_FLOAT_EQ(training.state("norm.running_mean")[0], 0.1f * 3);
-  EXPECT_FLOAT_EQ(training.state("norm.running_variance")[0], 0.9f + 0.1f * 7);
+  EXPECT_FLOAT_EQ(training.state("norm.running_var")[0], 0.9f + 0.1f * 7);
 
   Session evaluation(graph, false);
   evaluation.copy_states(training);

@@ -1,3 +1,4 @@
+#include "core/kernels/layout.h"
 #include "tests/kernels/direct_support.h"
 
 namespace peal::direct {
@@ -97,11 +98,12 @@ Result run(Case& k) {
   const Tensor x = view(k.x, k.shape), mean = k.per_channel(r.mean);
   const Tensor variance = k.per_channel(r.variance), gamma = k.per_channel(k.gamma);
   kernels_under_test().batch_norm_statistics(s, x, k.weights(), mean, variance);
-  kernels_under_test().batch_norm(s, x, mean, variance, gamma, k.per_channel(k.beta), kEpsilon,
-                                  view(r.y, k.shape));
-  kernels_under_test().batch_norm_backward(s, x, k.weights(), mean, variance, gamma, kEpsilon,
+  kernels_under_test().batch_norm(s, x, mean, variance, gamma, k.per_channel(k.beta), kEpsilon, {},
+                                  Activation::none, view(r.y, k.shape));
+  kernels_under_test().batch_norm_backward(s, x, k.weights(), mean, variance, gamma,
+                                           k.per_channel(k.beta), kEpsilon, {}, Activation::none,
                                            view(k.dy, k.shape), view(r.dx, k.shape),
-                                           k.per_channel(r.dgamma), k.per_channel(r.dbeta));
+                                           k.per_channel(r.dgamma), k.per_channel(r.dbeta), {});
   return r;
 }
 
@@ -199,6 +201,114 @@ TEST(DirectBatchNorm, ABatchOfPaddingGivesZeros) {
     EXPECT_EQ(r.dbeta, none);
     EXPECT_EQ(r.dx, std::vector<float>(k.x.size(), 0.0f));
     for (const float y : r.y) EXPECT_TRUE(std::isfinite(y));
+  }
+}
+
+// Statistics, output and gradients with relu and what is added, by one kernel or by several.
+struct Fused {
+  std::vector<float> y, dx, dgamma, dbeta, dresidual;
+  friend bool operator==(const Fused&, const Fused&) = default;
+};
+
+Fused run_fused(Case& k, bool residual, bool at_once) {
+  Stream s;
+  Kernels& kernels = kernels_under_test();
+  std::vector<float> mean(k.channels), variance(k.channels), added = normals(k.x.size(), 5);
+  std::vector<float> between(k.x.size()), g(k.x.size());
+  Fused f;
+  for (auto* v : {&f.dgamma, &f.dbeta}) v->resize(k.channels);
+  for (auto* v : {&f.y, &f.dx, &f.dresidual}) v->resize(k.x.size());
+  const Tensor x = view(k.x, k.shape), w = k.weights(), m = k.per_channel(mean);
+  const Tensor v = k.per_channel(variance), gamma = k.per_channel(k.gamma);
+  const Tensor beta = k.per_channel(k.beta), y = view(f.y, k.shape), dx = view(f.dx, k.shape);
+  const Tensor dgamma = k.per_channel(f.dgamma), dbeta = k.per_channel(f.dbeta);
+  const Tensor dresidual = view(f.dresidual, k.shape), dy = view(k.dy, k.shape);
+  kernels.batch_norm_statistics(s, x, w, m, v);
+  constexpr auto kRelu = Activation::relu, kNone = Activation::none;
+  if (at_once) {
+    kernels.batch_norm(s, x, m, v, gamma, beta, kEpsilon,
+                       residual ? view(added, k.shape) : Tensor{}, kRelu, y);
+    kernels.batch_norm_backward(s, x, w, m, v, gamma, beta, kEpsilon, residual ? y : Tensor{},
+                                kRelu, dy, dx, dgamma, dbeta, residual ? dresidual : Tensor{});
+    return f;
+  }
+  const Tensor z = view(between, k.shape), masked = view(g, k.shape);
+  kernels.batch_norm(s, x, m, v, gamma, beta, kEpsilon, {}, kNone, z);
+  if (residual) kernels.binary(s, BinaryOp::add, z, view(added, k.shape), z);
+  kernels.activation(s, kRelu, 0, z, y);
+  kernels.activation_backward(s, kRelu, 0, {}, y, dy, masked);
+  kernels.batch_norm_backward(s, x, w, m, v, gamma, beta, kEpsilon, {}, kNone, masked, dx, dgamma,
+                              dbeta, {});
+  if (residual) f.dresidual = g;
+  return f;
+}
+
+TEST(DirectBatchNorm, ReluAndWhatIsAddedChangeNoBit) {
+  for (Case& k : cases()) {
+    for (const bool residual : {false, true}) {
+      const Fused at_once = run_fused(k, residual, true), apart = run_fused(k, residual, false);
+      EXPECT_EQ(at_once, apart) << k.shape << residual;
+      const auto zeros = std::count(at_once.y.begin(), at_once.y.end(), 0.0f);
+      EXPECT_GT(zeros, 0);
+      EXPECT_LT(zeros, static_cast<std::ptrdiff_t>(k.x.size()));
+    }
+  }
+}
+
+// The same numbers in blocks of channels: sums are then taken in another order.
+TEST(CpuBatchNorm, TakesBlocksOfChannels) {
+  struct Blocks final : Layout {
+    Blocks(std::size_t size, std::int64_t block) : Layout(size) { channel_block = block; }
+  };
+  for (const auto& [channels, block] : {std::pair{32, 16}, {16, 8}, {24, 24}, {300, 300}}) {
+    for (const bool residual : {false, true}) {
+      for (const std::int64_t side : {1, 3, 20}) {
+        Case k({4, channels, side, side}, /*dense=*/false);
+        const Fused expected = run_fused(k, residual, /*at_once=*/true);
+        const Blocks layout(k.x.size() * sizeof(float), block);
+        const std::size_t width = static_cast<std::size_t>(block);
+        const auto moved = [&](const std::vector<float>& from, bool back) {
+          std::vector<float> to(from.size());
+          for (std::size_t i = 0; i < from.size(); ++i) {
+            const std::size_t p = i % k.pixels, c = i / k.pixels % k.channels;
+            const std::size_t b = i / k.pixels / k.channels;
+            const std::size_t at =
+                ((b * k.channels + c / width * width) * k.pixels) + p * width + c % width;
+            back ? to[i] = from[at] : to[at] = from[i];
+          }
+          return to;
+        };
+        std::vector<float> x = moved(k.x, false), dy = moved(k.dy, false);
+        std::vector<float> added = moved(normals(k.x.size(), 5), false);
+        std::vector<float> mean(k.channels), variance(k.channels), y(x.size()), dx(x.size());
+        std::vector<float> dresidual(x.size()), dgamma(k.channels), dbeta(k.channels);
+        const auto blocked = [&](std::vector<float>& v) {
+          Tensor t = view(v, k.shape);
+          t.layout = &layout;
+          return t;
+        };
+        Stream s;
+        Kernels& cpu = kernels(kCpu);
+        const Tensor m = k.per_channel(mean), v = k.per_channel(variance);
+        const Tensor gamma = k.per_channel(k.gamma), beta = k.per_channel(k.beta);
+        cpu.batch_norm_statistics(s, blocked(x), k.weights(), m, v);
+        cpu.batch_norm(s, blocked(x), m, v, gamma, beta, kEpsilon,
+                       residual ? blocked(added) : Tensor{}, Activation::relu, blocked(y));
+        cpu.batch_norm_backward(s, blocked(x), k.weights(), m, v, gamma, beta, kEpsilon,
+                                residual ? blocked(y) : Tensor{}, Activation::relu, blocked(dy),
+                                blocked(dx), k.per_channel(dgamma), k.per_channel(dbeta),
+                                residual ? blocked(dresidual) : Tensor{});
+        const auto close = [&](const std::vector<float>& actual, const std::vector<float>& wanted,
+                               const char* what) {
+          expect_close(actual, doubles(wanted), 2e-6, 2e-6, what);
+        };
+        close(moved(y, true), expected.y, "y");
+        close(moved(dx, true), expected.dx, "dx");
+        close(dgamma, expected.dgamma, "dgamma");
+        close(dbeta, expected.dbeta, "dbeta");
+        if (residual) close(moved(dresidual, true), expected.dresidual, "dresidual");
+      }
+    }
   }
 }
 

@@ -257,19 +257,22 @@ class MirroredKernels final : public Kernels {
              });
   }
   void batch_norm(Stream&, const Tensor& x, const Tensor& mean, const Tensor& variance,
-                  const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) override {
-    mirrored(device_, "batch_norm", {x, mean, variance, gamma, beta}, {y},
+                  const Tensor& gamma, const Tensor& beta, float epsilon, const Tensor& residual,
+                  Activation activation, Tensor y) override {
+    mirrored(device_, "batch_norm", {x, mean, variance, gamma, beta, residual}, {y},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.batch_norm(s, in[0], in[1], in[2], in[3], in[4], epsilon, out[0]);
+               inner_.batch_norm(s, in[0], in[1], in[2], in[3], in[4], epsilon, in[5], activation,
+                                 out[0]);
              });
   }
   void batch_norm_backward(Stream&, const Tensor& x, const Tensor& weight, const Tensor& mean,
-                           const Tensor& variance, const Tensor& gamma, float epsilon,
-                           const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta) override {
-    mirrored(device_, "batch_norm_backward", {x, weight, mean, variance, gamma, dy},
-             {dx, dgamma, dbeta}, [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.batch_norm_backward(s, in[0], in[1], in[2], in[3], in[4], epsilon, in[5],
-                                          out[0], out[1], out[2]);
+                           const Tensor& variance, const Tensor& gamma, const Tensor& beta,
+                           float epsilon, const Tensor& y, Activation activation, const Tensor& dy,
+                           Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) override {
+    mirrored(device_, "batch_norm_backward", {x, weight, mean, variance, gamma, beta, y, dy},
+             {dx, dgamma, dbeta, dresidual}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.batch_norm_backward(s, in[0], in[1], in[2], in[3], in[4], in[5], epsilon,
+                                          in[6], activation, in[7], out[0], out[1], out[2], out[3]);
              });
   }
   void batch_norm_contribution(Stream&, const Tensor& x, const Tensor& weight, const Tensor& mean,

@@ -228,6 +228,56 @@ INSTANTIATE_TEST_SUITE_P(
         conv_case("many", {290, 1, 10, 10}, {3, 1, 3, 3}, 1, 0, 1, 1, true, Activation::none)),
     [](const auto& test) { return "of_" + std::string(test.param.name); });
 
+// dx of a convolution without groups, by its definition.
+Vector data_gradient(const Conv2dSpec& c, const Vector& w, const Vector& dy) {
+  Vector dx(static_cast<std::size_t>(c.x.numel()));
+  auto dy_at = dy.begin();
+  for_each_index(c.y(), [&](std::int64_t n, std::int64_t o, std::int64_t row, std::int64_t column) {
+    const double g = *dy_at++;
+    for_each_index({1, c.w[1], c.w[2], c.w[3]},
+                   [&](std::int64_t, std::int64_t k, std::int64_t kh, std::int64_t kw) {
+                     const auto r = row * c.stride[0] - c.padding[0] + kh * c.dilation[0];
+                     const auto q = column * c.stride[1] - c.padding[1] + kw * c.dilation[1];
+                     if (r < 0 || r >= c.x[2] || q < 0 || q >= c.x[3]) return;
+                     dx[offset(c.x, n, k, r, q)] += g * w[offset(c.w, o, k, kh, kw)];
+                   });
+  });
+  return dx;
+}
+
+// Where a backend may multiply in another way (Winograd's): all three passes by their definitions.
+class ManyChannels : public testing::TestWithParam<ConvCase> {};
+
+TEST_P(ManyChannels, AllPasses) {
+  const Conv2dSpec spec = GetParam().spec;
+  const auto conv = kernels_under_test().make_conv2d(spec);
+  const Vector x = random_values(spec.x, 1), w = random_values(spec.w, 2);
+  const Vector b = random_values({spec.w[0]}, 3), dy = random_values(spec.y(), 4);
+  const Owned pad = Owned::bytes(conv->scratch_bytes()), w_in = Owned::of(spec.w, w);
+  const Owned x_in = Owned::of(spec.x, x);
+  const Owned dy_in = to_layout(Owned::of(spec.y(), dy), conv->y_layout());
+  Owned y(spec.y(), conv->y_layout()), dx(spec.x), dw(spec.w), db({spec.w[0]});
+  Stream s;
+  conv->forward(s, x_in, w_in, Owned::of({spec.w[0]}, b), y, pad);
+  conv->backward_data(s, dy_in, w_in, dx, pad);
+  conv->backward_weights(s, x_in, dy_in, dw, spec.bias ? db.tensor() : Tensor{}, pad);
+  expect_near_largest(from_layout(y), reference::conv2d(spec, x, w, b), "y");
+  expect_near_largest(dx.values(), data_gradient(spec, w, dy), "dx");
+  const WeightGradient expected = weight_gradient(spec, x, dy);
+  expect_near_largest(dw.values(), expected.dw, "dw");
+  if (spec.bias) expect_near_largest(db.values(), expected.db, "db");
+  EXPECT_TRUE(y.guard_intact() && dx.guard_intact() && dw.guard_intact() && pad.guard_intact());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ManyChannels,
+    testing::Values(
+        conv_case("padded", {2, 64, 9, 7}, {64, 64, 3, 3}, 1, 1, 1, 1, false, Activation::none),
+        conv_case("relu", {1, 64, 8, 8}, {80, 64, 3, 3}, 1, 0, 1, 1, true, Activation::relu),
+        conv_case("wider", {2, 96, 4, 4}, {128, 96, 3, 3}, 1, 1, 1, 1, false, Activation::none),
+        conv_case("odd", {1, 67, 6, 5}, {71, 67, 3, 3}, 1, 1, 1, 1, true, Activation::none)),
+    [](const auto& test) { return "of_" + std::string(test.param.name); });
+
 // Two convolutions in a row, as a graph runs them: the second takes the first one's layout.
 TEST(ConvolutionLayout, ChainedWithoutReorder) {
   Stream s;

@@ -49,6 +49,20 @@ ModelSpec small_mlp(std::vector<int> hidden, int outputs, MlpSpec::Loss loss,
   return spec;
 }
 
+// Both stems and both blocks: the one of basic blocks has CIFAR's stem.
+ModelSpec small_resnet(ResNetSpec::Block block, std::vector<int> blocks, int filters, int side) {
+  ModelSpec spec;
+  ResNetSpec& resnet = *spec.mutable_resnet();
+  resnet.set_stem(block == ResNetSpec::BASIC ? ResNetSpec::CIFAR : ResNetSpec::IMAGENET);
+  resnet.set_block(block);
+  for (const int count : blocks) resnet.add_blocks(count);
+  resnet.set_filters(filters);
+  resnet.set_height(side);
+  resnet.set_width(side);
+  resnet.set_classes(4);
+  return spec;
+}
+
 ModelSpec golden_spec(const std::string& name) {
   if (name == "cnn_fused") return small_cnn(1, 28, 4, 3);
   if (name == "mlp_binary") return small_mlp({5, 4}, 1, MlpSpec::BINARY, MlpSpec::RELU);
@@ -58,6 +72,8 @@ ModelSpec golden_spec(const std::string& name) {
     spec.mutable_mlp()->set_batch_norm(true);
     return spec;
   }
+  if (name == "resnet_basic") return small_resnet(ResNetSpec::BASIC, {1, 2}, 16, 8);
+  if (name == "resnet_bottleneck") return small_resnet(ResNetSpec::BOTTLENECK, {1, 1}, 4, 32);
   ModelSpec spec = small_cnn(2, 8, 3, 5);
   spec.mutable_cnn()->set_batch_norm(name == "cnn_batch_norm");
   return spec;
@@ -152,7 +168,8 @@ TEST_P(ModelTest, FirstStepIsPyTorchs) {
 
 INSTANTIATE_TEST_SUITE_P(Golden, ModelTest,
                          testing::Values("cnn", "cnn_batch_norm", "cnn_fused", "mlp_binary",
-                                         "mlp_softmax", "mlp_squared_error"),
+                                         "mlp_softmax", "mlp_squared_error", "resnet_basic",
+                                         "resnet_bottleneck"),
                          [](const auto& model) { return std::string(model.param); });
 
 TEST(Cnn, HasTheReferencesShapes) {
@@ -168,6 +185,52 @@ TEST(Cnn, HasTheReferencesShapes) {
   EXPECT_EQ(count, 32 * 9 + 32 + 5408 * 128 + 128 + 128 * 10 + 10);
   EXPECT_EQ(trainer.table.parameters[0].name, "dense2.weight");
   EXPECT_EQ(trainer.table.parameters.back().name, "conv.bias");
+}
+
+// torchvision's numbers of parameters.
+TEST(ResNet, HasTorchvisionsShapes) {
+  const std::pair<int, std::int64_t> sizes[] = {{18, 11689512}, {34, 21797672}, {50, 25557032}};
+  for (const auto& [depth, values] : sizes) {
+    ModelSpec spec;
+    spec.mutable_resnet()->set_depth(depth);
+    EXPECT_EQ(model_info(spec).record_shape, Shape({3, 224, 224}));
+    EXPECT_EQ(model_info(spec).classes, 1000);
+    Graph graph;
+    build_model(spec, 1, graph);
+    const ParameterTable table = make_parameter_table(graph);
+    std::int64_t count = 0;
+    for (const ArenaEntry& entry : table.parameters) count += entry.shape.numel();
+    EXPECT_EQ(count, values) << depth;
+    EXPECT_EQ(table.parameters[0].name, "fc.weight");
+    EXPECT_EQ(table.parameters.back().name, "conv1.weight");
+  }
+}
+
+TEST(ResNet, StartsAsTorchvisionsDoes) {
+  ModelSpec spec;
+  spec.mutable_resnet()->set_stem(ResNetSpec::CIFAR);
+  spec.mutable_resnet()->set_zero_init_residual(true);
+  const Trainer trainer(spec, 1, /*training=*/false, {}, kCpu);
+  for (const ArenaEntry& entry : trainer.table.parameters) {
+    const auto* values = reinterpret_cast<const float*>(trainer.parameters.data() + entry.offset);
+    const auto count = static_cast<double>(entry.shape.numel());
+    double sum = 0, squares = 0;
+    for (std::int64_t i = 0; i < entry.shape.numel(); ++i) {
+      sum += values[i];
+      squares += double{values[i]} * values[i];
+    }
+    if (entry.shape.rank() == 4) {
+      const double fan_out = static_cast<double>(entry.shape[0] * entry.shape[2] * entry.shape[3]);
+      EXPECT_NEAR(std::sqrt(squares / count) * std::sqrt(fan_out / 2), 1, 4 / std::sqrt(count))
+          << entry.name;
+    } else if (entry.name.find("bn2.weight") != std::string::npos) {
+      EXPECT_EQ(squares, 0) << entry.name;
+    } else if (entry.name.find("bn1.weight") != std::string::npos) {
+      EXPECT_EQ(sum, count) << entry.name;
+    } else if (entry.name.find("bn") != std::string::npos) {
+      EXPECT_EQ(squares, 0) << entry.name;
+    }
+  }
 }
 
 TEST(CpuCnn, StepsWithoutAllocating) {
@@ -197,7 +260,7 @@ TEST(CpuCnn, StepsWithoutAllocating) {
 }
 
 TEST(Models, HaveOneTableForTrainingAndEvaluation) {
-  for (const char* name : {"cnn_batch_norm", "mlp_softmax"}) {
+  for (const char* name : {"cnn_batch_norm", "mlp_softmax", "resnet_bottleneck"}) {
     const Trainer training(golden_spec(name), 4), evaluation(golden_spec(name), 9, false);
     EXPECT_EQ(training.table.hash(), evaluation.table.hash());
   }
@@ -213,7 +276,7 @@ std::string message_of(const ModelSpec& spec) {
 }
 
 TEST(Models, RefuseASpecThatCannotBe) {
-  EXPECT_THAT(message_of(ModelSpec()), HasSubstr("allowed: cnn, mlp"));
+  EXPECT_THAT(message_of(ModelSpec()), HasSubstr("allowed: cnn, mlp, resnet"));
   ModelSpec spec;
   spec.mutable_cnn()->set_kernel(30);
   EXPECT_THAT(message_of(spec), HasSubstr("model.cnn.kernel: 30 does not fit into (28, 28)"));
@@ -225,6 +288,13 @@ TEST(Models, RefuseASpecThatCannotBe) {
   spec.mutable_mlp()->set_outputs(1);
   spec.mutable_mlp()->set_loss(MlpSpec::SOFTMAX);
   EXPECT_THAT(message_of(spec), HasSubstr("loss SOFTMAX wants 2 or more"));
+  spec.mutable_resnet()->set_depth(19);
+  EXPECT_THAT(message_of(spec), HasSubstr("model.resnet.depth: 19; allowed are 18, 34 and 50"));
+  spec.mutable_resnet()->set_depth(50);
+  spec.mutable_resnet()->set_block(ResNetSpec::BOTTLENECK);
+  EXPECT_THAT(message_of(spec), HasSubstr("model.resnet.block: is for model.resnet.blocks only"));
+  for (int i = 0; i < 9; ++i) spec.mutable_resnet()->add_blocks(1);
+  EXPECT_THAT(message_of(spec), HasSubstr("model.resnet.blocks: 9 stages; allowed are 1 to 8"));
 }
 
 }  // namespace

@@ -302,5 +302,20 @@ TEST_F(CheckpointTest, AnotherModelIsRefusedBeforeAnythingIsCopied) {
                          ": tensor \"adam.m\" is not in the model"));
 }
 
+// Batch norm's running_var was running_variance once.
+TEST_F(CheckpointTest, ANameOfAnEarlierVersionIsKnown) {
+  float saved[2] = {3, 4}, mean[2] = {}, variance[2] = {};
+  const NamedTensor old = {"norm.running_variance", {saved, {2}, DType::f32}};
+  const std::vector<NamedTensor> now = {{"norm.running_mean", {mean, {2}, DType::f32}},
+                                        {"norm.running_var", {variance, {2}, DType::f32}}};
+  load_tensors("old", {old, {"norm.running_mean", {saved, {2}, DType::f32}}}, now);
+  EXPECT_EQ(variance[1], 4);
+  EXPECT_EQ(mean[0], 3);
+  EXPECT_THAT(input_error([&] { load_tensors("old", {old}, now); }),
+              StartsWith("old: has no tensor \"norm.running_mean\""));
+  EXPECT_THAT(input_error([&] { load_tensors("old", {old}, {now[0]}); }),
+              StartsWith("old: has no tensor \"norm.running_mean\""));
+}
+
 }  // namespace
 }  // namespace peal

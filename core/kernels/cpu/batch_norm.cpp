@@ -1,23 +1,34 @@
-// Sums are taken in f64, in the order of memory: row by row for images, with the channels side by
-// side when a channel has one value a record.
+// A channel's values lie in planes of pixels, or, where it has one value a record or in a layout of
+// blocks, in columns: some channels side by side, row by row. Sums are taken in f64 in the order of
+// memory, so that a layout decides their order.
+//
+// Cost in passes over memory: statistics read x; batch_norm reads x and the residual and writes y;
+// backward reads x and dy twice and writes dx, with a residual it reads y and writes dresidual,
+// too.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
+#include "core/kernels/layout.h"
 
 namespace peal::cpu {
 namespace {
 
+// x as (records, channels / width, pixels, width); width 1: planes.
 struct Extent {
-  std::int64_t records, channels, pixels;
+  std::int64_t records, channels, pixels, width;
 };
 
 Extent extent_of(const Tensor& x) {
   const std::int64_t records = x.shape[0], channels = x.shape[1];
   const std::int64_t plane = records * channels;
-  return {records, channels, plane == 0 ? 0 : x.numel() / plane};
+  const std::int64_t pixels = plane == 0 ? 0 : x.numel() / plane;
+  if (x.layout != nullptr) return {records, channels, pixels, x.layout->channel_block};
+  return {records, channels, pixels, pixels == 1 ? channels : 1};
 }
 
 std::int64_t count_values(const Tensor& weight, const Extent& e) {
@@ -26,129 +37,260 @@ std::int64_t count_values(const Tensor& weight, const Extent& e) {
   return records * e.pixels;
 }
 
-constexpr std::int64_t kTile = 256;  // channels side by side
+constexpr std::int64_t kTile = 256;    // most channels at a time
+constexpr std::int64_t kPiece = 4096;  // most values at a time: they stay in the cache
+
+// Some channels of a tensor: one plane, or columns.
+struct Tile {
+  std::int64_t first, channels;
+  std::int64_t at;  // where they begin in a record
+};
+
+template <class Body>
+void for_tiles(const Extent& e, Body body) {
+  for (std::int64_t first = 0; first < e.channels;) {
+    const std::int64_t lane = first % e.width;
+    const Tile tile{first, std::min(kTile, e.width - lane), (first - lane) * e.pixels + lane};
+    body(tile);
+    first += tile.channels;
+  }
+}
+
+// A piece of a tile in one record: `count` rows of `columns` values, `stride` apart. A row of one
+// column and stride 1 is a pixel of a plane: there functions go along the pixels.
+struct Rows {
+  std::int64_t count, columns, stride;
+  bool plane() const { return columns == 1 && stride == 1; }
+};
+
+// body(record, where the piece begins, its rows) for all pieces of a tile, of at most kPiece values
+// from the first to the last.
+template <class Body>
+void for_pieces(const Extent& e, const Tile& tile, Body body) {
+  const std::int64_t most = 1 + (kPiece - tile.channels) / e.width;
+  for (std::int64_t b = 0; b < e.records; ++b) {
+    for (std::int64_t p = 0; p < e.pixels; p += most) {
+      const std::int64_t at = b * e.channels * e.pixels + tile.at + p * e.width;
+      body(b, at, Rows{std::min(most, e.pixels - p), tile.channels, e.width});
+    }
+  }
+}
 
 struct Sums {
-  double first[kTile], second[kTile];
+  double first[kTile] = {}, second[kTile] = {};
 };
 
-// x and x^2 of n channels; x, as dy below, begins at the first of them.
-PEAL_CLONES void sum_moments(const float* x, const float* weight, const Extent& e, std::int64_t n,
-                             Sums& sums) {
-  for (std::int64_t c = 0; c < n; ++c) sums.first[c] = sums.second[c] = 0;
-  for (std::int64_t b = 0; b < e.records; ++b) {
-    if (weight[b] <= 0) continue;
-    const float* row = x + b * e.channels * e.pixels;
-    if (e.pixels == 1) {
-      for (std::int64_t c = 0; c < n; ++c) {
-        const double v = row[c];
-        sums.first[c] += v;
-        sums.second[c] += v * v;
+using Float8 = float __attribute__((vector_size(32)));
+using Double8 = double __attribute__((vector_size(64)));
+
+PEAL_INLINE void load_columns(const float* x, Double8& out) {
+  Float8 values;
+  std::memcpy(&values, x, sizeof values);
+  out = __builtin_convertvector(values, Double8);
+}
+
+// x and x^2 of 8 * kParts columns
+template <int kParts>
+PEAL_INLINE void add_moments_of_eights(const float* x, const Rows& rows, Sums& sums) {
+  Double8 sum[kParts], squares[kParts];
+  std::memcpy(sum, sums.first, sizeof sum);
+  std::memcpy(squares, sums.second, sizeof squares);
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    for (int k = 0; k < kParts; ++k) {
+      Double8 v;
+      load_columns(x + i * rows.stride + 8 * k, v);
+      sum[k] += v;
+      squares[k] += v * v;
+    }
+  }
+  std::memcpy(sums.first, sum, sizeof sum);
+  std::memcpy(sums.second, squares, sizeof squares);
+}
+
+PEAL_CLONES void add_moments(const float* x, const Rows& rows, Sums& sums) {
+  if (rows.plane()) {
+    Lanes sum, squares;
+    for_lanes(x, rows.count, [&](const Lanes& v) {
+      add_lanes(v, sum);
+      add_products(v, v, squares);
+    });
+    sums.first[0] += sum.total();
+    sums.second[0] += squares.total();
+    return;
+  }
+  if (rows.columns == 16) return add_moments_of_eights<2>(x, rows, sums);
+  if (rows.columns == 8) return add_moments_of_eights<1>(x, rows, sums);
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    for (std::int64_t c = 0; c < rows.columns; ++c) {
+      const double v = x[i * rows.stride + c];
+      sums.first[c] += v;
+      sums.second[c] += v * v;
+    }
+  }
+}
+
+// g and g * (x - mean) of 8 * kParts columns
+template <int kParts>
+PEAL_INLINE void add_gradients_of_eights(const float* x, const float* g, const float* mean,
+                                         const Rows& rows, Sums& sums) {
+  Double8 sum[kParts], products[kParts], centre[kParts];
+  std::memcpy(sum, sums.first, sizeof sum);
+  std::memcpy(products, sums.second, sizeof products);
+  for (int k = 0; k < kParts; ++k) load_columns(mean + 8 * k, centre[k]);
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    for (int k = 0; k < kParts; ++k) {
+      Double8 v, gradient;
+      load_columns(x + i * rows.stride + 8 * k, v);
+      load_columns(g + i * rows.stride + 8 * k, gradient);
+      sum[k] += gradient;
+      products[k] += gradient * (v - centre[k]);
+    }
+  }
+  std::memcpy(sums.first, sum, sizeof sum);
+  std::memcpy(sums.second, products, sizeof products);
+}
+
+PEAL_CLONES void add_gradients(const float* x, const float* g, const float* mean, const Rows& rows,
+                               Sums& sums) {
+  if (rows.plane()) {
+    const double centre = mean[0];
+    Lanes sum, products;
+    for_lanes(x, g, rows.count, [&](const Lanes& v, const Lanes& gradient) {
+      add_lanes(gradient, sum);
+      for (int k = 0; k < Lanes::kParts; ++k) {
+        products.part[k] += gradient.part[k] * (v.part[k] - centre);
       }
-      continue;
-    }
-    for (std::int64_t c = 0; c < n; ++c) {
-      Lanes sum, squares;
-      for_lanes(row + c * e.pixels, e.pixels, [&](const Lanes& v) {
-        add_lanes(v, sum);
-        add_products(v, v, squares);
-      });
-      sums.first[c] += sum.total();
-      sums.second[c] += squares.total();
-    }
+    });
+    sums.first[0] += sum.total();
+    sums.second[0] += products.total();
+    return;
   }
-}
-
-// dy and dy * (x - mean) of n channels
-PEAL_CLONES void sum_gradients(const float* x, const float* dy, const float* weight,
-                               const float* mean, const Extent& e, std::int64_t n, Sums& sums) {
-  for (std::int64_t c = 0; c < n; ++c) sums.first[c] = sums.second[c] = 0;
-  for (std::int64_t b = 0; b < e.records; ++b) {
-    if (weight[b] <= 0) continue;
-    const float* row = x + b * e.channels * e.pixels;
-    const float* gradient = dy + b * e.channels * e.pixels;
-    if (e.pixels == 1) {
-      for (std::int64_t c = 0; c < n; ++c) {
-        const double g = gradient[c];
-        sums.first[c] += g;
-        sums.second[c] += g * (static_cast<double>(row[c]) - mean[c]);
-      }
-      continue;
-    }
-    for (std::int64_t c = 0; c < n; ++c) {
-      const double centre = mean[c];
-      Lanes sum, products;
-      for_lanes(row + c * e.pixels, gradient + c * e.pixels, e.pixels,
-                [&](const Lanes& v, const Lanes& g) {
-                  add_lanes(g, sum);
-                  for (int k = 0; k < Lanes::kParts; ++k) {
-                    products.part[k] += g.part[k] * (v.part[k] - centre);
-                  }
-                });
-      sums.first[c] += sum.total();
-      sums.second[c] += products.total();
+  if (rows.columns == 16) return add_gradients_of_eights<2>(x, g, mean, rows, sums);
+  if (rows.columns == 8) return add_gradients_of_eights<1>(x, g, mean, rows, sums);
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    for (std::int64_t c = 0; c < rows.columns; ++c) {
+      const double v = x[i * rows.stride + c], gradient = g[i * rows.stride + c];
+      sums.first[c] += gradient;
+      sums.second[c] += gradient * (v - mean[c]);
     }
   }
 }
 
-// sum(first channel, channels, sums) for each tile, then take(channel, its two sums).
-template <class Sum, class Take>
-void for_channels(const Extent& e, Sum sum, Take take) {
-  Sums sums;
-  for (std::int64_t first = 0; first < e.channels; first += kTile) {
-    const std::int64_t n = std::min(kTile, e.channels - first);
-    sum(first, n, sums);
-    for (std::int64_t c = 0; c < n; ++c) take(first + c, sums.first[c], sums.second[c]);
+template <class Columns, class F>
+PEAL_INLINE void for_columns(const Rows& rows, Columns columns, float* __restrict out, F f) {
+  for (std::int64_t i = 0; i < rows.count * rows.stride; i += rows.stride) {
+    for (std::int64_t c = 0; c < columns; ++c) out[i + c] = f(c, i + c);
   }
 }
 
-float inverse_deviation(float variance, float epsilon) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(variance) + epsilon));
-}
-
-// y = (x - mean) * factor + offset over one channel of one record
-PEAL_CLONES void normalise_row(const float* __restrict x, float mean, float factor, float offset,
-                               float* __restrict y, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * factor + offset;
-}
-
-PEAL_CLONES void normalise_channels(const float* __restrict x, const float* __restrict mean,
-                                    const float* __restrict variance, const float* __restrict gamma,
-                                    const float* __restrict beta, float epsilon,
-                                    float* __restrict y, std::int64_t n) {
-  for (std::int64_t c = 0; c < n; ++c) {
-    const float factor = gamma[c] / std::sqrt(variance[c] + epsilon);
-    y[c] = (x[c] - mean[c]) * factor + beta[c];
+// out = f(channel, index) for all values of a piece
+template <class F>
+PEAL_INLINE void for_values(const Rows& rows, float* __restrict out, F f) {
+  if (rows.plane()) {
+    for (std::int64_t i = 0; i < rows.count; ++i) out[i] = f(0, i);
+    return;
   }
+  using Sixteen = std::integral_constant<std::int64_t, 16>;
+  using Eight = std::integral_constant<std::int64_t, 8>;
+  if (rows.columns == 16) return for_columns(rows, Sixteen(), out, f);
+  if (rows.columns == 8) return for_columns(rows, Eight(), out, f);
+  for_columns(rows, rows.columns, out, f);
 }
 
-// dx = a*dy + b*(x - mean) + c
+// (x - mean) * factor + offset, by channel of a tile
+struct Normal {
+  float mean[kTile], factor[kTile], offset[kTile], rstd[kTile];
+
+  Normal(const Tile& tile, const Tensor& means, const Tensor& variance, const Tensor& gamma,
+         const Tensor& beta, float epsilon) {
+    for (std::int64_t c = 0; c < tile.channels; ++c) {
+      const std::int64_t from = tile.first + c;
+      const double spread = static_cast<double>(variance.as<float>()[from]) + epsilon;
+      rstd[c] = static_cast<float>(1.0 / std::sqrt(spread));
+      mean[c] = means.as<float>()[from];
+      factor[c] = gamma.as<float>()[from] * rstd[c];
+      offset[c] = beta.as<float>()[from];
+    }
+  }
+  PEAL_INLINE float of(float x, std::int64_t c) const {
+    return (x - mean[c]) * factor[c] + offset[c];
+  }
+};
+
+// Comparisons are turned so that a NaN passes through.
+PEAL_INLINE float relu_of(float v) {
+  return v < 0 ? 0.0f : v;
+}
+
+PEAL_CLONES void normalise(const float* __restrict x, const Rows& rows, const Normal& by,
+                           const float* __restrict residual, bool relu, float* __restrict y) {
+  using Index = std::int64_t;
+  if (residual == nullptr && !relu) {
+    return for_values(rows, y, [&](Index c, Index i) PEAL_INLINED { return by.of(x[i], c); });
+  }
+  if (residual == nullptr) {
+    return for_values(rows, y,
+                      [&](Index c, Index i) PEAL_INLINED { return relu_of(by.of(x[i], c)); });
+  }
+  if (!relu) {
+    return for_values(rows, y,
+                      [&](Index c, Index i) PEAL_INLINED { return by.of(x[i], c) + residual[i]; });
+  }
+  for_values(rows, y,
+             [&](Index c, Index i) PEAL_INLINED { return relu_of(by.of(x[i], c) + residual[i]); });
+}
+
+// g = dy where normalise gave more than 0. What is read on a condition would not vectorise.
+PEAL_CLONES void mask_by_input(const float* __restrict x, const float* __restrict dy,
+                               const Rows& rows, const Normal& by, float* __restrict g) {
+  for_values(rows, g, [&](std::int64_t c, std::int64_t i) PEAL_INLINED {
+    const float gradient = dy[i];
+    return by.of(x[i], c) <= 0 ? 0.0f : gradient;
+  });
+}
+
+PEAL_CLONES void mask_by_output(const float* __restrict y, const float* __restrict dy,
+                                const Rows& rows, float* __restrict g) {
+  for_values(rows, g, [&](std::int64_t, std::int64_t i) PEAL_INLINED {
+    const float gradient = dy[i];
+    return y[i] <= 0 ? 0.0f : gradient;
+  });
+}
+
+PEAL_CLONES void copy_values(const float* __restrict from, const Rows& rows, float* __restrict to) {
+  for_values(rows, to, [&](std::int64_t, std::int64_t i) PEAL_INLINED { return from[i]; });
+}
+
+// dx = dy * g + x * (x - mean) + constant, by channel of a tile
 struct Linear {
-  float dy, x, constant;
+  float dy[kTile], x[kTile], constant[kTile];
+
+  // sums: dbeta and dgamma of each channel, over n values.
+  Linear(const Tile& tile, const Normal& by, const Tensor& dgamma, const Tensor& dbeta,
+         float per_n) {
+    for (std::int64_t c = 0; c < tile.channels; ++c) {
+      const std::int64_t from = tile.first + c;
+      dy[c] = by.factor[c];
+      x[c] = -by.factor[c] * by.rstd[c] * (dgamma.as<float>()[from] * per_n);
+      constant[c] = -by.factor[c] * (dbeta.as<float>()[from] * per_n);
+    }
+  }
 };
 
-// sums: dbeta and dgamma of the channel, over n values.
-PEAL_INLINE Linear gradient_rule(float gamma, float rstd, float dbeta, float dgamma, float per_n) {
-  const float factor = gamma * rstd;
-  return {factor, -factor * rstd * (dgamma * per_n), -factor * (dbeta * per_n)};
+PEAL_CLONES void give_gradient(const float* __restrict x, const float* __restrict g,
+                               const Rows& rows, const Normal& by, const Linear& rule,
+                               float* __restrict dx) {
+  for_values(rows, dx, [&](std::int64_t c, std::int64_t i) PEAL_INLINED {
+    return rule.dy[c] * g[i] + rule.x[c] * (x[i] - by.mean[c]) + rule.constant[c];
+  });
 }
 
-PEAL_CLONES void gradient_row(const float* __restrict x, const float* __restrict dy, float mean,
-                              const Linear& by, float* __restrict dx, std::int64_t n) {
-  const Linear a = by;
-  for (std::int64_t i = 0; i < n; ++i) dx[i] = a.dy * dy[i] + a.x * (x[i] - mean) + a.constant;
+PEAL_CLONES void give_zeros(const Rows& rows, float* __restrict dx) {
+  for_values(rows, dx, [](std::int64_t, std::int64_t) PEAL_INLINED { return 0.0f; });
 }
 
-PEAL_CLONES void gradient_channels(const float* __restrict x, const float* __restrict dy,
-                                   const float* __restrict mean, const float* __restrict variance,
-                                   const float* __restrict gamma, const float* __restrict dgamma,
-                                   const float* __restrict dbeta, float epsilon, float per_n,
-                                   float* __restrict dx, std::int64_t n) {
-  for (std::int64_t c = 0; c < n; ++c) {
-    const float rstd = 1.0f / std::sqrt(variance[c] + epsilon);
-    const Linear a = gradient_rule(gamma[c], rstd, dbeta[c], dgamma[c], per_n);
-    dx[c] = a.dy * dy[c] + a.x * (x[c] - mean[c]) + a.constant;
-  }
+const float* moved(const Tensor& x, std::int64_t at) {
+  return x.empty() ? nullptr : x.as<float>() + at;
 }
 
 }  // namespace
@@ -156,81 +298,80 @@ PEAL_CLONES void gradient_channels(const float* __restrict x, const float* __res
 void CpuKernels::batch_norm_statistics(Stream&, const Tensor& x, const Tensor& weight, Tensor mean,
                                        Tensor variance) {
   const Extent e = extent_of(x);
-  const float* w = weight.as<float>();
-  const std::int64_t n = count_values(weight, e);
-  for_channels(
-      e,
-      [&](std::int64_t first, std::int64_t channels, Sums& sums) {
-        sum_moments(x.as<float>() + first * e.pixels, w, e, channels, sums);
-      },
-      [&](std::int64_t c, double sum, double squares) {
-        const double average = n == 0 ? 0.0 : sum / static_cast<double>(n);
-        const double spread = n == 0 ? 0.0 : squares / static_cast<double>(n) - average * average;
-        mean.as<float>()[c] = static_cast<float>(average);
-        variance.as<float>()[c] = spread < 0 ? 0.0f : static_cast<float>(spread);
-      });
+  const auto n = static_cast<double>(count_values(weight, e));
+  for_tiles(e, [&](const Tile& tile) {
+    Sums sums;
+    for_pieces(e, tile, [&](std::int64_t b, std::int64_t at, const Rows& rows) {
+      if (weight.as<float>()[b] > 0) add_moments(x.as<float>() + at, rows, sums);
+    });
+    for (std::int64_t c = 0; c < tile.channels; ++c) {
+      const double average = n == 0 ? 0.0 : sums.first[c] / n;
+      const double spread = n == 0 ? 0.0 : sums.second[c] / n - average * average;
+      mean.as<float>()[tile.first + c] = static_cast<float>(average);
+      variance.as<float>()[tile.first + c] = spread < 0 ? 0.0f : static_cast<float>(spread);
+    }
+  });
 }
 
 void CpuKernels::batch_norm(Stream&, const Tensor& x, const Tensor& mean, const Tensor& variance,
-                            const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) {
+                            const Tensor& gamma, const Tensor& beta, float epsilon,
+                            const Tensor& residual, Activation activation, Tensor y) {
   const Extent e = extent_of(x);
-  const float* m = mean.as<float>();
-  for (std::int64_t b = 0; b < e.records; ++b) {
-    const float* from = x.as<float>() + b * e.channels * e.pixels;
-    float* to = y.as<float>() + b * e.channels * e.pixels;
-    if (e.pixels == 1) {
-      normalise_channels(from, m, variance.as<float>(), gamma.as<float>(), beta.as<float>(),
-                         epsilon, to, e.channels);
-      continue;
-    }
-    for (std::int64_t c = 0; c < e.channels; ++c) {
-      const float factor =
-          gamma.as<float>()[c] * inverse_deviation(variance.as<float>()[c], epsilon);
-      normalise_row(from + c * e.pixels, m[c], factor, beta.as<float>()[c], to + c * e.pixels,
-                    e.pixels);
-    }
-  }
+  const bool relu = activation == Activation::relu;
+  for_tiles(e, [&](const Tile& tile) {
+    const Normal by(tile, mean, variance, gamma, beta, epsilon);
+    for_pieces(e, tile, [&](std::int64_t, std::int64_t at, const Rows& rows) {
+      normalise(x.as<float>() + at, rows, by, moved(residual, at), relu, y.as<float>() + at);
+    });
+  });
 }
 
 void CpuKernels::batch_norm_backward(Stream&, const Tensor& x, const Tensor& weight,
                                      const Tensor& mean, const Tensor& variance,
-                                     const Tensor& gamma, float epsilon, const Tensor& dy,
-                                     Tensor dx, Tensor dgamma, Tensor dbeta) {
+                                     const Tensor& gamma, const Tensor& beta, float epsilon,
+                                     const Tensor& y, Activation activation, const Tensor& dy,
+                                     Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) {
   const Extent e = extent_of(x);
-  const float* w = weight.as<float>();
-  const float* m = mean.as<float>();
-  const float* var = variance.as<float>();
-  for_channels(
-      e,
-      [&](std::int64_t first, std::int64_t channels, Sums& sums) {
-        const std::int64_t at = first * e.pixels;
-        sum_gradients(x.as<float>() + at, dy.as<float>() + at, w, m + first, e, channels, sums);
-      },
-      [&](std::int64_t c, double sum, double products) {
-        dbeta.as<float>()[c] = static_cast<float>(sum);
-        dgamma.as<float>()[c] =
-            static_cast<float>(products / std::sqrt(static_cast<double>(var[c]) + epsilon));
-      });
+  const bool relu = activation == Activation::relu;
   const std::int64_t n = count_values(weight, e);
   const float per_n = n == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(n));
-  for (std::int64_t b = 0; b < e.records; ++b) {
-    const std::int64_t at = b * e.channels * e.pixels;
-    float* to = dx.as<float>() + at;
-    if (w[b] <= 0) {
-      std::fill_n(to, e.channels * e.pixels, 0.0f);
-    } else if (e.pixels == 1) {
-      gradient_channels(x.as<float>() + at, dy.as<float>() + at, m, var, gamma.as<float>(),
-                        dgamma.as<float>(), dbeta.as<float>(), epsilon, per_n, to, e.channels);
-    } else {
-      for (std::int64_t c = 0; c < e.channels; ++c) {
-        const std::int64_t row = at + c * e.pixels;
-        const Linear rule = gradient_rule(gamma.as<float>()[c], inverse_deviation(var[c], epsilon),
-                                          dbeta.as<float>()[c], dgamma.as<float>()[c], per_n);
-        gradient_row(x.as<float>() + row, dy.as<float>() + row, m[c], rule, dx.as<float>() + row,
-                     e.pixels);
+  float masked[kPiece];
+  for_tiles(e, [&](const Tile& tile) {
+    const Normal by(tile, mean, variance, gamma, beta, epsilon);
+    // The gradient behind the activation; `first`: of two visits to a piece.
+    const auto gradient_at = [&](std::int64_t at, const Rows& rows, bool first) -> const float* {
+      const float* from = dy.as<float>() + at;
+      if (dresidual.empty()) {
+        if (!relu) return from;
+        mask_by_input(x.as<float>() + at, from, rows, by, masked);
+        return masked;
       }
+      float* kept = dresidual.as<float>() + at;
+      if (first && relu) mask_by_output(y.as<float>() + at, from, rows, kept);
+      if (first && !relu) copy_values(from, rows, kept);
+      return kept;
+    };
+    Sums sums;
+    for_pieces(e, tile, [&](std::int64_t b, std::int64_t at, const Rows& rows) {
+      const bool counts = weight.as<float>()[b] > 0;
+      if (!counts && dresidual.empty()) return;
+      const float* g = gradient_at(at, rows, /*first=*/true);
+      if (counts) add_gradients(x.as<float>() + at, g, by.mean, rows, sums);
+    });
+    for (std::int64_t c = 0; c < tile.channels; ++c) {
+      const std::int64_t to = tile.first + c;
+      const double spread = static_cast<double>(variance.as<float>()[to]) + epsilon;
+      dbeta.as<float>()[to] = static_cast<float>(sums.first[c]);
+      dgamma.as<float>()[to] = static_cast<float>(sums.second[c] / std::sqrt(spread));
     }
-  }
+    const Linear rule(tile, by, dgamma, dbeta, per_n);
+    for_pieces(e, tile, [&](std::int64_t b, std::int64_t at, const Rows& rows) {
+      float* to = dx.as<float>() + at;
+      if (weight.as<float>()[b] <= 0) return give_zeros(rows, to);
+      const float* g = gradient_at(at, rows, /*first=*/false);
+      give_gradient(x.as<float>() + at, g, rows, by, rule, to);
+    });
+  });
 }
 
 void CpuKernels::batch_norm_contribution(Stream&, const Tensor& x, const Tensor& weight,

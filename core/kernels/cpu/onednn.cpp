@@ -87,6 +87,21 @@ MemoryDesc describe(const Shape& shape, const Layout* layout) {
   return layout == nullptr ? row_major(shape) : static_cast<const OneDnnLayout*>(layout)->desc;
 }
 
+namespace {
+
+std::int64_t channel_block_of(const Shape& shape, const MemoryDesc& desc) {
+  using Tag = memory::format_tag;
+  if (shape.rank() != 4) return 0;
+  const auto is = [&](Tag tag) {
+    return desc == MemoryDesc(shape.vector(), memory::data_type::f32, tag);
+  };
+  if (is(Tag::nhwc)) return shape[1];
+  if (is(Tag::nChw16c)) return 16;
+  return is(Tag::nChw8c) ? 8 : 0;
+}
+
+}  // namespace
+
 const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc) {
   static std::mutex mutex;
   static std::vector<std::unique_ptr<const OneDnnLayout>> layouts;
@@ -95,7 +110,8 @@ const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc) {
   for (const auto& layout : layouts) {
     if (layout->desc == desc) return layout.get();
   }
-  return layouts.emplace_back(std::make_unique<OneDnnLayout>(desc)).get();
+  return layouts.emplace_back(std::make_unique<OneDnnLayout>(desc, channel_block_of(shape, desc)))
+      .get();
 }
 
 OneThread::OneThread() : before_(omp_get_max_threads()) {

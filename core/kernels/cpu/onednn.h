@@ -16,8 +16,10 @@ namespace peal::cpu {
 using MemoryDesc = dnnl::memory::desc;
 
 struct OneDnnLayout final : Layout {
-  explicit OneDnnLayout(const MemoryDesc& description)
-      : Layout(description.get_size()), desc(description) {}
+  OneDnnLayout(const MemoryDesc& description, std::int64_t block)
+      : Layout(description.get_size()), desc(description) {
+    channel_block = block;
+  }
   MemoryDesc desc;
 };
 

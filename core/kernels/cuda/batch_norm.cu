@@ -1,7 +1,8 @@
 // The sums of a channel are the work of one block: with
 // fewer than some 64 channels of hundreds of MB not all multiprocessors are at work.
 //
-// Cost: statistics and batch_norm read x once each, backward reads x and dy twice.
+// Cost: statistics and batch_norm read x once each, backward reads x and dy twice; with a residual
+// batch_norm reads it, too, and backward first makes its gradient, which reads y and dy.
 #include <algorithm>
 
 #include "core/kernels/cuda/cuda_kernels.h"
@@ -18,16 +19,28 @@ struct Planes {
   bool wide;
 };
 
+// What a channel's values become before an activation, the same in forward and backward.
+struct Normal {
+  float mean, factor, offset;
+
+  __device__ Normal(const float* means, const float* variance, const float* gamma,
+                    const float* beta, float epsilon, std::int64_t c)
+      : mean(means[c]), factor(gamma[c] / sqrtf(variance[c] + epsilon)), offset(beta[c]) {}
+  __device__ float operator()(float x) const { return (x - mean) * factor + offset; }
+};
+
 // ---- Sums over records and pixels -----------------------------------------------------------
 
-// How a channel is summed up: add() takes one value of each array, finish() what n of them gave.
+// How a channel is summed up: channel() is what its values have in common, add() takes one value of
+// each array, finish() what n of them gave.
 struct Moments {
   static constexpr int kIn = 1;  // x
   float* mean;
   float* variance;
 
-  __device__ double centre(std::int64_t) const { return 0; }
-  __device__ void add(const float* v, double, double& first, double& second) const {
+  struct Channel {};
+  __device__ Channel channel(std::int64_t) const { return {}; }
+  __device__ void add(const float* v, const Channel&, double& first, double& second) const {
     const double x = v[0];
     first += x;
     second = fma(x, x, second);  // the product is exact
@@ -42,17 +55,19 @@ struct Moments {
 
 struct Gradients {
   static constexpr int kIn = 2;  // x, dy
-  const float* mean;
-  const float* variance;
+  const float *mean, *variance, *gamma, *beta;
   float epsilon;
+  bool relu;
   float* dgamma;
   float* dbeta;
 
-  __device__ double centre(std::int64_t c) const { return mean[c]; }
-  __device__ void add(const float* v, double centre, double& first, double& second) const {
-    const double g = v[1];
+  __device__ Normal channel(std::int64_t c) const {
+    return {mean, variance, gamma, beta, epsilon, c};
+  }
+  __device__ void add(const float* v, const Normal& by, double& first, double& second) const {
+    const double g = relu && by(v[0]) <= 0 ? 0.0f : v[1];
     first += g;
-    second += g * (static_cast<double>(v[0]) - centre);
+    second += g * (static_cast<double>(v[0]) - static_cast<double>(by.mean));
   }
   __device__ void finish(std::int64_t c, double, double sum, double products) const {
     dbeta[c] = static_cast<float>(sum);
@@ -74,7 +89,7 @@ __global__ void __launch_bounds__(kBlock)
     sum_planes(Arrays<const float, F::kIn> in, const float* weight, Planes of, F f) {
   constexpr int kAtOnce = (kWidth == 1 ? 8 : 4) / F::kIn;  // reads under way of each array
   const std::int64_t c = blockIdx.x, items = of.records * of.packs.value();
-  const double centre = f.centre(c);
+  const auto channel = f.channel(c);
   double first = 0, second = 0;
   Pack<kWidth> packs[kAtOnce][F::kIn];
   bool counts[kAtOnce];
@@ -99,7 +114,7 @@ __global__ void __launch_bounds__(kBlock)
         float v[F::kIn];
 #pragma unroll
         for (int a = 0; a < F::kIn; ++a) v[a] = packs[k][a].of[e];
-        f.add(v, centre, first, second);
+        f.add(v, channel, first, second);
       }
     }
   }
@@ -120,7 +135,7 @@ __global__ void __launch_bounds__(1024)
   const std::int64_t c = blockIdx.x * tile.columns + me.column;
   double first = 0, second = 0, n = 0;
   if (c < channels) {
-    const double centre = f.centre(c);
+    const auto channel = f.channel(c);
     const int step = static_cast<int>(tile.rows);
 #pragma unroll 4
     for (std::int64_t b = me.row; b < records; b += step) {
@@ -128,7 +143,7 @@ __global__ void __launch_bounds__(1024)
 #pragma unroll
       for (int a = 0; a < F::kIn; ++a) v[a] = in.of[a][b * channels + c];
       if (weight[b] > 0) {
-        f.add(v, centre, first, second);
+        f.add(v, channel, first, second);
         n += 1;
       }
     }
@@ -176,34 +191,45 @@ void sum_channels(const OnStream& on, const Tensor& x, const Arrays<const float,
 
 // ---- Element by element ---------------------------------------------------------------------
 
+template <bool kResidual>
 struct Normalise {
-  static constexpr int kIn = 1;  // x
+  static constexpr int kIn = kResidual ? 2 : 1;  // x, residual
   const float *mean, *variance, *gamma, *beta;
   float epsilon;
+  bool relu;
 
   struct Rule {
-    float mean, factor, offset;
-    __device__ float operator()(const float* v) const { return (v[0] - mean) * factor + offset; }
+    Normal by;
+    bool relu;
+    __device__ float operator()(const float* v) const {
+      float y = by(v[0]);
+      if constexpr (kResidual) y += v[1];
+      return relu && y < 0 ? 0.0f : y;
+    }
   };
   __device__ void begin() {}
   __device__ Rule rule(std::int64_t, std::int64_t c) const {
-    return {mean[c], gamma[c] / sqrtf(variance[c] + epsilon), beta[c]};
+    return {Normal(mean, variance, gamma, beta, epsilon, c), relu};
   }
 };
 
-// dx = a*dy + b*(x - mean) + c, and 0 where a record is padding.
+// dx = a*g + b*(x - mean) + c, g = dy behind the activation; and 0 where a record is padding.
 struct Backward {
   static constexpr int kIn = 2;  // x, dy
-  const float *weight, *mean, *variance, *gamma, *dgamma, *dbeta;
+  const float *weight, *mean, *variance, *gamma, *beta, *dgamma, *dbeta;
   float epsilon;
+  bool relu;
   std::int64_t records, pixels;
   float per_n = 0;
 
   struct Rule {
-    bool counts;
-    float mean, a, b, c;
+    Normal by;
+    bool counts, relu;
+    float a, b, c;
     __device__ float operator()(const float* v) const {
-      return counts ? a * v[1] + b * (v[0] - mean) + c : 0.0f;
+      if (!counts) return 0.0f;
+      const float g = relu && by(v[0]) <= 0 ? 0.0f : v[1];
+      return a * g + b * (v[0] - by.mean) + c;
     }
   };
   __device__ void begin() {
@@ -213,7 +239,11 @@ struct Backward {
   }
   __device__ Rule rule(std::int64_t record, std::int64_t c) const {
     const float rstd = 1.0f / sqrtf(variance[c] + epsilon), factor = gamma[c] * rstd;
-    return {weight[record] > 0, mean[c], factor, -factor * rstd * (dgamma[c] * per_n),
+    return {Normal(mean, variance, gamma, beta, epsilon, c),
+            weight[record] > 0,
+            relu,
+            factor,
+            -factor * rstd * (dgamma[c] * per_n),
             -factor * (dbeta[c] * per_n)};
   }
 };
@@ -307,33 +337,55 @@ void CudaKernels::batch_norm_statistics(Stream& s, const Tensor& x, const Tensor
 }
 
 void CudaKernels::batch_norm(Stream& s, const Tensor& x, const Tensor& mean, const Tensor& variance,
-                             const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) {
+                             const Tensor& gamma, const Tensor& beta, float epsilon,
+                             const Tensor& residual, Activation activation, Tensor y) {
   if (x.numel() == 0) return;
   const OnStream on(s);
-  const Normalise f{.mean = mean.as<float>(),
-                    .variance = variance.as<float>(),
-                    .gamma = gamma.as<float>(),
-                    .beta = beta.as<float>(),
-                    .epsilon = epsilon};
-  for_planes(on, x, {{x.as<float>()}}, aligned(x.data) && aligned(y.data), f, y.as<float>());
+  const bool relu = activation == Activation::relu, wide = aligned(x.data) && aligned(y.data);
+  if (residual.empty()) {
+    const Normalise<false> f{.mean = mean.as<float>(),
+                             .variance = variance.as<float>(),
+                             .gamma = gamma.as<float>(),
+                             .beta = beta.as<float>(),
+                             .epsilon = epsilon,
+                             .relu = relu};
+    for_planes(on, x, {{x.as<float>()}}, wide, f, y.as<float>());
+  } else {
+    const Normalise<true> f{.mean = mean.as<float>(),
+                            .variance = variance.as<float>(),
+                            .gamma = gamma.as<float>(),
+                            .beta = beta.as<float>(),
+                            .epsilon = epsilon,
+                            .relu = relu};
+    for_planes(on, x, {{x.as<float>(), residual.as<float>()}}, wide && aligned(residual.data), f,
+               y.as<float>());
+  }
   check_launch("batch_norm");
 }
 
 void CudaKernels::batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight,
                                       const Tensor& mean, const Tensor& variance,
-                                      const Tensor& gamma, float epsilon, const Tensor& dy,
-                                      Tensor dx, Tensor dgamma, Tensor dbeta) {
+                                      const Tensor& gamma, const Tensor& beta, float epsilon,
+                                      const Tensor& y, Activation activation, const Tensor& dy,
+                                      Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) {
   if (x.numel() == 0) {
     fill(s, dgamma, 0);
     return fill(s, dbeta, 0);
   }
+  const bool apart = !dresidual.empty();  // the activation's gradient is a pass of its own
+  if (apart) activation_backward(s, activation, /*slope=*/0, {}, y, dy, dresidual);
+  const Tensor& g = apart ? dresidual : dy;
+  const bool relu = !apart && activation == Activation::relu;
   const OnStream on(s);
-  const Arrays<const float, 2> in{{x.as<float>(), dy.as<float>()}};
-  const bool wide = aligned(x.data) && aligned(dy.data);
+  const Arrays<const float, 2> in{{x.as<float>(), g.as<float>()}};
+  const bool wide = aligned(x.data) && aligned(g.data);
   sum_channels(on, x, in, weight, wide,
                Gradients{.mean = mean.as<float>(),
                          .variance = variance.as<float>(),
+                         .gamma = gamma.as<float>(),
+                         .beta = beta.as<float>(),
                          .epsilon = epsilon,
+                         .relu = relu,
                          .dgamma = dgamma.as<float>(),
                          .dbeta = dbeta.as<float>()});
   check_launch("batch_norm_backward, gamma and beta");
@@ -341,9 +393,11 @@ void CudaKernels::batch_norm_backward(Stream& s, const Tensor& x, const Tensor& 
                    .mean = mean.as<float>(),
                    .variance = variance.as<float>(),
                    .gamma = gamma.as<float>(),
+                   .beta = beta.as<float>(),
                    .dgamma = dgamma.as<float>(),
                    .dbeta = dbeta.as<float>(),
                    .epsilon = epsilon,
+                   .relu = relu,
                    .records = x.shape[0],
                    .pixels = x.numel() / (x.shape[0] * x.shape[1])};
   for_planes(on, x, in, wide && aligned(dx.data), f, dx.as<float>());

@@ -41,10 +41,12 @@ class CudaKernels final : public Kernels {
   void batch_norm_statistics(Stream& s, const Tensor& x, const Tensor& weight, Tensor mean,
                              Tensor variance) override;
   void batch_norm(Stream& s, const Tensor& x, const Tensor& mean, const Tensor& variance,
-                  const Tensor& gamma, const Tensor& beta, float epsilon, Tensor y) override;
+                  const Tensor& gamma, const Tensor& beta, float epsilon, const Tensor& residual,
+                  Activation activation, Tensor y) override;
   void batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight, const Tensor& mean,
-                           const Tensor& variance, const Tensor& gamma, float epsilon,
-                           const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta) override;
+                           const Tensor& variance, const Tensor& gamma, const Tensor& beta,
+                           float epsilon, const Tensor& y, Activation activation, const Tensor& dy,
+                           Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) override;
   void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight, const Tensor& mean,
                                const Tensor& variance, Tensor out) override;
   void batch_norm_running(Stream& s, const Tensor& sums, float momentum, Tensor running_mean,
