@@ -20,7 +20,7 @@ struct RecurrentOutputs {
   std::vector<double> y, h, c;
 };
 
-namespace recurrent {
+namespace recurrent_step {
 
 inline double sigmoid(double x) {
   return 1 / (1 + std::exp(-x));
@@ -53,7 +53,7 @@ inline void step(RecurrentCell cell, const std::vector<double>* w, const std::ve
   }
 }
 
-}  // namespace recurrent
+}  // namespace recurrent_step
 
 inline RecurrentOutputs run_recurrent(const RecurrentSpec& spec, const RecurrentInputs& in) {
   using Row = std::vector<double>;
@@ -90,7 +90,7 @@ inline RecurrentOutputs run_recurrent(const RecurrentSpec& spec, const Recurrent
         }
         for (std::size_t k = 0; k < length; ++k) {
           const std::size_t t = d == 0 ? k : length - 1 - k;
-          recurrent::step(spec.cell, &in.weights[4 * chain], below[row(t, b)], h, c);
+          recurrent_step::step(spec.cell, &in.weights[4 * chain], below[row(t, b)], h, c);
           std::copy(h.begin(), h.end(),
                     here[row(t, b)].begin() + static_cast<std::ptrdiff_t>(d * n));
         }
