@@ -26,6 +26,19 @@ struct PoolOptions {
   bool include_padding = true;
 };
 
+struct RecurrentOptions {
+  RecurrentCell cell = RecurrentCell::lstm;
+  std::int64_t layers = 1;
+  bool bidirectional = false;
+  bool batch_first = false;  // x and y are (B, T, ..), otherwise (T, B, ..)
+  float dropout = 0;         // behind each layer but the last, in training
+};
+
+struct Recurrence {
+  Value y;     // (T, B, D*H) or (B, T, D*H)
+  Value h, c;  // (L*D, B, H): states; c is the LSTM's
+};
+
 // ---- Linear algebra and convolution ----
 Value matmul(Value a, Value b);                  // (..., m, k) x (..., k, n) or (k, n)
 Value dense(Value x, Value weight, Value bias);  // x (B, I), weight (O, I), bias (O) or none
@@ -66,6 +79,12 @@ Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Valu
                  float momentum = 0.1f, float epsilon = 1e-5f);
 
 Value embedding(Value ids, Value table);  // ids (N...) i32, table (V, C) -> (N..., C)
+
+// ---- Recurrent layers: RecurrentSpec and Recurrent in kernels.h have shapes and formulas ----
+// weights: weight_ih, weight_hh, bias_ih, bias_hh of each layer and direction. lengths (B) i32 or
+// none; `first` are the states before the first step, its y is not looked at.
+Recurrence recurrent(Value x, std::span<const Value> weights, const RecurrentOptions& options = {},
+                     Value lengths = {}, const Recurrence& first = {});
 
 // ---- Losses: weighted sums over records, one element ----
 Value softmax_cross_entropy(Value logits, Value labels, Value weight);

@@ -32,6 +32,33 @@ Shape Pool2dSpec::y() const {
   return out;
 }
 
+std::int64_t RecurrentSpec::gates() const {
+  return cell == RecurrentCell::lstm ? 4 : cell == RecurrentCell::gru ? 3 : 1;
+}
+
+Shape RecurrentSpec::x() const {
+  return batch_first ? Shape{batch, steps, inputs} : Shape{steps, batch, inputs};
+}
+
+Shape RecurrentSpec::y() const {
+  const std::int64_t width = directions() * hidden;
+  return batch_first ? Shape{batch, steps, width} : Shape{steps, batch, width};
+}
+
+Shape RecurrentSpec::state() const {
+  return {layers * directions(), batch, hidden};
+}
+
+std::vector<Shape> RecurrentSpec::weights() const {
+  std::vector<Shape> shapes;
+  const std::int64_t rows = gates() * hidden;
+  for (std::int64_t i = 0; i < layers * directions(); ++i) {
+    const std::int64_t width = i < directions() ? inputs : directions() * hidden;
+    shapes.insert(shapes.end(), {{rows, width}, {rows, hidden}, {rows}, {rows}});
+  }
+  return shapes;
+}
+
 Kernels& kernels(const Device& device) {
   if (device.kind == Device::Kind::cuda) return cuda::kernels(device);
   static cpu::CpuKernels cpu_kernels;

@@ -17,6 +17,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/base/random.h"
 #include "core/device/stream.h"
@@ -163,6 +164,59 @@ class LayerNorm {
                         Tensor dbeta, Tensor scratch) = 0;
 };
 
+enum class RecurrentCell : std::uint8_t { rnn_tanh, rnn_relu, lstm, gru };
+
+// L layers of D directions over T steps of B records.
+struct RecurrentSpec {
+  RecurrentCell cell = RecurrentCell::lstm;
+  std::int64_t steps = 0, batch = 0, inputs = 0, hidden = 0;  // T, B, I, H
+  std::int64_t layers = 1;                                    // L
+  bool bidirectional = false;                                 // D = 2: forward, then reverse
+  bool batch_first = false;  // x (B, T, I), y (B, T, D*H); otherwise (T, B, I), (T, B, D*H)
+  bool lengths = false;      // records end at their length; otherwise all have T steps
+  bool initial = false;      // first states are given; otherwise they are 0
+  bool training = true;      // backward will be called
+  bool needs_dx = true;
+  std::int64_t directions() const { return bidirectional ? 2 : 1; }
+  std::int64_t gates() const;  // G: 1, LSTM 4, GRU 3
+  Shape x() const;
+  Shape y() const;
+  Shape state() const;  // (L*D, B, H)
+  // Of PyTorch's nn.RNN, nn.LSTM and nn.GRU, by layer and then direction, each with weight_ih (G*H,
+  // I or D*H), weight_hh (G*H, H), bias_ih (G*H), bias_hh (G*H); gates i f g o (LSTM), r z n (GRU).
+  std::vector<Shape> weights() const;
+};
+
+// With a = W_ih x_t + b_ih and u = W_hh h_(t-1) + b_hh, a gate's part of them bearing its letter:
+//   RNN   h_t = tanh(a + u), or relu
+//   LSTM  i, f, o = sigmoid(a + u), g = tanh(a + u); c_t = f c_(t-1) + i g; h_t = o tanh(c_t)
+//         (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000)
+//   GRU   r, z = sigmoid(a + u), n = tanh(a_n + r u_n); h_t = (1 - z) n + z h_(t-1)
+//         (Cho et al. 2014 with the reset gate behind the product, as PyTorch and cuDNN have it)
+// y_t = h_t of the last layer, reverse beside forward. A layer's input is the y of the one below.
+// With `lengths` (B) i32, a step t >= lengths[b] leaves record b's state as it is: its y is 0
+// there, its last state is that of its own last step (the reverse direction begins there), and
+// nothing of dy or x flows in there. Lengths outside of 0..T count as 0 and T. Order of summation:
+// each product as Matmul's; dW over the rows (t, b) in one product; db over them as reduce_sum's.
+class Recurrent {
+ public:
+  struct State {
+    Tensor h, c;  // spec.state() each; c is the LSTM's, otherwise empty
+  };
+  virtual ~Recurrent() = default;
+  virtual std::size_t saved_bytes() const = 0;  // 0 when training is false
+  virtual std::size_t scratch_bytes() const = 0;
+  // lengths, first: empty unless the spec has them. last: a tensor that is not wanted may be empty.
+  virtual void forward(Stream& s, const Tensor& x, const Tensor& lengths, const State& first,
+                       std::span<const Tensor> weights, Tensor y, State last, Tensor saved,
+                       Tensor scratch) = 0;
+  // dy, dlast: empty stands for zeros. dx, dfirst: may be empty. dweights are all written.
+  virtual void backward(Stream& s, const Tensor& x, const Tensor& lengths, const State& first,
+                        std::span<const Tensor> weights, const Tensor& y, const Tensor& dy,
+                        const State& dlast, const Tensor& saved, Tensor dx, State dfirst,
+                        std::span<const Tensor> dweights, Tensor scratch) = 0;
+};
+
 // Copies between two layouts of one shape.
 class Reorder {
  public:
@@ -190,6 +244,7 @@ class Kernels {
                                                 bool log) = 0;
   virtual std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
                                                      float epsilon) = 0;
+  virtual std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) = 0;
   virtual std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
                                                 const Layout* to) = 0;
 

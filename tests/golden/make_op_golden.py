@@ -9,6 +9,7 @@ import os
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from golden_file import GoldenFile
 from philox import dropout_mask
@@ -134,5 +135,44 @@ row("binary_cross_entropy", [param(5, 1, factor=3), constant([1, 0, 0.25, 1, 1])
     .sum().reshape(1))
 row("squared_error", [param(5, 3), param(5, 3).detach(), weight],
     lambda x, t, w: ((x - t).square().mean(1) * w).sum().reshape(1))
+
+
+
+# Recurrent layers: y and the last states, flat, one behind the other
+def recurrent(module, lengths=None, states=0):
+    """A row for a module of torch.nn: x, its parameters, [lengths], [first states]."""
+    batch, steps = 3, 4
+    x = param(*((batch, steps) if module.batch_first else (steps, batch)), module.input_size)
+    weights = [param(*p.shape, factor=0.5) for p in module.parameters()]
+    names = [name for name, _ in module.named_parameters()]
+    chains = module.num_layers * (2 if module.bidirectional else 1)
+    first = [param(chains, batch, module.hidden_size) for _ in range(states)]
+
+    def function(x, *rest):
+        own, rest = rest[:len(names)], rest[len(names):]
+        given = rest[1:] if lengths is not None else rest
+        if lengths is not None:
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=module.batch_first,
+                                                  enforce_sorted=False)
+        state = () if states == 0 else ((given[0] if states == 1 else tuple(given)),)
+        y, last = torch.func.functional_call(module, dict(zip(names, own)), (x, *state))
+        if lengths is not None:
+            y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=module.batch_first,
+                                                    total_length=steps)
+        last = last if isinstance(last, tuple) else (last,)
+        return torch.cat([part.reshape(-1) for part in (y, *last)])
+
+    packed = [] if lengths is None else [torch.tensor(lengths)]
+    return [x, *weights, *packed, *first], function
+
+
+deep = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+row("rnn_tanh", *recurrent(nn.RNN(5, 6).double()))
+row("rnn_relu", *recurrent(nn.RNN(5, 6, nonlinearity="relu").double()))
+row("lstm", *recurrent(nn.LSTM(5, 6).double()))
+row("gru", *recurrent(nn.GRU(5, 6).double()))
+row("rnn_tanh_packed", *recurrent(nn.RNN(3, 4, **deep).double(), [2, 4, 1], 1))
+row("lstm_packed", *recurrent(nn.LSTM(3, 4, **deep).double(), [2, 4, 1], 2))
+row("gru_packed", *recurrent(nn.GRU(3, 4, **deep).double(), [2, 4, 1], 1))
 
 FILE.close()

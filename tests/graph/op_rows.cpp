@@ -137,6 +137,45 @@ std::vector<OpRow> shape_rows() {
   };
 }
 
+// y, h and c, flat, one behind the other.
+OpRow recurrent_row(const std::string& name, const ref::RecurrentRow& row) {
+  const auto op = [=](const Values& v) {
+    const auto weights =
+        static_cast<std::size_t>(4 * row.options.layers * (row.options.bidirectional ? 2 : 1));
+    std::size_t next = 1 + weights;
+    const Value lengths = row.lengths ? v[next++] : Value();
+    Recurrence first;
+    if (row.states) first.h = v[next++];
+    if (row.states && row.options.cell == RecurrentCell::lstm) first.c = v[next++];
+    const Recurrence made =
+        recurrent(v[0], std::span(v).subspan(1, weights), row.options, lengths, first);
+    std::vector<Value> parts;
+    for (const Value part : {made.y, made.h, made.c})
+      if (part.valid()) parts.push_back(reshape(part, {0}));
+    return concat(parts, 0);
+  };
+  return {name, op, ref::recurrent(row)};
+}
+
+std::vector<OpRow> recurrent_rows() {
+  RecurrentOptions plain, deep;
+  deep.layers = 2;
+  deep.bidirectional = deep.batch_first = true;
+  const auto of = [](RecurrentOptions options, RecurrentCell cell) {
+    options.cell = cell;
+    return options;
+  };
+  return {
+      recurrent_row("rnn_tanh", {of(plain, RecurrentCell::rnn_tanh)}),
+      recurrent_row("rnn_relu", {of(plain, RecurrentCell::rnn_relu)}),
+      recurrent_row("lstm", {plain}),
+      recurrent_row("gru", {of(plain, RecurrentCell::gru)}),
+      recurrent_row("rnn_tanh_packed", {of(deep, RecurrentCell::rnn_tanh), true, true}),
+      recurrent_row("lstm_packed", {deep, true, true}),
+      recurrent_row("gru_packed", {of(deep, RecurrentCell::gru), true, true}),
+  };
+}
+
 std::vector<OpRow> norm_and_loss_rows() {
   return {
       {"softmax", [](const Values& v) { return softmax(v[0]); }, ref::softmax(false)},
@@ -162,7 +201,8 @@ std::vector<OpRow> norm_and_loss_rows() {
 const std::vector<OpRow>& op_rows() {
   static const std::vector<OpRow> rows = [] {
     std::vector<OpRow> all = linear_rows();
-    for (const auto& more : {pointwise_rows(), shape_rows(), norm_and_loss_rows()})
+    for (const auto& more :
+         {pointwise_rows(), shape_rows(), norm_and_loss_rows(), recurrent_rows()})
       all.insert(all.end(), more.begin(), more.end());
     return all;
   }();

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/base/random.h"
+#include "tests/recurrent_reference.h"
 
 namespace peal::reference {
 namespace {
@@ -305,6 +306,40 @@ Function embedding() {
     for (std::int64_t i = 0; i < y.shape.numel(); ++i)
       y[i] = in[1][static_cast<std::int64_t>(in[0][i / columns]) * columns + i % columns];
     return y;
+  };
+}
+
+Function recurrent(const RecurrentRow& row) {
+  return [row](const Arrays& in) {
+    RecurrentSpec spec;
+    spec.cell = row.options.cell;
+    spec.layers = row.options.layers;
+    spec.bidirectional = row.options.bidirectional;
+    spec.batch_first = row.options.batch_first;
+    spec.batch = in[0].shape[spec.batch_first ? 0 : 1];
+    spec.steps = in[0].shape[spec.batch_first ? 1 : 0];
+    spec.inputs = in[0].shape[2];
+    spec.hidden = in[2].shape[1];
+    RecurrentInputs given;
+    given.x = in[0].data;
+    std::size_t next = 1;
+    for (std::int64_t i = 0; i < 4 * spec.layers * spec.directions(); ++i)
+      given.weights.push_back(in[next++].data);
+    if (row.lengths) {
+      for (const double length : in[next].data)
+        given.lengths.push_back(static_cast<std::int64_t>(length));
+      ++next;
+    }
+    const bool lstm = spec.cell == RecurrentCell::lstm;
+    if (row.states) given.h = in[next++].data;
+    if (row.states && lstm) given.c = in[next++].data;
+    RecurrentOutputs out = run_recurrent(spec, given);
+    std::vector<double> all = out.y;
+    all.insert(all.end(), out.h.begin(), out.h.end());
+    if (lstm) all.insert(all.end(), out.c.begin(), out.c.end());
+    Array result({static_cast<std::int64_t>(all.size())});
+    result.data = all;
+    return result;
   };
 }
 

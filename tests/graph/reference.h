@@ -39,6 +39,12 @@ Function softmax(bool log);
 Function layer_norm(double epsilon);
 Function batch_norm(double epsilon);  // x, gamma, beta, record weight
 Function embedding();
+// x, weights, then lengths and first states where `options` says so: see recurrent_row.
+struct RecurrentRow {
+  RecurrentOptions options;
+  bool lengths = false, states = false;
+};
+Function recurrent(const RecurrentRow& row);  // y, h and c, flat, one behind the other
 Function softmax_cross_entropy();
 Function binary_cross_entropy();
 Function squared_error();

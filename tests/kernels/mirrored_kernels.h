@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "tests/kernels/mirror.h"
@@ -140,6 +141,42 @@ class MirroredLayerNorm final : public MirroredPrepared<LayerNorm> {
   }
 };
 
+class MirroredRecurrent final : public MirroredPrepared<Recurrent> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  std::size_t saved_bytes() const override { return inner_->saved_bytes(); }
+  void forward(Stream&, const Tensor& x, const Tensor& lengths, const State& first,
+               std::span<const Tensor> weights, Tensor y, State last, Tensor saved,
+               Tensor scratch) override {
+    Tensors reads = {x, lengths, first.h, first.c};
+    reads.insert(reads.end(), weights.begin(), weights.end());
+    mirrored(
+        device_, "recurrent", reads, {y, last.h, last.c, saved, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], in[1], {in[2], in[3]}, std::span(in).subspan(4), out[0],
+                          {out[1], out[2]}, out[3], out[4]);
+        },
+        scratch);
+  }
+  void backward(Stream&, const Tensor& x, const Tensor& lengths, const State& first,
+                std::span<const Tensor> weights, const Tensor& y, const Tensor& dy,
+                const State& dlast, const Tensor& saved, Tensor dx, State dfirst,
+                std::span<const Tensor> dweights, Tensor scratch) override {
+    Tensors reads = {x, lengths, first.h, first.c, y, dy, dlast.h, dlast.c, saved};
+    reads.insert(reads.end(), weights.begin(), weights.end());
+    Tensors writes = {dx, dfirst.h, dfirst.c, scratch};
+    writes.insert(writes.end(), dweights.begin(), dweights.end());
+    mirrored(
+        device_, "recurrent backward", reads, writes,
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], {in[2], in[3]}, std::span(in).subspan(9), in[4], in[5],
+                           {in[6], in[7]}, in[8], out[0], {out[1], out[2]},
+                           std::span(out).subspan(4), out[3]);
+        },
+        scratch);
+  }
+};
+
 class MirroredReorder final : public MirroredPrepared<Reorder> {
  public:
   using MirroredPrepared::MirroredPrepared;
@@ -178,6 +215,9 @@ class MirroredKernels final : public Kernels {
   std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
                                              float epsilon) override {
     return over<MirroredLayerNorm>(inner_.make_layer_norm(rows, columns, epsilon));
+  }
+  std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) override {
+    return over<MirroredRecurrent>(inner_.make_recurrent(spec));
   }
   std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
                                         const Layout* to) override {

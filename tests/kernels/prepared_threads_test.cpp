@@ -54,6 +54,16 @@ class Everything {
     }
     softmax_ = kernels_.make_softmax(32, 100, false);
     norm_ = kernels_.make_layer_norm(32, 100, 1e-5f);
+    recurrent_spec_.steps = 5;
+    recurrent_spec_.batch = 16;
+    recurrent_spec_.inputs = 24;
+    recurrent_spec_.hidden = 40;
+    recurrent_spec_.layers = 2;
+    recurrent_spec_.bidirectional = recurrent_spec_.lengths = true;
+    for (std::size_t cell = 0; cell < recurrent_.size(); ++cell) {
+      recurrent_spec_.cell = static_cast<RecurrentCell>(cell);
+      recurrent_[cell] = kernels_.make_recurrent(recurrent_spec_);
+    }
   }
 
   Bits run() {
@@ -61,6 +71,7 @@ class Everything {
     run_convolution(all);
     if (fused_ != nullptr) run_fused(all);
     run_dense(all);
+    run_recurrent(all);
     return all;
   }
 
@@ -115,7 +126,36 @@ class Everything {
     }
   }
 
+  void run_recurrent(Bits& all) {
+    Owned length_memory({recurrent_spec_.batch});
+    Tensor lengths = length_memory;
+    lengths.dtype = DType::i32;
+    for (std::int64_t b = 0; b < recurrent_spec_.batch; ++b)
+      lengths.as<std::int32_t>()[b] = static_cast<std::int32_t>(b % 6);
+    for (std::size_t cell = 0; cell < recurrent_.size(); ++cell) {
+      recurrent_spec_.cell = static_cast<RecurrentCell>(cell);
+      const Owned x = random_tensor(recurrent_spec_.x(), 1),
+                  dy = random_tensor(recurrent_spec_.y(), 2),
+                  saved = Owned::bytes(recurrent_[cell]->saved_bytes()),
+                  pad = Owned::bytes(recurrent_[cell]->scratch_bytes());
+      Owned y(recurrent_spec_.y()), dx(recurrent_spec_.x());
+      std::vector<Owned> w, dw;
+      for (const Shape& shape : recurrent_spec_.weights()) {
+        w.push_back(random_tensor(shape, 3 + w.size()));
+        dw.emplace_back(shape);
+      }
+      const std::vector<Tensor> weights(w.begin(), w.end()), gradients(dw.begin(), dw.end());
+      recurrent_[cell]->forward(s_, x, lengths, {}, weights, y, {}, saved, pad);
+      recurrent_[cell]->backward(s_, x, lengths, {}, weights, y, dy, {}, saved, dx, {}, gradients,
+                                 pad);
+      append(all, y);
+      append(all, dx);
+      for (const Owned& gradient : dw) append(all, gradient);
+    }
+  }
+
   Kernels& kernels_;
+  RecurrentSpec recurrent_spec_;
   Conv2dSpec conv_spec_, fused_spec_;
   Pool2dSpec pool_spec_, fused_pool_;
   std::unique_ptr<Conv2d> conv_;
@@ -124,6 +164,7 @@ class Everything {
   std::array<std::unique_ptr<Matmul>, 4> matmul_;
   std::unique_ptr<Softmax> softmax_;
   std::unique_ptr<LayerNorm> norm_;
+  std::array<std::unique_ptr<Recurrent>, 4> recurrent_;
   Stream s_;
 };
 

@@ -22,6 +22,7 @@ class CudaKernels final : public Kernels {
   std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns, bool log) override;
   std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
                                              float epsilon) override;
+  std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) override;
   std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
                                         const Layout* to) override;
   void fill(Stream& s, Tensor x, float value) override;
