@@ -11,11 +11,16 @@ namespace peal {
 // Inputs that every model declares: "x" (B, record shape...), "labels" (B) i32 or f32, "weight"
 // (B). It sets the loss, the metric "correct" where accuracy means something, and the output
 // "logits".
+// A language model (vocabulary > 0) declares "x" (B, T) i32, the ids of T tokens in a row, and
+// "labels" (B, T) i32: labels[b, t] is the token that follows x[b, t], so x[b, t + 1] but for the
+// last. All are in [0, vocabulary). record_shape is {T}, "weight" stays (B): the loss of a record
+// is the mean over its T positions. "logits" is (B, T, vocabulary) f32.
 struct ModelInfo {
   Shape record_shape;        // one record, as the model wants it; its numel must match the data
   std::int64_t classes = 0;  // > 0: labels are class numbers below it; 0: f32 targets
   bool binary = false;       // f32 targets that must be 0 or 1
   bool has_accuracy = false;
+  std::int64_t vocabulary = 0;  // > 0: a language model, as above; classes is 0 then
 };
 
 ModelInfo model_info(const ModelSpec& spec);  // throws Error(input) naming the field
