@@ -11,6 +11,7 @@
 #include "launcher/cli.h"
 #include "launcher/evaluation.h"
 #include "launcher/job_setup.h"
+#include "launcher/model_weights.h"
 #include "launcher/open_records.h"
 #include "launcher/train.h"
 
@@ -27,40 +28,24 @@ class EvalModel {
         std::make_shared<Preprocess>(preprocess_steps(job.data()), train ? *train : *test);
     check_data(*test, *preprocess, model);
 
-    Graph graph;
-    build_model(job.model(), 1, graph);
-    add_stop_slot(graph);
-    const ParameterTable table = make_parameter_table(graph);
-    parameters_ = Buffer(table.gradient_bytes);
-    states_ = Buffer(table.state_bytes);
-    std::vector<NamedTensor> weights;
-    for (const ArenaEntry& e : table.parameters) {
-      weights.push_back({e.name, {.data = parameters_.data() + e.offset, .shape = e.shape}});
+    const bool is_file = path == job.model().weights() || std::filesystem::is_regular_file(path);
+    if (is_file) {
+      weights_ = std::make_unique<ModelWeights>(job.model(), std::filesystem::path(path));
+    } else {
+      const Checkpoint checkpoint = Checkpoint::open(path);
+      weights_ = std::make_unique<ModelWeights>(job.model(), checkpoint);
+      step_ = checkpoint.info().step;
     }
-    for (const ArenaEntry& e : table.states) {
-      weights.push_back({e.name, {.data = states_.data() + e.offset, .shape = e.shape}});
-    }
-    load(job.model(), path, weights);
-    evaluation_ = std::make_unique<Evaluation>(job.model(), table, test, preprocess,
+    evaluation_ = std::make_unique<Evaluation>(job.model(), weights_->table(), test, preprocess,
                                                job.eval().batch(), precision_of(job.train(), kCpu));
-    evaluation_->plan().bind(parameters_.data(), states_.data());
+    weights_->bind(evaluation_->plan());
   }
 
   std::map<std::string, double> run(Communicator& comm) { return evaluation_->run(comm); }
   std::int64_t step() const { return step_; }
 
  private:
-  void load(const ModelSpec& model, const std::string& path,
-            const std::vector<NamedTensor>& weights) {
-    if (path == model.weights() || std::filesystem::is_regular_file(path)) {
-      return load_weights(model, path, weights);
-    }
-    const Checkpoint checkpoint = Checkpoint::open(path);
-    checkpoint.load_weights(weights);
-    step_ = checkpoint.info().step;
-  }
-
-  Buffer parameters_, states_;
+  std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<Evaluation> evaluation_;
   std::int64_t step_ = 0;
 };
@@ -100,15 +85,17 @@ void add_eval_command(CLI::App& app) {
       if (job.parallel().virtual_ranks() == 0) {
         job.mutable_parallel()->set_virtual_ranks(comm.world_size());
       }
-      const auto open = [&](const SourceSpec& spec) {
+      const auto open = [&](const SourceSpec& given, const char* path) {
+        SourceSpec spec;
+        together(comm, [&] { spec = source_for(given, model_info(job.model()), path); });
         return open_records(spec, /*window_shards=*/0, job.train().seed(), comm, {});
       };
       if (job.data().test().kind_case() == SourceSpec::KIND_NOT_SET) {
         fail_input("data.test", "not given; eval needs test records");
       }
       const std::shared_ptr<Dataset> train =
-          needs_training_records(job.data()) ? open(job.data().train()) : nullptr;
-      const std::shared_ptr<Dataset> test = open(job.data().test());
+          needs_training_records(job.data()) ? open(job.data().train(), "data.train") : nullptr;
+      const std::shared_ptr<Dataset> test = open(job.data().test(), "data.test");
       std::unique_ptr<EvalModel> model;
       together(comm, [&] {
         model = std::make_unique<EvalModel>(job, arguments->checkpoint, train, test);
