@@ -30,9 +30,8 @@ inline std::string path_of(const std::string& name) {
   return (folder != nullptr ? std::string(folder) : PEAL_SOURCE_DIR "/tests/golden") + "/" + name;
 }
 
-// Every tensor of a file of tests/golden. Throws when it is missing or cut short.
-inline Arrays read(const std::string& name) {
-  const std::string path = path_of(name);
+// Every tensor of a file. Throws when it is missing or cut short.
+inline Arrays read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path + ": cannot be read; see the scripts beside it");
   Arrays arrays;
@@ -58,6 +57,11 @@ inline Arrays read(const std::string& name) {
     arrays[tensor] = std::move(array);
   }
   return arrays;
+}
+
+// Of a file of tests/golden.
+inline Arrays read(const std::string& name) {
+  return read_file(path_of(name));
 }
 
 }  // namespace peal::golden

@@ -95,10 +95,21 @@ write("mlp_softmax", mlp(6, [5], 4, nn.Tanh, batch_norm=True), torch.randn(4, 6)
       cross_entropy)
 write("mlp_squared_error", mlp(6, [5], 1, nn.GELU), torch.randn(4, 6),
       torch.tensor([1.5, -2, 0.25, 3]), ones, squared)
-write("resnet_basic", ResNet("basic", [1, 2], 16, "cifar", 4), torch.randn(4, 3, 8, 8), classes,
-      ones, cross_entropy)
+basic, pictures = ResNet("basic", [1, 2], 16, "cifar", 4), torch.randn(4, 3, 8, 8).float().double()
+write("resnet_basic", basic, pictures, classes, ones, cross_entropy)
 write("resnet_bottleneck", ResNet("bottleneck", [1, 1], 4, "imagenet", 4), torch.randn(4, 3, 32, 32),
       classes, ones, cross_entropy)
+
+# The losses of ten steps from the weights of resnet_basic, on its records.
+optimizer = torch.optim.SGD(basic.parameters(), 0.02, momentum=0.9, nesterov=True,
+                            weight_decay=5e-4)
+losses = []
+for _ in range(10):
+    optimizer.zero_grad()
+    losses.append(cross_entropy(basic(pictures), classes).mean())
+    losses[-1].backward()
+    optimizer.step()
+FILE.write("resnet_basic/losses", torch.stack(losses))
 
 # A model as PyTorch saves it, after some steps of training, and the logits that it then gives.
 torch.manual_seed(5)

@@ -10,6 +10,7 @@
 
 #include "core/base/error.h"
 #include "core/graph/plan.h"
+#include "core/kernels/kernels.h"
 #include "tests/allocations.h"
 #include "tests/golden/golden_file.h"
 #include "tests/test_device.h"
@@ -171,6 +172,36 @@ INSTANTIATE_TEST_SUITE_P(Golden, ModelTest,
                                          "mlp_softmax", "mlp_squared_error", "resnet_basic",
                                          "resnet_bottleneck"),
                          [](const auto& model) { return std::string(model.param); });
+
+TEST(GoldenSteps, OfResNetHavePyTorchsLosses) {
+  const std::string model = "resnet_basic";
+  Trainer trainer(golden_spec(model), 4);
+  trainer.load(model);
+  const std::size_t begin = trainer.table.slots_end, bytes = trainer.table.gradient_bytes - begin;
+  Buffer velocity(bytes, trainer.device);
+  const auto view = [&](std::byte* data) {
+    const auto count = static_cast<std::int64_t>(bytes / sizeof(float));
+    return Tensor{.data = data, .shape = {count}, .device = trainer.device};
+  };
+  const std::vector<float>& losses = goldens().at(model + "/losses").f32;
+  ASSERT_EQ(losses.size(), 10u);
+  EXPECT_LT(losses.back(), losses.front() / 2);
+  for (std::size_t i = 0; i < losses.size(); ++i) {
+    trainer.step(0.25f);
+    const std::byte* loss = trainer.gradients.data() + trainer.table.slot("loss").offset;
+    EXPECT_NEAR(from_device<float>(trainer.stream, loss, 1)[0] / 4, losses[i], 1e-4) << i;
+    kernels(trainer.device)
+        .sgd(trainer.stream,
+             {.learning_rate = 0.02,
+              .momentum = 0.9,
+              .weight_decay = 5e-4,
+              .nesterov = true,
+              .first = i == 0,
+              .gradient_scale = 1},
+             view(trainer.gradients.data() + begin), view(velocity.data()),
+             view(trainer.parameters.data() + begin));
+  }
+}
 
 TEST(Cnn, HasTheReferencesShapes) {
   ModelSpec spec;

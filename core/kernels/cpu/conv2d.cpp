@@ -43,13 +43,15 @@ bool suits_winograd(const Conv2dSpec& spec) {
   return spec.groups == 1 && spec.w[0] >= 64 && spec.w[1] >= 64;
 }
 
-// make(algorithm, allow_empty) for Winograd's way where it suits and this CPU has it, else for the
-// direct one.
+constexpr std::size_t kMostScratch = std::size_t{512} << 20;
+
+// make(algorithm, allow_empty) for Winograd's way where it suits, this CPU has it and the tiles of
+// a batch do not take too much memory, else for the direct one.
 template <class Make>
 auto choose_algorithm(const Conv2dSpec& spec, Make make) {
   if (suits_winograd(spec) && !rounds(spec)) {
     auto chosen = make(dnnl::algorithm::convolution_winograd, /*allow_empty=*/true);
-    if (chosen) return chosen;
+    if (chosen && chosen.scratchpad_desc().get_size() <= kMostScratch) return chosen;
   }
   return make(dnnl::algorithm::convolution_direct, /*allow_empty=*/false);
 }
