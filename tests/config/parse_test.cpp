@@ -69,7 +69,7 @@ INSTANTIATE_TEST_SUITE_P(
               "seed, accumulate_steps, clip_norm, not 3"},
         Wrong{"train { epochs: 3 epochs: 4 }", "job:1:19: train.epochs: is given twice"},
         Wrong{"train {}\ntrain {}", "job:2:1: train: is given twice"},
-        Wrong{"model { cnn {} mlp {} }", "job:1:16: model.mlp: only one may be given of cnn, mlp"},
+        Wrong{"model { cnn {} mlp {} }", "job:1:16: model.mlp: only one may be given of cnn, mlp, rnn"},
         Wrong{"train { epochs 3 }", "job:1:16: train.epochs: write a colon between name and value"},
         Wrong{"train { epochs: 3", "job:1:18: train: the text ends before the closing }"},
         Wrong{"train {", "job:1:8: train: the text ends before the closing }"},

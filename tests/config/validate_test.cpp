@@ -53,7 +53,7 @@ TEST(Validate, MoreRanksThanVirtualRanks) {
 TEST(Validate, MissingGroupsNameTheChoices) {
   JobSpec job = good_job();
   job.clear_model();
-  EXPECT_EQ(validation_error(job), "job.textproto: model: is missing; write one of cnn, mlp");
+  EXPECT_EQ(validation_error(job), "job.textproto: model: is missing; write one of cnn, mlp, rnn");
   job = good_job();
   job.mutable_optimizer()->Clear();
   EXPECT_EQ(validation_error(job),

@@ -21,7 +21,7 @@ FILE = GoldenFile(os.path.join(HERE, "models.bin"))
 
 def write(name, layers, x, labels, weight, loss_of):
     """layers: name -> module, in order; loss_of(logits, labels) gives one loss a record."""
-    x = x.float().double()
+    x = x.float().double() if x.is_floating_point() else x
     for module in layers.values():
         for parameter in module.parameters():
             if parameter.dim() == 1:  # so that constant first values are not checked alone
@@ -92,4 +92,39 @@ write("mlp_softmax", mlp(6, [5], 4, nn.Tanh, batch_norm=True), torch.randn(4, 6)
       cross_entropy)
 write("mlp_squared_error", mlp(6, [5], 1, nn.GELU), torch.randn(4, 6),
       torch.tensor([1.5, -2, 0.25, 3]), ones, squared)
+
+
+class LastState(nn.Module):
+    """What a recurrent module returns -> the last states of its last layer, side by side."""
+
+    def __init__(self, directions):
+        super().__init__()
+        self.directions = directions
+
+    def forward(self, output):
+        last = output[1][0] if isinstance(output[1], tuple) else output[1]
+        return torch.cat(list(last[-self.directions:]), 1)
+
+
+class Outputs(nn.Module):
+    def forward(self, output):
+        return output[0]
+
+
+def of_positions(logits, labels):
+    return nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
+
+
+write("rnn_lstm",
+      {"rnn": nn.LSTM(3, 6, 2, bidirectional=True, batch_first=True), "last": LastState(2),
+       "dense": nn.Linear(12, 4)},
+      torch.randn(4, 5, 3), classes, torch.tensor([1.0, 1, 0, 1]), cross_entropy)
+write("rnn_gru",
+      {"rnn": nn.GRU(3, 6, batch_first=True), "last": LastState(1), "dense": nn.Linear(6, 4)},
+      torch.randn(4, 5, 3), classes, ones, cross_entropy)
+write("rnn_tokens",
+      {"embedding": nn.Embedding(7, 3), "rnn": nn.LSTM(3, 6, 2, batch_first=True),
+       "outputs": Outputs(), "dense": nn.Linear(6, 7)},
+      torch.randint(7, (4, 5)), torch.randint(7, (4, 5)), torch.tensor([1.0, 0, 1, 1]),
+      of_positions)
 FILE.close()
