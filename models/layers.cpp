@@ -20,6 +20,27 @@ Value conv2d_layer(const std::string& name, Value x, std::int64_t filters, std::
   return conv2d(x, weight, bias, options);
 }
 
+Recurrence recurrent_layers(const std::string& name, Value x, std::int64_t hidden,
+                            const RecurrentOptions& options) {
+  RecurrentSpec spec;
+  spec.cell = options.cell;
+  spec.layers = options.layers;
+  spec.bidirectional = options.bidirectional;
+  spec.inputs = x.shape()[2];
+  spec.hidden = hidden;
+  constexpr const char* kNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"};
+  std::vector<Value> weights;
+  for (const Shape& shape : spec.weights()) {
+    const std::size_t chain = weights.size() / 4;
+    const auto directions = static_cast<std::size_t>(spec.directions());
+    const std::string of =
+        "_l" + std::to_string(chain / directions) + (chain % directions == 1 ? "_reverse" : "");
+    weights.push_back(x.graph().parameter(name + "." + kNames[weights.size() % 4] + of, shape,
+                                          Initializer::fan_in(hidden)));
+  }
+  return recurrent(x, weights, options);
+}
+
 Value batch_norm_layer(const std::string& name, Value x, Value record_weight, float gamma) {
   const Shape channels = {x.shape()[1]};
   const Value weight =

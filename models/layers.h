@@ -8,9 +8,12 @@
 
 namespace peal {
 
-Value dense_layer(const std::string& name, Value x, std::int64_t outputs);     // x (B, I)
-Value conv2d_layer(const std::string& name, Value x, std::int64_t filters,     // x (B, C, H, W)
-                   std::int64_t kernel, const Conv2dOptions& options = {});    // a square kernel
+Value dense_layer(const std::string& name, Value x, std::int64_t outputs);   // x (B, I)
+Value conv2d_layer(const std::string& name, Value x, std::int64_t filters,   // x (B, C, H, W)
+                   std::int64_t kernel, const Conv2dOptions& options = {});  // a square kernel
+// x (B, T, I) or (T, B, I); parameters are those of PyTorch's nn.LSTM: "<name>.weight_ih_l0", ...
+Recurrence recurrent_layers(const std::string& name, Value x, std::int64_t hidden,
+                            const RecurrentOptions& options);
 Value batch_norm_layer(const std::string& name, Value x, Value record_weight,  // x (B, C, ...)
                        float gamma = 1);
 

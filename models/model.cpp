@@ -5,12 +5,13 @@
 #include "models/layers.h"
 #include "models/mlp.h"
 #include "models/resnet.h"
+#include "models/rnn.h"
 
 namespace peal {
 namespace {
 
 [[noreturn]] void fail_no_model() {
-  fail_input("model", "no model is chosen; allowed: cnn, mlp, resnet");
+  fail_input("model", "no model is chosen; allowed: cnn, mlp, resnet, rnn");
 }
 
 }  // namespace
@@ -23,6 +24,8 @@ ModelInfo model_info(const ModelSpec& spec) {
       return mlp_info(spec.mlp());
     case ModelSpec::kResnet:
       return resnet_info(spec.resnet());
+    case ModelSpec::kRnn:
+      return rnn_info(spec.rnn());
     case ModelSpec::KIND_NOT_SET:
       break;
   }
@@ -37,6 +40,8 @@ void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph) {
       return build_mlp(spec.mlp(), batch, graph);
     case ModelSpec::kResnet:
       return build_resnet(spec.resnet(), batch, graph);
+    case ModelSpec::kRnn:
+      return build_rnn(spec.rnn(), batch, graph);
     case ModelSpec::KIND_NOT_SET:
       break;
   }
@@ -48,6 +53,7 @@ bool ignores_tensor(const ModelSpec& spec, const std::string& name) {
     case ModelSpec::kCnn:
     case ModelSpec::kMlp:
     case ModelSpec::kResnet:
+    case ModelSpec::kRnn:
       return counts_batches(name);
     case ModelSpec::KIND_NOT_SET:
       break;

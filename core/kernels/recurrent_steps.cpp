@@ -103,11 +103,10 @@ class RecurrentBySteps final : public Recurrent {
     }
   }
 
-  void backward(Stream& s, const Tensor& x, const Tensor& lengths, const State& first,
+  void backward(Stream& s, const Tensor& x, const Tensor& lengths, const State&,
                 std::span<const Tensor> weights, const Tensor&, const Tensor& dy,
                 const State& dlast, const Tensor& saved, Tensor dx, State dfirst,
                 std::span<const Tensor> dweights, Tensor scratch) override {
-    (void)first;  // the states between steps have it
     const Call call{s, lengths, weights, saved.as<std::byte>(), scratch.as<std::byte>()};
     // Layers from the last to the first; in each, the forward direction before the reverse.
     for (std::int64_t layer = spec_.layers; layer-- > 0;) {
@@ -233,7 +232,7 @@ class RecurrentBySteps final : public Recurrent {
   }
 
   // The chain's part of a layer's y or dy; `last` is the caller's tensor for the last layer.
-  Rows part(const Call&, std::size_t i, const Tensor& last, std::byte* inner) const {
+  Rows part(std::size_t i, const Tensor& last, std::byte* inner) const {
     const Chain& chain = chains_[i];
     const bool top = chain.layer + 1 == spec_.layers;
     if (top && last.empty()) return {};
@@ -244,10 +243,10 @@ class RecurrentBySteps final : public Recurrent {
   }
   Rows output(const Call& call, std::size_t i, const Tensor& y) const {
     const auto layer = static_cast<std::size_t>(chains_[i].layer);
-    return part(call, i, y, layer < outputs_.size() ? call.saved + outputs_[layer] : nullptr);
+    return part(i, y, layer < outputs_.size() ? call.saved + outputs_[layer] : nullptr);
   }
   Rows output_gradient(const Call& call, std::size_t i, const Tensor& dy) const {
-    return part(call, i, dy, call.scratch + dlayer_[(chains_[i].layer + 1) % 2]);
+    return part(i, dy, call.scratch + dlayer_[(chains_[i].layer + 1) % 2]);
   }
 
   // The gradient of a layer's input (R, I): dx, or dy of the layer below; empty: not wanted.

@@ -70,7 +70,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"train { epochs: 3 epochs: 4 }", "job:1:19: train.epochs: is given twice"},
         Wrong{"train {}\ntrain {}", "job:2:1: train: is given twice"},
         Wrong{"model { cnn {} mlp {} }",
-              "job:1:16: model.mlp: only one may be given of cnn, mlp, resnet"},
+              "job:1:16: model.mlp: only one may be given of cnn, mlp, resnet, rnn"},
         Wrong{"train { epochs 3 }", "job:1:16: train.epochs: write a colon between name and value"},
         Wrong{"train { epochs: 3", "job:1:18: train: the text ends before the closing }"},
         Wrong{"train {", "job:1:8: train: the text ends before the closing }"},

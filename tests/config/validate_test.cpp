@@ -54,7 +54,7 @@ TEST(Validate, MissingGroupsNameTheChoices) {
   JobSpec job = good_job();
   job.clear_model();
   EXPECT_EQ(validation_error(job),
-            "job.textproto: model: is missing; write one of cnn, mlp, resnet");
+            "job.textproto: model: is missing; write one of cnn, mlp, resnet, rnn");
   job = good_job();
   job.mutable_optimizer()->Clear();
   EXPECT_EQ(validation_error(job),

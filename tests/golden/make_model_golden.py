@@ -26,7 +26,7 @@ def write(name, model, x, labels, weight, loss_of):
     """model: a module, or its layers by name; loss_of(logits, labels) gives one loss a record."""
     if isinstance(model, dict):
         model = nn.Sequential(OrderedDict(model))
-    x = x.float().double()
+    x = x.float().double() if x.is_floating_point() else x
     for parameter in model.parameters():
         if parameter.dim() == 1:  # so that constant first values are not checked alone
             parameter.data += torch.linspace(-0.25, 0.25, len(parameter))
@@ -125,4 +125,39 @@ save(os.path.join(HERE, "resnet.safetensors"), model.state_dict())
 x = torch.randn(4, 3, 8, 8).float()
 FILE.write("resnet_saved/x", x)
 FILE.write("resnet_saved/logits", model.double().eval()(x.double()))
+
+
+class LastState(nn.Module):
+    """What a recurrent module returns -> the last states of its last layer, side by side."""
+
+    def __init__(self, directions):
+        super().__init__()
+        self.directions = directions
+
+    def forward(self, output):
+        last = output[1][0] if isinstance(output[1], tuple) else output[1]
+        return torch.cat(list(last[-self.directions:]), 1)
+
+
+class Outputs(nn.Module):
+    def forward(self, output):
+        return output[0]
+
+
+def of_positions(logits, labels):
+    return nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
+
+
+write("rnn_lstm",
+      {"rnn": nn.LSTM(3, 6, 2, bidirectional=True, batch_first=True), "last": LastState(2),
+       "dense": nn.Linear(12, 4)},
+      torch.randn(4, 5, 3), classes, torch.tensor([1.0, 1, 0, 1]), cross_entropy)
+write("rnn_gru",
+      {"rnn": nn.GRU(3, 6, batch_first=True), "last": LastState(1), "dense": nn.Linear(6, 4)},
+      torch.randn(4, 5, 3), classes, ones, cross_entropy)
+write("rnn_tokens",
+      {"embedding": nn.Embedding(7, 3), "rnn": nn.LSTM(3, 6, 2, batch_first=True),
+       "outputs": Outputs(), "dense": nn.Linear(6, 7)},
+      torch.randint(7, (4, 5)), torch.randint(7, (4, 5)), torch.tensor([1.0, 0, 1, 1]),
+      of_positions)
 FILE.close()

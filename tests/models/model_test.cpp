@@ -64,6 +64,21 @@ ModelSpec small_resnet(ResNetSpec::Block block, std::vector<int> blocks, int fil
   return spec;
 }
 
+ModelSpec small_rnn(RnnSpec::Cell cell, int layers, bool bidirectional, int vocabulary) {
+  ModelSpec spec;
+  RnnSpec& rnn = *spec.mutable_rnn();
+  rnn.set_cell(cell);
+  rnn.set_steps(5);
+  rnn.set_inputs(3);
+  rnn.set_hidden(6);
+  rnn.set_layers(layers);
+  rnn.set_bidirectional(bidirectional);
+  rnn.set_classes(4);
+  rnn.set_vocabulary(vocabulary);
+  rnn.set_embedding(3);
+  return spec;
+}
+
 ModelSpec golden_spec(const std::string& name) {
   if (name == "cnn_fused") return small_cnn(1, 28, 4, 3);
   if (name == "mlp_binary") return small_mlp({5, 4}, 1, MlpSpec::BINARY, MlpSpec::RELU);
@@ -75,6 +90,9 @@ ModelSpec golden_spec(const std::string& name) {
   }
   if (name == "resnet_basic") return small_resnet(ResNetSpec::BASIC, {1, 2}, 16, 8);
   if (name == "resnet_bottleneck") return small_resnet(ResNetSpec::BOTTLENECK, {1, 1}, 4, 32);
+  if (name == "rnn_lstm") return small_rnn(RnnSpec::LSTM, 2, true, 0);
+  if (name == "rnn_gru") return small_rnn(RnnSpec::GRU, 1, false, 0);
+  if (name == "rnn_tokens") return small_rnn(RnnSpec::LSTM, 2, false, 7);
   ModelSpec spec = small_cnn(2, 8, 3, 5);
   spec.mutable_cnn()->set_batch_norm(name == "cnn_batch_norm");
   return spec;
@@ -170,7 +188,7 @@ TEST_P(ModelTest, FirstStepIsPyTorchs) {
 INSTANTIATE_TEST_SUITE_P(Golden, ModelTest,
                          testing::Values("cnn", "cnn_batch_norm", "cnn_fused", "mlp_binary",
                                          "mlp_softmax", "mlp_squared_error", "resnet_basic",
-                                         "resnet_bottleneck"),
+                                         "resnet_bottleneck", "rnn_lstm", "rnn_gru", "rnn_tokens"),
                          [](const auto& model) { return std::string(model.param); });
 
 TEST(GoldenSteps, OfResNetHavePyTorchsLosses) {
@@ -291,7 +309,8 @@ TEST(CpuCnn, StepsWithoutAllocating) {
 }
 
 TEST(Models, HaveOneTableForTrainingAndEvaluation) {
-  for (const char* name : {"cnn_batch_norm", "mlp_softmax", "resnet_bottleneck"}) {
+  for (const char* name :
+       {"cnn_batch_norm", "mlp_softmax", "resnet_bottleneck", "rnn_lstm", "rnn_tokens"}) {
     const Trainer training(golden_spec(name), 4), evaluation(golden_spec(name), 9, false);
     EXPECT_EQ(training.table.hash(), evaluation.table.hash());
   }
@@ -307,7 +326,7 @@ std::string message_of(const ModelSpec& spec) {
 }
 
 TEST(Models, RefuseASpecThatCannotBe) {
-  EXPECT_THAT(message_of(ModelSpec()), HasSubstr("allowed: cnn, mlp, resnet"));
+  EXPECT_THAT(message_of(ModelSpec()), HasSubstr("allowed: cnn, mlp, resnet, rnn"));
   ModelSpec spec;
   spec.mutable_cnn()->set_kernel(30);
   EXPECT_THAT(message_of(spec), HasSubstr("model.cnn.kernel: 30 does not fit into (28, 28)"));
@@ -326,6 +345,8 @@ TEST(Models, RefuseASpecThatCannotBe) {
   EXPECT_THAT(message_of(spec), HasSubstr("model.resnet.block: is for model.resnet.blocks only"));
   for (int i = 0; i < 9; ++i) spec.mutable_resnet()->add_blocks(1);
   EXPECT_THAT(message_of(spec), HasSubstr("model.resnet.blocks: 9 stages; allowed are 1 to 8"));
+  EXPECT_THAT(message_of(small_rnn(RnnSpec::GRU, 1, true, 7)),
+              HasSubstr("model.rnn.bidirectional: a language model"));
 }
 
 }  // namespace
