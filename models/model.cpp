@@ -25,7 +25,12 @@ ModelInfo model_info(const ModelSpec& spec) {
   fail_no_model();
 }
 
-void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph) {
+void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::int64_t length) {
+  const ModelInfo info = model_info(spec);
+  const std::int64_t longest = info.vocabulary > 0 ? info.record_shape[0] : 0;
+  if (length < 0 || length > longest) {
+    fail_internal("model", "a length of ", length, "; allowed are 0 to ", longest);
+  }
   switch (spec.kind_case()) {
     case ModelSpec::kCnn:
       return build_cnn(spec.cnn(), batch, graph);

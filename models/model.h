@@ -26,6 +26,8 @@ struct ModelInfo {
 ModelInfo model_info(const ModelSpec& spec);  // throws Error(input) naming the field
 
 // Records the model for `batch` records. training and evaluation graphs have equal tables.
-void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph);
+// `length` > 0, of a language model: x and labels are (B, length), shorter than record_shape says;
+// the parameters are the same.
+void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::int64_t length = 0);
 
 }  // namespace peal
