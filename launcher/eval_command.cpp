@@ -9,6 +9,7 @@
 #include "launcher/cli.h"
 #include "launcher/evaluation.h"
 #include "launcher/job_setup.h"
+#include "launcher/model_weights.h"
 #include "launcher/open_records.h"
 #include "launcher/train.h"
 
@@ -25,32 +26,19 @@ class EvalModel {
         std::make_shared<Preprocess>(preprocess_steps(job.data()), train ? *train : *test);
     check_data(*test, *preprocess, model);
 
-    Graph graph;
-    build_model(job.model(), 1, graph);
-    add_stop_slot(graph);
-    const ParameterTable table = make_parameter_table(graph);
-    parameters_ = Buffer(table.gradient_bytes);
-    states_ = Buffer(table.state_bytes);
-    std::vector<NamedTensor> weights;
-    for (const ArenaEntry& e : table.parameters) {
-      weights.push_back({e.name, {.data = parameters_.data() + e.offset, .shape = e.shape}});
-    }
-    for (const ArenaEntry& e : table.states) {
-      weights.push_back({e.name, {.data = states_.data() + e.offset, .shape = e.shape}});
-    }
     const Checkpoint checkpoint = Checkpoint::open(checkpoint_path);
-    checkpoint.load_weights(weights);
+    weights_ = std::make_unique<ModelWeights>(job.model(), checkpoint);
     step_ = checkpoint.info().step;
-    evaluation_ =
-        std::make_unique<Evaluation>(job.model(), table, test, preprocess, job.eval().batch());
-    evaluation_->plan().bind(parameters_.data(), states_.data());
+    evaluation_ = std::make_unique<Evaluation>(job.model(), weights_->table(), test, preprocess,
+                                               job.eval().batch());
+    weights_->bind(evaluation_->plan());
   }
 
   std::map<std::string, double> run(Communicator& comm) { return evaluation_->run(comm); }
   std::int64_t step() const { return step_; }
 
  private:
-  Buffer parameters_, states_;
+  std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<Evaluation> evaluation_;
   std::int64_t step_ = 0;
 };
@@ -78,15 +66,17 @@ void add_eval_command(CLI::App& app) {
       if (job.parallel().virtual_ranks() == 0) {
         job.mutable_parallel()->set_virtual_ranks(comm.world_size());
       }
-      const auto open = [&](const SourceSpec& spec) {
+      const auto open = [&](const SourceSpec& given, const char* path) {
+        SourceSpec spec;
+        together(comm, [&] { spec = source_for(given, model_info(job.model()), path); });
         return open_records(spec, /*window_shards=*/0, job.train().seed(), comm, {});
       };
       if (job.data().test().kind_case() == SourceSpec::KIND_NOT_SET) {
         fail_input("data.test", "not given; eval needs test records");
       }
       const std::shared_ptr<Dataset> train =
-          needs_training_records(job.data()) ? open(job.data().train()) : nullptr;
-      const std::shared_ptr<Dataset> test = open(job.data().test());
+          needs_training_records(job.data()) ? open(job.data().train(), "data.train") : nullptr;
+      const std::shared_ptr<Dataset> test = open(job.data().test(), "data.test");
       std::unique_ptr<EvalModel> model;
       together(comm, [&] {
         model = std::make_unique<EvalModel>(job, arguments->checkpoint, train, test);

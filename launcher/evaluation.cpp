@@ -1,6 +1,9 @@
 #include "launcher/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
+
+#include "core/data/tokens.h"
 
 namespace peal {
 
@@ -21,15 +24,23 @@ Evaluation::Evaluation(const ModelSpec& spec, const ParameterTable& table,
   build_model(spec, batch_, graph_);
   add_stop_slot(graph_);
   plan_ = std::make_unique<Plan>(graph_, table, device, /*training=*/false);
+  const bool tokens = model_.vocabulary > 0;
   Shape x_shape{batch_};
   for (const std::int64_t dim : model_.record_shape) x_shape.push_back(dim);
-  x_ = Mirror(static_cast<std::size_t>(x_shape.numel()) * sizeof(float), device);
-  labels_ = Mirror(static_cast<std::size_t>(batch_) * sizeof(float), device);
-  weight_ = Mirror(static_cast<std::size_t>(batch_) * sizeof(float), device);
-  plan_->set_input("x", {.data = x_.data(), .shape = x_shape, .device = device});
+  const Shape label_shape = tokens ? x_shape : Shape{batch_};
+  const auto bytes = [](const Shape& shape) {  // of f32 or i32
+    return static_cast<std::size_t>(shape.numel()) * sizeof(float);
+  };
+  x_ = Mirror(bytes(x_shape), device);
+  labels_ = Mirror(bytes(label_shape), device);
+  weight_ = Mirror(bytes({batch_}), device);
+  plan_->set_input("x", {.data = x_.data(),
+                         .shape = x_shape,
+                         .dtype = tokens ? DType::i32 : DType::f32,
+                         .device = device});
   plan_->set_input("labels", {.data = labels_.data(),
-                              .shape = {batch_},
-                              .dtype = model_.classes > 0 ? DType::i32 : DType::f32,
+                              .shape = label_shape,
+                              .dtype = tokens || model_.classes > 0 ? DType::i32 : DType::f32,
                               .device = device});
   plan_->set_input("weight", {.data = weight_.data(), .shape = {batch_}, .device = device});
   plan_->set_input("stop", {.data = stop_.data(), .shape = {1}, .device = device});
@@ -37,24 +48,33 @@ Evaluation::Evaluation(const ModelSpec& spec, const ParameterTable& table,
 
 // Behind the last record: zeros of weight 0.
 void Evaluation::fill(std::int64_t chunk) {
-  const std::int64_t values = model_.record_shape.numel();
-  for (std::int64_t i = 0; i < batch_; ++i) {
-    const std::int64_t record = chunk * batch_ + i;
-    const bool real = record < dataset_->size();
-    float* x = reinterpret_cast<float*>(x_.host()) + i * values;
-    const float label = real ? dataset_->label(record) : 0.0f;
-    reinterpret_cast<float*>(weight_.host())[i] = real ? 1.0f : 0.0f;
-    if (model_.classes > 0) {
-      reinterpret_cast<std::int32_t*>(labels_.host())[i] = static_cast<std::int32_t>(label);
-    } else {
-      reinterpret_cast<float*>(labels_.host())[i] = label;
-    }
-    if (real) {
-      preprocess_->apply(*dataset_, record, /*seed=*/0, /*epoch=*/0, /*augment=*/false, x);
-    } else {
-      std::fill(x, x + values, 0.0f);
+  const std::int64_t first = chunk * batch_;
+  const std::int64_t records = std::min(batch_, dataset_->size() - first);
+  if (records < batch_) {
+    for (const Mirror* input : {&x_, &labels_, &weight_}) {
+      std::fill_n(input->host(), input->size(), std::byte{0});
     }
   }
+  for (std::int64_t i = 0; i < records; ++i) fill_record(i, first + i);
+}
+
+void Evaluation::fill_record(std::int64_t row, std::int64_t record) {
+  const std::int64_t values = model_.record_shape.numel();
+  reinterpret_cast<float*>(weight_.host())[row] = 1.0f;
+  auto* integers = reinterpret_cast<std::int32_t*>(labels_.host());
+  if (model_.vocabulary > 0) {
+    read_tokens(*dataset_, record, model_.vocabulary,
+                reinterpret_cast<std::int32_t*>(x_.host()) + row * values, integers + row * values);
+    return;
+  }
+  const float label = dataset_->label(record);
+  if (model_.classes > 0) {
+    integers[row] = static_cast<std::int32_t>(label);
+  } else {
+    reinterpret_cast<float*>(labels_.host())[row] = label;
+  }
+  preprocess_->apply(*dataset_, record, /*seed=*/0, /*epoch=*/0, /*augment=*/false,
+                     reinterpret_cast<float*>(x_.host()) + row * values);
 }
 
 std::map<std::string, double> Evaluation::run(Communicator& comm) {
@@ -80,6 +100,7 @@ std::map<std::string, double> Evaluation::run(Communicator& comm) {
   }
   std::map<std::string, double> metrics{{"test_loss", loss / static_cast<double>(records)}};
   if (model_.has_accuracy) metrics["test_accuracy"] = correct / static_cast<double>(records);
+  if (model_.vocabulary > 0) metrics["test_perplexity"] = std::exp(metrics["test_loss"]);
   return metrics;
 }
 

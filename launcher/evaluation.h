@@ -26,12 +26,14 @@ class Evaluation {
 
   Plan& plan() { return *plan_; }
   const Plan& plan() const { return *plan_; }
-  // {"test_loss", "test_accuracy"}: means over the records. Chunks of `batch` records are dealt to
+  // {"test_loss", "test_accuracy"}: means over the records; of a language model "test_perplexity",
+  // exp of the loss, too. Chunks of `batch` records are dealt to
   // the ranks and summed in the order of the chunks: the same bits for any number of ranks.
   std::map<std::string, double> run(Communicator& comm);
 
  private:
   void fill(std::int64_t chunk);
+  void fill_record(std::int64_t row, std::int64_t record);
 
   Graph graph_;
   ModelInfo model_;

@@ -1,12 +1,24 @@
 #include "launcher/job_setup.h"
 
 #include "core/base/error.h"
+#include "core/data/file_patterns.h"
 #include "core/data/shard.h"
+#include "core/data/tokens.h"
 #include "launcher/open_records.h"
 
 namespace peal {
 
 namespace {
+
+std::vector<std::string> paths_of(const TokensSpec& spec) {
+  return {spec.path().begin(), spec.path().end()};
+}
+
+std::unique_ptr<Dataset> open_windows(const TokensSpec& spec) {
+  return open_tokens(
+      paths_of(spec), *open_tokenizer(spec),
+      {.length = spec.length(), .stride = spec.stride(), .begin = spec.begin(), .end = spec.end()});
+}
 
 std::unique_ptr<Dataset> open_dataset(const SourceSpec& spec) {
   switch (spec.kind_case()) {
@@ -18,6 +30,8 @@ std::unique_ptr<Dataset> open_dataset(const SourceSpec& spec) {
                                           .delimiter = spec.csv().delimiter().at(0)});
     case SourceSpec::kShards:
       return open_shards(spec.shards().directory());
+    case SourceSpec::kTokens:
+      return open_windows(spec.tokens());
     case SourceSpec::kPictures:
     case SourceSpec::kTar:
     case SourceSpec::kText:
@@ -27,7 +41,7 @@ std::unique_ptr<Dataset> open_dataset(const SourceSpec& spec) {
     case SourceSpec::KIND_NOT_SET:
       break;
   }
-  fail_input("data", "no source of records; give one of idx, csv, shards");
+  fail_input("data", "no source of records; give one of idx, csv, shards, tokens");
 }
 
 PictureOptions picture_options(const PictureSpec& spec) {
@@ -49,11 +63,46 @@ std::shared_ptr<Dataset> open_whole(const SourceSpec& spec) {
 std::vector<std::filesystem::path> files_of(const SourceSpec& spec) {
   if (spec.has_idx()) return {spec.idx().images(), spec.idx().labels()};
   if (spec.has_csv()) return {spec.csv().path()};
+  if (spec.has_tokens()) {
+    std::vector<std::filesystem::path> files = find_files(paths_of(spec.tokens()), "tokens");
+    if (spec.tokens().tokenizer() == TokensSpec::GPT2) {
+      files.insert(files.end(), {spec.tokens().encoder(), spec.tokens().merges()});
+    }
+    return files;
+  }
   if (!spec.shards().url().empty()) return {};
   return {std::filesystem::path(spec.shards().directory()) / "manifest.textproto"};
 }
 
 }  // namespace
+
+SourceSpec source_for(const SourceSpec& spec, const ModelInfo& model, const std::string& path) {
+  SourceSpec full = spec;
+  if (!spec.has_tokens()) return full;
+  if (model.vocabulary == 0) {
+    fail_input(path + ".tokens", "is for language models, and the model is none");
+  }
+  const std::int64_t context = model.record_shape[0];
+  const std::int64_t length = spec.tokens().length();
+  if (length != 0 && length != context) {
+    fail_input(path + ".tokens.length", length, " is not the context of the model, ", context,
+               "; leave it out");
+  }
+  full.mutable_tokens()->set_length(static_cast<std::int32_t>(context));
+  return full;
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const TokensSpec& spec) {
+  switch (spec.tokenizer()) {
+    case TokensSpec::BYTES:
+      return byte_tokenizer();
+    case TokensSpec::CHARACTERS:
+      return open_character_tokenizer(paths_of(spec));
+    case TokensSpec::GPT2:
+      return gpt2_tokenizer(spec.encoder(), spec.merges());
+  }
+  fail_internal("tokenizer", "unknown value ", static_cast<int>(spec.tokenizer()));
+}
 
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec) {
   if (is_fetched(spec)) return open_whole(spec);
@@ -243,7 +292,29 @@ BucketOptions bucket_options(const ParallelSpec& spec) {
   return options;
 }
 
+namespace {
+
+void check_language_data(const Dataset& dataset, const ModelInfo& model) {
+  if (!holds_tokens(dataset)) {
+    fail_input(dataset.name(),
+               "holds numbers; a language model wants tokens: give data.train and "
+               "data.test as tokens { ... }, or as shards made of such");
+  }
+  const Shape wanted{model.record_shape[0] + 1};
+  if (dataset.record_shape() != wanted) {
+    fail_input(dataset.name(), "a record has shape ", dataset.record_shape(),
+               "; the model, whose context is ", model.record_shape[0], ", wants ", wanted);
+  }
+  if (dataset.whole()) check_tokens(dataset, model.vocabulary);
+}
+
+}  // namespace
+
 void check_data(const Dataset& dataset, const Preprocess& preprocess, const ModelInfo& model) {
+  if (model.vocabulary > 0) return check_language_data(dataset, model);
+  if (holds_tokens(dataset)) {
+    fail_input(dataset.name(), "holds tokens, which only a language model takes");
+  }
   const Shape& given = preprocess.output_shape();
   if (given.numel() != model.record_shape.numel()) {
     fail_input(dataset.name(), "a record has shape ", given,

@@ -7,12 +7,18 @@
 #include "core/config/job.pb.h"
 #include "core/data/preprocess.h"
 #include "core/data/record_source.h"
+#include "core/data/tokenizer.h"
 #include "core/optim/optimizer.h"
 #include "models/model.h"
 
 namespace peal {
 
-// To train on: idx, csv, shards. On this rank alone; what has to be fetched is fetched whole.
+// With what a source of tokens takes from the model: their number. Throws Error(input) at `path`,
+// the source's field, where source and model do not fit.
+SourceSpec source_for(const SourceSpec& spec, const ModelInfo& model, const std::string& path);
+std::unique_ptr<Tokenizer> open_tokenizer(const TokensSpec& spec);
+// To train on: idx, csv, shards, tokens. On this rank alone; what has to be fetched is fetched
+// whole.
 std::shared_ptr<Dataset> open_source(const SourceSpec& spec);
 // To cut into shards: every kind. `limit` is left to the caller.
 std::unique_ptr<RecordSource> open_record_source(const SourceSpec& spec);

@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/config/job.h"
 #include "launcher/cli.h"
+#include "launcher/job_setup.h"
 #include "launcher/shard_run.h"
 #include "launcher/stop_signal.h"
 #include "launcher/train.h"
@@ -31,7 +32,13 @@ ShardRun make_run(const Arguments& arguments) {
                .out = arguments.out,
                .fresh = arguments.fresh,
                .terminal = on_a_terminal()};
-  validate_source(run.source, "data." + arguments.source, arguments.job.file);
+  const std::string path = "data." + arguments.source;
+  validate_source(run.source, path, arguments.job.file);
+  if (run.source.has_tokens() && job.model().kind_case() != ModelSpec::KIND_NOT_SET) {
+    run.source = source_for(run.source, model_info(job.model()), path);
+  } else if (run.source.has_tokens() && run.source.tokens().length() == 0) {
+    fail_input(path + ".tokens.length", "is missing; without a model it must be given");
+  }
   run.options.count = arguments.count;
   if (!arguments.size.empty()) run.options.bytes_per_shard = parse_bytes(arguments.size, "--size");
   return run;

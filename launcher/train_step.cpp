@@ -131,7 +131,8 @@ void Trainer::set_inputs(int lane, const Batch& batch) {
     plan.set_input(name, tensor);
   };
   DeviceBatch* there = batches_.empty() ? nullptr : &batches_[static_cast<std::size_t>(lane)];
-  set("x", {.data = batch.x.data, .shape = x_shape_}, there ? &there->x : nullptr);
+  set("x", {.data = batch.x.data, .shape = x_shape_, .dtype = batch.x.dtype},
+      there ? &there->x : nullptr);
   set("labels", batch.labels, there ? &there->labels : nullptr);
   set("weight", batch.weight, there ? &there->weight : nullptr);
   if (there) there->copied.record(stream_);

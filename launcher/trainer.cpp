@@ -16,10 +16,14 @@ TrainingData open_data(const JobSpec& job, const ModelInfo& model, Communicator&
                        const Say& say) {
   TrainingData data;
   const std::uint64_t seed = job.train().seed();
-  data.train =
-      open_records(job.data().train(), job.data().shuffle_window_shards(), seed, comm, say);
-  if (job.data().test().kind_case() != SourceSpec::KIND_NOT_SET) {
-    data.test = open_records(job.data().test(), /*window_shards=*/0, seed, comm, say);
+  SourceSpec train, test;
+  together(comm, [&] {
+    train = source_for(job.data().train(), model, "data.train");
+    test = source_for(job.data().test(), model, "data.test");
+  });
+  data.train = open_records(train, job.data().shuffle_window_shards(), seed, comm, say);
+  if (test.kind_case() != SourceSpec::KIND_NOT_SET) {
+    data.test = open_records(test, /*window_shards=*/0, seed, comm, say);
   }
   together(comm, [&] {
     if (!data.train->whole() && needs_training_records(job.data())) {
@@ -118,9 +122,11 @@ void Trainer::make_plans() {
 
 void Trainer::make_batches(int lanes) {
   const auto records = static_cast<std::size_t>(x_shape_[0]);
+  const auto values = static_cast<std::size_t>(x_shape_.numel());
   for (int lane = 0; lane < lanes; ++lane) {
-    batches_.push_back({Buffer(static_cast<std::size_t>(x_shape_.numel()) * sizeof(float), device_),
-                        Buffer(records * sizeof(float), device_),
+    // f32 or i32
+    batches_.push_back({Buffer(values * sizeof(float), device_),
+                        Buffer((model_.vocabulary > 0 ? values : records) * sizeof(float), device_),
                         Buffer(records * sizeof(float), device_), Event(device_)});
   }
 }
@@ -163,6 +169,7 @@ void Trainer::make_loader(std::int64_t first_step) {
   options.window_shards = job_.data().shuffle_window_shards();
   options.integer_labels = model_.classes > 0;
   options.label_end = model_.binary ? 2 : model_.classes;
+  options.vocabulary = model_.vocabulary;
   options.prefetch_batches = job_.data().prefetch_batches();
   options.threads = job_.data().loader_threads();
   options.device = device_;

@@ -89,6 +89,19 @@ void check_text(const Checker& check, const TextSpec& text, const std::string& p
                 path, "label_first and cut_long_lines are for by: LINE only");
 }
 
+void check_tokens(const Checker& check, const TokensSpec& tokens, const std::string& path) {
+  check.require(tokens.path_size() > 0, path + ".path", "is missing; name a text file");
+  const bool gpt2 = tokens.tokenizer() == TokensSpec::GPT2;
+  for (const auto& [field, value] :
+       {std::pair(".encoder", tokens.encoder()), {".merges", tokens.merges()}}) {
+    check.require(!gpt2 || !value.empty(), path + field,
+                  "is missing; tokenizer: GPT2 needs its files encoder.json and vocab.bpe");
+    check.require(gpt2 || value.empty(), path + field, "is for tokenizer: GPT2 only");
+  }
+  check.require(tokens.begin() < tokens.end(), path + ".begin", tokens.begin(),
+                " is not before the end, ", tokens.end());
+}
+
 void check_shards(const Checker& check, const ShardsSpec& shards, const std::string& path) {
   const bool web = !shards.url().empty();
   check.require(web || !shards.directory().empty(), path + ".directory",
@@ -131,6 +144,8 @@ void check_source(const Checker& check, const SourceSpec& source, const std::str
       return check_picture(check, source.tar().picture(), path + ".tar.picture");
     case SourceSpec::kText:
       return check_text(check, source.text(), path + ".text");
+    case SourceSpec::kTokens:
+      return check_tokens(check, source.tokens(), path + ".tokens");
     case SourceSpec::KIND_NOT_SET:
       check.require(false, path, "has no source; ", choices(SourceSpec::descriptor()));
   }
@@ -162,6 +177,8 @@ void check_data(const Checker& check, const DataSpec& data) {
                   "needs data.train.shards; `peal shard` makes shards of any records");
     check.require(data.shuffle(), path, "needs data.shuffle: true");
   }
+  check.require(data.preprocess_size() == 0 || !data.train().has_tokens(), "data.preprocess",
+                "is not for tokens, which a model sees as they are; leave it out");
   for (int i = 0; i < data.preprocess_size(); ++i) {
     const PreprocessSpec& step = data.preprocess(i);
     const std::string path = cat("data.preprocess[", i, "]");

@@ -20,7 +20,7 @@ class Dataset {
   virtual ~Dataset() = default;
   virtual std::int64_t size() const = 0;
   virtual const Shape& record_shape() const = 0;  // (28, 28), (100)
-  virtual DType record_dtype() const = 0;         // u8 or f32
+  virtual DType record_dtype() const = 0;         // u8 or f32; i32: tokens (tokens.h)
   virtual const void* record(std::int64_t index) const = 0;
   // A class number, or a target value. Class numbers are exact in a float up to 2^24.
   virtual float label(std::int64_t index) const = 0;

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/base/error.h"
+#include "core/data/tokens.h"
 #include "core/device/buffer.h"
 
 namespace peal {
@@ -69,7 +70,10 @@ struct Loader::Impl {
   void mark_done(std::int64_t item);
   // Unlocks while it works. What it throws is kept in the slot for acquire().
   void fill(Slot& slot, std::int64_t item, std::unique_lock<std::mutex>& lock);
+  Shape record_shape() const;  // of x
   std::int64_t prepare(const Batch& batch, std::int64_t item);
+  void prepare_record(const Batch& batch, std::int64_t row, std::int64_t record,
+                      std::int64_t epoch) const;
   void set_label(const Batch& batch, std::int64_t row, std::int64_t record) const;
   const Batch& acquire(std::int64_t item, const std::string& name);
 
@@ -129,24 +133,32 @@ Loader::Impl::~Impl() {
   for (std::thread& thread : threads) thread.join();
 }
 
+Shape Loader::Impl::record_shape() const {
+  if (options.vocabulary == 0) return preprocess->output_shape();
+  if (!holds_tokens(*dataset)) fail_internal("loader", dataset->name(), " holds no tokens");
+  return {dataset->record_shape()[0] - 1};
+}
+
 void Loader::Impl::make_slots() {
+  const bool tokens = options.vocabulary > 0;
   Shape x{rows};
-  for (const std::int64_t dim : preprocess->output_shape()) x.push_back(dim);
-  Tensor shape_of_x{nullptr, x, DType::f32};
-  const std::size_t x_bytes = align_up(shape_of_x.bytes());
-  const std::size_t row_bytes = align_up(static_cast<std::size_t>(rows) * 4);
-  const std::size_t bytes = x_bytes + 2 * row_bytes;
+  for (const std::int64_t dim : record_shape()) x.push_back(dim);
+  const Shape labels = tokens ? x : Shape{rows};
+  const DType x_type = tokens ? DType::i32 : DType::f32;
+  const DType label_type = tokens || options.integer_labels ? DType::i32 : DType::f32;
+  const std::size_t x_bytes = align_up(Tensor{nullptr, x, x_type}.bytes());
+  const std::size_t label_bytes = align_up(Tensor{nullptr, labels, label_type}.bytes());
+  const std::size_t bytes = x_bytes + label_bytes + align_up(static_cast<std::size_t>(rows) * 4);
   const std::int64_t ahead = std::max(options.prefetch_batches, 1);
   const bool whole_step = static_cast<std::size_t>(items_per_step) <= kStepBytes / bytes;
   const std::int64_t count = std::min((whole_step ? items_per_step : lanes) + ahead, items);
   memory = pinned(Buffer(static_cast<std::size_t>(count) * bytes), options.device);
   slots.resize(static_cast<std::size_t>(count));
-  const DType label_type = options.integer_labels ? DType::i32 : DType::f32;
   std::byte* at = memory.data();
   for (Slot& slot : slots) {
-    slot.batch.x = {at, x, DType::f32};
-    slot.batch.labels = {at + x_bytes, Shape{rows}, label_type};
-    slot.batch.weight = {at + x_bytes + row_bytes, Shape{rows}, DType::f32};
+    slot.batch.x = {at, x, x_type};
+    slot.batch.labels = {at + x_bytes, labels, label_type};
+    slot.batch.weight = {at + x_bytes + label_bytes, Shape{rows}, DType::f32};
     at += bytes;
   }
   done.resize(static_cast<std::size_t>(2 * items_per_step + count));
@@ -234,21 +246,33 @@ std::int64_t Loader::Impl::prepare(const Batch& batch, std::int64_t item) {
   const std::int64_t begin =
       step % steps * options.global_batch + (rank * options.accumulate_steps + part) * rows;
   const std::int64_t records = std::clamp<std::int64_t>(dataset->size() - begin, 0, rows);
-  const std::int64_t width = preprocess->output_shape().numel();
-  float* x = batch.x.as<float>();
-  float* weight = batch.weight.as<float>();
   const std::shared_ptr<const EpochOrder> order = reading.order(epoch);
   for (std::int64_t row = 0; row < records; ++row) {
-    const std::int64_t record = order->record(begin + row);
-    preprocess->apply(*dataset, record, options.seed, epoch, options.augment, x + row * width);
-    set_label(batch, row, record);
+    prepare_record(batch, row, order->record(begin + row), epoch);
   }
-  std::fill(x + records * width, x + rows * width, 0.0f);
-  std::fill(weight, weight + records, 1.0f);
-  std::fill(weight + records, weight + rows, 0.0f);
-  // Zero is all bits zero in both label types.
-  std::fill(batch.labels.as<std::int32_t>() + records, batch.labels.as<std::int32_t>() + rows, 0);
+  // Zero is all bits zero in every type.
+  const auto clear = [&](const Tensor& tensor) {
+    const std::size_t row_bytes = tensor.bytes() / static_cast<std::size_t>(rows);
+    std::byte* first = tensor.as<std::byte>();
+    std::fill(first + static_cast<std::size_t>(records) * row_bytes, first + tensor.bytes(),
+              std::byte{0});
+  };
+  for (const Tensor* tensor : {&batch.x, &batch.labels, &batch.weight}) clear(*tensor);
+  std::fill_n(batch.weight.as<float>(), records, 1.0f);
   return records;
+}
+
+void Loader::Impl::prepare_record(const Batch& batch, std::int64_t row, std::int64_t record,
+                                  std::int64_t epoch) const {
+  const std::int64_t width = batch.x.numel() / rows;
+  if (options.vocabulary > 0) {
+    read_tokens(*dataset, record, options.vocabulary, batch.x.as<std::int32_t>() + row * width,
+                batch.labels.as<std::int32_t>() + row * width);
+    return;
+  }
+  preprocess->apply(*dataset, record, options.seed, epoch, options.augment,
+                    batch.x.as<float>() + row * width);
+  set_label(batch, row, record);
 }
 
 void Loader::Impl::set_label(const Batch& batch, std::int64_t row, std::int64_t record) const {

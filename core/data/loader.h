@@ -14,8 +14,8 @@ namespace peal {
 // The share of one micro-batch: (step, virtual rank, part). Memory belongs to the Loader and stays
 // as it is until release().
 struct Batch {
-  Tensor x;                  // (B, record shape...) f32
-  Tensor labels;             // (B) i32 class numbers or f32 targets
+  Tensor x;                  // (B, record shape...) f32; tokens: (B, T) i32
+  Tensor labels;             // (B) i32 class numbers or f32 targets; tokens: (B, T) i32
   Tensor weight;             // (B) f32: 1, or 0 for padding behind the last record of an epoch
   std::int64_t records = 0;  // of weight 1; padded records are all zeros
 };
@@ -32,9 +32,10 @@ struct LoaderOptions {
   bool shuffle = true;
   std::int64_t window_shards = 0;  // shuffle within windows of so many shards; 0: over all records
   bool integer_labels = true;
-  std::int64_t label_end = 0;  // > 0: labels must be whole numbers from 0 to below it
-  bool augment = true;         // random preprocessing
-  Device device = kCpu;        // batches are copied there: their memory is pinned for it
+  std::int64_t label_end = 0;   // > 0: labels must be whole numbers from 0 to below it
+  std::int64_t vocabulary = 0;  // > 0: records are tokens below it (tokens.h), not preprocessed
+  bool augment = true;          // random preprocessing
+  Device device = kCpu;         // batches are copied there: their memory is pinned for it
   int prefetch_batches = 4;
   int threads = 1;  // 0: acquire() prepares everything
 };

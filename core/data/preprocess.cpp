@@ -315,6 +315,10 @@ Preprocess::Preprocess(std::vector<PreprocessStep> steps, const Dataset& trainin
     : impl_(std::make_unique<Impl>()) {
   Impl& self = *impl_;
   self.input = self.output = training.record_shape();
+  if (!steps.empty() && training.record_dtype() == DType::i32) {
+    fail_input("data.preprocess", "the records of ", training.name(),
+               " are tokens, which a model sees as they are; leave data.preprocess out");
+  }
   for (std::size_t i = 0; i < steps.size(); ++i) {
     const PreprocessStep& given = steps[i];
     Step step;
@@ -358,6 +362,7 @@ void Preprocess::apply(const Dataset& dataset, std::int64_t record, std::uint64_
     fail_input(dataset.name(), "records have shape ", dataset.record_shape(),
                "; the training set's have ", impl_->input);
   }
+  if (dataset.record_dtype() == DType::i32) fail_internal(dataset.name(), "tokens as numbers");
   impl_->run_all(dataset, record, seed, epoch, augment, out);
 }
 

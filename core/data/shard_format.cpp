@@ -18,6 +18,8 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kDims = 24, kRecords = 72, kSections = 80, kFileBytes = 152, kUsed = 160;
 constexpr std::size_t kChecksum = kShardHeaderBytes - 8;
 
+constexpr std::array<DType, 3> kDTypes = {DType::u8, DType::f32, DType::i32};  // by code
+
 template <typename T>
 T load(std::span<const std::byte> bytes, std::size_t offset) {
   T value;
@@ -130,7 +132,8 @@ std::array<std::byte, kShardHeaderBytes> format_shard_header(const ShardHeader& 
   std::array<std::byte, kShardHeaderBytes> bytes{};
   std::memcpy(bytes.data(), kMagic, sizeof kMagic);
   store(bytes, 8, kVersion);
-  store(bytes, 12, std::uint32_t{header.dtype == DType::f32});
+  const auto code = std::find(kDTypes.begin(), kDTypes.end(), header.dtype) - kDTypes.begin();
+  store(bytes, 12, static_cast<std::uint32_t>(code));
   store(bytes, 16, static_cast<std::uint32_t>(header.record_shape.rank()));
   for (int i = 0; i < header.record_shape.rank(); ++i) {
     store(bytes, kDims + 8 * static_cast<std::size_t>(i), header.record_shape[i]);
@@ -149,15 +152,15 @@ std::array<std::byte, kShardHeaderBytes> format_shard_header(const ShardHeader& 
 ShardHeader parse_shard_header(std::span<const std::byte> file, const std::string& where) {
   check_start(file, where);
   const auto dtype = load<std::uint32_t>(file, 12);
-  if (dtype > 1) {
-    fail_input(where, "header, offset 12: dtype ", dtype, "; allowed are 0 (u8) and 1 (f32)");
+  if (dtype >= kDTypes.size()) {
+    fail_input(where, "header, offset 12: dtype ", dtype,
+               "; allowed are 0 (u8), 1 (f32) and 2 (i32)");
   }
   const auto records = load<std::int64_t>(file, kRecords);
   if (records < 1) {
     fail_input(where, "header, offset 72: ", records, " records; allowed are 1 and above");
   }
-  ShardHeader header =
-      shard_layout(parse_shape(file, where), dtype == 0 ? DType::u8 : DType::f32, records, where);
+  ShardHeader header = shard_layout(parse_shape(file, where), kDTypes[dtype], records, where);
   for (std::size_t i = 0; i < header.sections.size(); ++i) {
     ShardSection found;
     found.offset = load<std::uint64_t>(file, kSections + 24 * i);

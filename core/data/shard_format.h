@@ -3,7 +3,7 @@
 // Header, little-endian, 4096 bytes, zeros where nothing is named:
 //     0  8 x char  "PEALSHD1"
 //     8  u32       format version, 1
-//    12  u32       dtype: 0 u8, 1 f32
+//    12  u32       dtype: 0 u8, 1 f32, 2 i32
 //    16  u32       rank, 0 to 6
 //    24  6 x i64   shape of a record
 //    72  u64       records

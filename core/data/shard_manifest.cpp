@@ -184,8 +184,10 @@ Shape parse_shape(Reader& reader) {
 
 DType parse_dtype(Reader& reader) {
   const std::string name = reader.quoted();
-  if (name != "u8" && name != "f32") reader.fail("dtype is \"u8\" or \"f32\"");
-  return name == "u8" ? DType::u8 : DType::f32;
+  for (const DType dtype : {DType::u8, DType::f32, DType::i32}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  reader.fail("dtype is \"u8\", \"f32\" or \"i32\"");
 }
 
 void check_shards(const ShardManifest& manifest, const Reader& reader) {

@@ -102,9 +102,8 @@ class Text final : public RecordSource {
       : files_(std::move(files)), name_(files_[0].string()), shape_({options.length}) {
     std::int64_t first = 0;
     for (const fs::path& path : files_) {
-      Part part{MappedFile(path), {}, {}, first};
-      if (is_gzip(part.mapped())) part.inflated = inflate_text(part.mapped(), path.string());
-      part.pieces = parse_text(part.text(), options, path.string());
+      Part part{TextFile(path), {}, first};
+      part.pieces = parse_text(part.file.bytes(), options, path.string());
       first += static_cast<std::int64_t>(part.pieces.size());
       parts_.push_back(std::move(part));
     }
@@ -124,7 +123,7 @@ class Text final : public RecordSource {
   void read(std::int64_t index, void* out) override {
     const TextPiece& from = piece(index);
     auto* bytes = static_cast<std::byte*>(out);
-    std::memcpy(bytes, find(index).text().data() + from.offset, from.bytes);
+    std::memcpy(bytes, find(index).file.bytes().data() + from.offset, from.bytes);
     std::fill(bytes + from.bytes, bytes + record_bytes(), std::byte{0});
   }
   std::int64_t files() const override { return static_cast<std::int64_t>(files_.size()); }
@@ -134,13 +133,9 @@ class Text final : public RecordSource {
 
  private:
   struct Part {
-    MappedFile map;
-    std::vector<std::byte> inflated;
+    TextFile file;
     std::vector<TextPiece> pieces;
     std::int64_t first = 0;  // its first record
-
-    std::span<const std::byte> mapped() const { return {map.data(), map.size()}; }
-    std::span<const std::byte> text() const { return inflated.empty() ? mapped() : inflated; }
   };
 
   const Part& find(std::int64_t index) const {
@@ -162,6 +157,20 @@ class Text final : public RecordSource {
 };
 
 }  // namespace
+
+TextFile::TextFile(const fs::path& path) : name_(path.string()), map_(path) {
+  const std::span<const std::byte> file(map_.data(), map_.size());
+  zipped_ = is_gzip(file);
+  if (zipped_) inflated_ = inflate_text(file, name_);
+}
+
+std::span<const std::byte> TextFile::bytes() const {
+  return zipped_ ? std::span<const std::byte>(inflated_) : std::span(map_.data(), map_.size());
+}
+
+std::string_view TextFile::text() const {
+  return {reinterpret_cast<const char*>(bytes().data()), bytes().size()};
+}
 
 std::vector<TextPiece> parse_text(std::span<const std::byte> text, const TextOptions& options,
                                   const std::string& where) {

@@ -5,11 +5,29 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "core/base/file.h"
 #include "core/data/record_source.h"
 
 namespace peal {
+
+// A file of text: plain (mapped) or gzip (inflated into memory, up to 4 GiB).
+class TextFile {
+ public:
+  explicit TextFile(const std::filesystem::path& path);
+
+  const std::string& name() const { return name_; }
+  std::span<const std::byte> bytes() const;
+  std::string_view text() const;
+
+ private:
+  std::string name_;
+  MappedFile map_;
+  std::vector<std::byte> inflated_;
+  bool zipped_ = false;
+};
 
 struct TextPiece {
   std::uint64_t offset = 0;

@@ -38,7 +38,8 @@ struct CheckpointInfo {
 struct CheckpointOptions {
   std::filesystem::path directory;  // <run>/checkpoints
   int keep = 3;
-  std::string best_metric;  // empty: none. Larger is better unless the name ends in "loss".
+  // Empty: none. Larger is better unless the name ends in "loss" or "perplexity".
+  std::string best_metric;
   // Told by the writer thread as it begins to write the checkpoint of `step` and when it has ended.
   std::function<void(bool begins, std::int64_t step)> on_write = {};
 };

@@ -228,7 +228,7 @@ struct CheckpointWriter::Impl {
     if (std::isnan(value)) return false;
     if (std::isnan(best_value)) return true;
     const std::string& name = options.best_metric;
-    const bool smaller = name.size() >= 4 && name.compare(name.size() - 4, 4, "loss") == 0;
+    const bool smaller = name.ends_with("loss") || name.ends_with("perplexity");
     return smaller ? value < best_value : value > best_value;
   }
 

@@ -62,11 +62,12 @@ TEST(Validate, MissingGroupsNameTheChoices) {
   job.mutable_data()->clear_train();
   EXPECT_EQ(
       validation_error(job),
-      "job.textproto: data.train: is missing; write one of idx, csv, shards, pictures, tar, text");
+      "job.textproto: data.train: is missing; write one of idx, csv, shards, pictures, tar, text, "
+      "tokens");
   job.mutable_data()->mutable_train()->set_limit(3);
   EXPECT_EQ(validation_error(job),
             "job.textproto: data.train: has no source; write one of idx, csv, shards, pictures, "
-            "tar, text");
+            "tar, text, tokens");
 }
 
 // Text that is merged over the good job, and the error.
@@ -125,6 +126,20 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"data { train { text { path: 'x' length: 0 } } }", "data.train.text.length: 0"},
         Wrong{"data { train { text { path: 'x' by: PIECE label_first: true } } }",
               "data.train.text: label_first and cut_long_lines"},
+        Wrong{"data { train { tokens {} } }", "data.train.tokens.path: is missing"},
+        Wrong{"data { train { tokens { path: 'x' tokenizer: GPT2 merges: 'm' } } }",
+              "data.train.tokens.encoder: is missing"},
+        Wrong{"data { train { tokens { path: 'x' tokenizer: GPT2 encoder: 'e' } } }",
+              "data.train.tokens.merges: is missing"},
+        Wrong{"data { train { tokens { path: 'x' encoder: 'e' } } }",
+              "data.train.tokens.encoder: is for tokenizer: GPT2 only"},
+        Wrong{"data { test { tokens { path: 'x' begin: 0.5 end: 0.5 } } }",
+              "data.test.tokens.begin: 0.5 is not before the end, 0.5"},
+        Wrong{"data { test { tokens { path: 'x' begin: 1 } } }",
+              "data.test.tokens.begin: 1 is not"},
+        Wrong{"data { train { tokens { path: 'x' length: -1 } } }", "data.train.tokens.length: -1"},
+        Wrong{"data { train { tokens { path: 'x' } } preprocess { scale {} } }",
+              "data.preprocess: is not for tokens"},
         Wrong{"data { test {} }", "data.test: has no source"},
         Wrong{"data { test { csv { path: 'x' delimiter: '' } } }",
               "data.test.csv.delimiter: \"\" is not one character"},
