@@ -2,13 +2,14 @@
 
 #include "core/base/error.h"
 #include "models/cnn.h"
+#include "models/gpt.h"
 #include "models/mlp.h"
 
 namespace peal {
 namespace {
 
 [[noreturn]] void fail_no_model() {
-  fail_input("model", "no model is chosen; allowed: cnn, mlp");
+  fail_input("model", "no model is chosen; allowed: cnn, mlp, gpt");
 }
 
 }  // namespace
@@ -19,6 +20,8 @@ ModelInfo model_info(const ModelSpec& spec) {
       return cnn_info(spec.cnn());
     case ModelSpec::kMlp:
       return mlp_info(spec.mlp());
+    case ModelSpec::kGpt:
+      return gpt_info(spec.gpt());
     case ModelSpec::KIND_NOT_SET:
       break;
   }
@@ -36,6 +39,8 @@ void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::i
       return build_cnn(spec.cnn(), batch, graph);
     case ModelSpec::kMlp:
       return build_mlp(spec.mlp(), batch, graph);
+    case ModelSpec::kGpt:
+      return build_gpt(spec.gpt(), batch, graph);
     case ModelSpec::KIND_NOT_SET:
       break;
   }

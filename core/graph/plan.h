@@ -63,6 +63,8 @@ struct PlanMemory {
 
 struct PlanOptions {
   bool fuse = true;  // merge convolution, relu and pooling (fusion.h); off in tests that compare
+  // Keep what set_output named; in training it is in the way of gradients that could lie there.
+  bool outputs = true;
 };
 
 class Plan {

@@ -54,6 +54,7 @@ class Everything {
     }
     softmax_ = kernels_.make_softmax(32, 100, false);
     norm_ = kernels_.make_layer_norm(32, 100, 1e-5f);
+    attention_ = kernels_.make_attention({.batch = 2, .time = 70, .heads = 3, .width = 48});
   }
 
   Bits run() {
@@ -61,6 +62,7 @@ class Everything {
     run_convolution(all);
     if (fused_ != nullptr) run_fused(all);
     run_dense(all);
+    run_attention(all);
     return all;
   }
 
@@ -115,6 +117,16 @@ class Everything {
     }
   }
 
+  void run_attention(Bits& all) {
+    const Shape in{2, 70, 144}, out{2, 70, 48};
+    const Owned qkv = random_tensor(in, 1), dy = random_tensor(out, 2),
+                pad = Owned::bytes(attention_->scratch_bytes());
+    Owned y(out), log_sums({2, 3, 70}), dqkv(in);
+    attention_->forward(s_, qkv, y, log_sums, pad);
+    attention_->backward(s_, qkv, y, log_sums, dy, dqkv, pad);
+    for (const Owned* result : {&y, &log_sums, &dqkv}) append(all, *result);
+  }
+
   Kernels& kernels_;
   Conv2dSpec conv_spec_, fused_spec_;
   Pool2dSpec pool_spec_, fused_pool_;
@@ -124,6 +136,7 @@ class Everything {
   std::array<std::unique_ptr<Matmul>, 4> matmul_;
   std::unique_ptr<Softmax> softmax_;
   std::unique_ptr<LayerNorm> norm_;
+  std::unique_ptr<Attention> attention_;
   Stream s_;
 };
 
