@@ -147,6 +147,7 @@ int run_cli(int argc, char** argv) {
   add_doctor_command(app);
   add_shard_command(app);
   add_eval_command(app);
+  add_generate_command(app);
   add_inspect_command(app);
   add_bench_command(app);
   app.add_subcommand("help-job", "list every field of a job with its default and meaning")

@@ -29,6 +29,7 @@ void add_status_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);
 void add_shard_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 

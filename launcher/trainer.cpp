@@ -110,7 +110,7 @@ void Trainer::make_plans() {
   const int lanes = lanes_wanted();
   for (int lane = 0; lane < lanes; ++lane) {
     plans_.emplace_back(graph, table_, device_, /*training=*/true,
-                        PlanOptions{.precision = precision_});
+                        PlanOptions{.precision = precision_, .outputs = false});
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};

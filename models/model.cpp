@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "models/cnn.h"
+#include "models/gpt.h"
 #include "models/layers.h"
 #include "models/mlp.h"
 #include "models/resnet.h"
@@ -11,7 +12,7 @@ namespace peal {
 namespace {
 
 [[noreturn]] void fail_no_model() {
-  fail_input("model", "no model is chosen; allowed: cnn, mlp, resnet, rnn");
+  fail_input("model", "no model is chosen; allowed: cnn, mlp, resnet, gpt, rnn");
 }
 
 }  // namespace
@@ -26,13 +27,20 @@ ModelInfo model_info(const ModelSpec& spec) {
       return resnet_info(spec.resnet());
     case ModelSpec::kRnn:
       return rnn_info(spec.rnn());
+    case ModelSpec::kGpt:
+      return gpt_info(spec.gpt());
     case ModelSpec::KIND_NOT_SET:
       break;
   }
   fail_no_model();
 }
 
-void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph) {
+void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::int64_t length) {
+  const ModelInfo info = model_info(spec);
+  const std::int64_t longest = info.vocabulary > 0 ? info.record_shape[0] : 0;
+  if (length < 0 || length > longest) {
+    fail_internal("model", "a length of ", length, "; allowed are 0 to ", longest);
+  }
   switch (spec.kind_case()) {
     case ModelSpec::kCnn:
       return build_cnn(spec.cnn(), batch, graph);
@@ -42,6 +50,8 @@ void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph) {
       return build_resnet(spec.resnet(), batch, graph);
     case ModelSpec::kRnn:
       return build_rnn(spec.rnn(), batch, graph);
+    case ModelSpec::kGpt:
+      return build_gpt(spec.gpt(), batch, graph);
     case ModelSpec::KIND_NOT_SET:
       break;
   }
@@ -55,6 +65,8 @@ bool ignores_tensor(const ModelSpec& spec, const std::string& name) {
     case ModelSpec::kResnet:
     case ModelSpec::kRnn:
       return counts_batches(name);
+    case ModelSpec::kGpt:
+      return gpt_ignores_tensor(name);
     case ModelSpec::KIND_NOT_SET:
       break;
   }

@@ -27,7 +27,9 @@ struct ModelInfo {
 ModelInfo model_info(const ModelSpec& spec);  // throws Error(input) naming the field
 
 // Records the model for `batch` records. training and evaluation graphs have equal tables.
-void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph);
+// `length` > 0, of a language model: x and labels are (B, length), shorter than record_shape says;
+// the parameters are the same.
+void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::int64_t length = 0);
 
 // Tensors that other programs keep in a file of this model's weights and that it has no use for,
 // such as PyTorch's num_batches_tracked.

@@ -40,17 +40,24 @@ void check_binary(const char* op, Value logits, Value targets, Value weight) {
 
 Value softmax_cross_entropy(Value logits, Value labels, Value weight) {
   const char* op = "softmax_cross_entropy";
-  check_labels(op, logits, labels, weight);
-  const auto compile = [](OpCompiler& c) {
+  check_f32(op, "logits", logits);
+  check(logits.shape().rank() >= 2, op, "logits wants 2 dimensions or more, got shape ",
+        logits.shape());
+  check_weight(op, logits, weight);
+  check_dtype(op, "labels", labels, DType::i32);
+  const Shape expected(std::vector<std::int64_t>(logits.shape().begin(), logits.shape().end() - 1));
+  check(labels.shape() == expected, op, "labels wants shape ", expected, ", got ", labels.shape());
+  const std::int64_t rows = expected.numel(), classes = logits.shape()[-1];
+  const auto compile = [=](OpCompiler& c) {
     Kernels& k = c.kernels();
-    const Ref x = c.in(0), t = c.in(1), w = c.in(2), loss = c.out();
-    const Ref probabilities = c.memory(c.in_shape(0));
-    c.forward({x, t, w, probabilities, loss}, [=, &k](Run& r) {
-      k.softmax_cross_entropy(r.stream, r[x], r[t], r[w], r[probabilities], r[loss]);
+    const Ref x = c.view(c.in(0), {rows, classes}), t = c.view(c.in(1), {rows}), w = c.in(2);
+    const Ref loss = c.out(), saved = c.memory({rows, 2});
+    c.forward({x, t, w, saved, loss}, [=, &k](Run& r) {
+      k.softmax_cross_entropy(r.stream, r[x], r[t], r[w], r[saved], r[loss]);
     });
-    const Ref dloss = c.grad_out(), dx = c.grad_in(0);
-    c.backward({probabilities, t, w, dloss, dx}, [=, &k](Run& r) {
-      k.softmax_cross_entropy_backward(r.stream, r[probabilities], r[t], r[w], r[dloss], r[dx]);
+    const Ref dloss = c.grad_out(), dx = c.view(c.grad_in_over(0), {rows, classes});
+    c.backward({x, saved, t, w, dloss, dx}, [=, &k](Run& r) {
+      k.softmax_cross_entropy_backward(r.stream, r[x], r[saved], r[t], r[w], r[dloss], r[dx]);
     });
   };
   return record(op, {logits, labels, weight}, kOne, compile, kOnlyFirst);

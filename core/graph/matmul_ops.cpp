@@ -51,6 +51,32 @@ void compile_matmul(OpCompiler& c) {
   }
 }
 
+// x (rows, I), weight (I, O), y (rows, O)
+void compile_affine(OpCompiler& c) {
+  Kernels& k = c.kernels();
+  const std::int64_t in = c.in_shape(1)[0], out = c.in_shape(1)[1];
+  const std::int64_t rows = c.in_shape(0).numel() / std::max<std::int64_t>(in, 1);
+  const Ref x = c.in(0), w = c.in(1), bias = c.in(2), y = c.out();
+  const Product forward = make_product(c, {.m = rows, .n = out, .k = in, .bias = true});
+  c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
+
+  const Ref dy = c.grad_out();
+  if (c.needs_grad(1)) {  // dw (I, O) = x^T (I, rows) * dy (rows, O)
+    const Ref dw = c.grad_in(1);
+    const Product product = make_product(c, {.m = in, .n = out, .k = rows, .transpose_a = true});
+    c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, x, dy, {}, dw); });
+  }
+  if (c.needs_grad(2)) {
+    const Ref db = c.view(c.grad_in(2), {1, out}), flat = c.view(dy, {rows, out});
+    c.backward({flat, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[flat], 1, r[db]); });
+  }
+  if (c.needs_grad(0)) {  // dx (rows, I) = dy (rows, O) * w^T (O, I)
+    const Ref dx = c.grad_in(0);
+    const Product product = make_product(c, {.m = rows, .n = in, .k = out, .transpose_b = true});
+    c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
+  }
+}
+
 }  // namespace
 
 CompileOp compile_dense(Activation activation) {
@@ -87,6 +113,19 @@ CompileOp compile_dense(Activation activation) {
       c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
     }
   };
+}
+
+Value affine(Value x, Value weight, Value bias) {
+  const char* op = "affine";
+  check_f32(op, "x", x);
+  check_rank(op, "weight", weight, 2);
+  check(x.shape().rank() >= 2, op, "x wants 2 dimensions or more, got shape ", x.shape());
+  check(x.shape()[-1] == weight.shape()[0], op, "weight ", weight.shape(), " wants ",
+        weight.shape()[0], " features, x ", x.shape(), " has ", x.shape()[-1]);
+  check_shape(op, "bias", bias, {weight.shape()[1]});
+  Shape shape = x.shape();
+  shape[-1] = weight.shape()[1];
+  return record(op, {x, weight, bias}, shape, compile_affine);
 }
 
 Value matmul(Value a, Value b) {

@@ -156,6 +156,32 @@ Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Valu
   return made[0];
 }
 
+Value attention(Value qkv, std::int64_t heads) {
+  const char* op = "attention";
+  check_rank(op, "qkv", qkv, 3);
+  const std::int64_t batch = qkv.shape()[0], time = qkv.shape()[1], width = qkv.shape()[2] / 3;
+  check(batch > 0 && time > 0 && width > 0 && qkv.shape()[2] == 3 * width, op,
+        "qkv wants shape (B, T, 3*C), got ", qkv.shape());
+  check(heads > 0 && width % heads == 0, op, heads, " heads do not divide ", width, " columns");
+  const auto compile = [=](OpCompiler& c) {
+    const std::shared_ptr<Attention> kernel =
+        c.kernels().make_attention({.batch = batch,
+                                    .time = time,
+                                    .heads = heads,
+                                    .width = width,
+                                    .training = c.needs_backward()});
+    const Ref in = c.in(0), y = c.out(), log_sums = c.memory({batch, heads, time});
+    const Ref scratch = c.scratch(kernel->scratch_bytes());
+    c.forward({in, y, log_sums, scratch},
+              [=](Run& r) { kernel->forward(r.stream, r[in], r[y], r[log_sums], r[scratch]); });
+    const Ref dy = c.grad_out(), dx = c.grad_in(0);
+    c.backward({in, y, log_sums, dy, dx, scratch}, [=](Run& r) {
+      kernel->backward(r.stream, r[in], r[y], r[log_sums], r[dy], r[dx], r[scratch]);
+    });
+  };
+  return record(op, {qkv}, {batch, time, width}, compile);
+}
+
 Value embedding(Value ids, Value table) {
   const char* op = "embedding";
   check_dtype(op, "ids", ids, DType::i32);

@@ -83,6 +83,12 @@ Ref OpCompiler::grad_in(int i, Order order) {
   return {target};
 }
 
+Ref OpCompiler::grad_in_over(int i) {
+  const Ref gradient = grad_in(i);
+  if (gradient) builder_.overwrites_.push_back({in(i).index, gradient.index});
+  return gradient;
+}
+
 Ref OpCompiler::grad_in_or_temporary(int i, Order order) {
   if (needs_grad(i)) return grad_in(i, order);
   if (!needs_backward()) return {};

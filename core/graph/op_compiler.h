@@ -101,6 +101,9 @@ class OpCompiler {
   // Order::any it has the layout of in(i, Order::any). Sums over several consumers, reorders and
   // aliases are the plan's business.
   Ref grad_in(int i, Order order = Order::row_major);
+  // The same for a call that reads in(i) and may work in place: it gets the memory of in(i) where
+  // nobody needs that afterwards.
+  Ref grad_in_over(int i);
   // The same for kernels that always write it: a temporary when it is not wanted.
   Ref grad_in_or_temporary(int i, Order order = Order::row_major);
   // Kept from the first call that lists it to the last: written by forward for backward, or both

@@ -42,6 +42,8 @@ struct Recurrence {
 // ---- Linear algebra and convolution ----
 Value matmul(Value a, Value b);                  // (..., m, k) x (..., k, n) or (k, n)
 Value dense(Value x, Value weight, Value bias);  // x (B, I), weight (O, I), bias (O) or none
+// x (..., I), weight (I, O) as GPT-2 stores it, bias (O) -> (..., O)
+Value affine(Value x, Value weight, Value bias);
 Value conv2d(Value x, Value weight, Value bias, const Conv2dOptions& options = {});
 Value max_pool2d(Value x, const PoolOptions& options = {});
 Value avg_pool2d(Value x, const PoolOptions& options = {});
@@ -51,6 +53,7 @@ Value global_avg_pool2d(Value x);  // (B, C, H, W) -> (B, C)
 Value relu(Value x);
 Value leaky_relu(Value x, float slope = 0.01f);
 Value gelu(Value x);
+Value gelu_tanh(Value x);  // gelu's approximation by tanh, which GPT-2 uses
 Value sigmoid(Value x);
 Value tanh(Value x);
 Value add(Value x, Value y);  // NumPy's broadcasting
@@ -78,6 +81,10 @@ Value layer_norm(Value x, Value gamma, Value beta, float epsilon = 1e-5f);  // l
 Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Value weight,
                  float momentum = 0.1f, float epsilon = 1e-5f);
 
+// Causal self-attention: qkv (B, T, 3*C), queries, keys and values side by side -> (B, T, C).
+// C is a multiple of heads; kernels.h has the formula (Attention).
+Value attention(Value qkv, std::int64_t heads);
+
 Value embedding(Value ids, Value table);  // ids (N...) i32, table (V, C) -> (N..., C)
 
 // ---- Recurrent layers: RecurrentSpec and Recurrent in kernels.h have shapes and formulas ----
@@ -87,6 +94,7 @@ Recurrence recurrent(Value x, std::span<const Value> weights, const RecurrentOpt
                      Value lengths = {}, const Recurrence& first = {});
 
 // ---- Losses: weighted sums over records, one element ----
+// logits (B, ..., C), labels (B, ...): the loss of a record is the mean over its positions
 Value softmax_cross_entropy(Value logits, Value labels, Value weight);
 Value binary_cross_entropy(Value logits, Value targets, Value weight);
 Value squared_error(Value x, Value targets, Value weight);

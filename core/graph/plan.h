@@ -65,6 +65,8 @@ struct PlanMemory {
 struct PlanOptions {
   bool fuse = true;  // merge convolution, relu and pooling (fusion.h); off in tests that compare
   Precision precision = Precision::f32;  // of products and convolutions
+  // Keep what set_output named; in training it is in the way of gradients that could lie there.
+  bool outputs = true;
 };
 
 class Plan {

@@ -36,6 +36,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       table_(table),
       device_(device),
       training_(training),
+      outputs_(options.outputs),
       precision_(options.precision),
       kernels_(peal::kernels(device)),
       flow_(graph),
@@ -57,6 +58,7 @@ std::unique_ptr<Program> PlanBuilder::build() {
   calls_ = &program_->forward;
   for (const PlanStep& step : steps_) compile(step);
   for (const auto& [name, value] : impl_.outputs) {
+    if (!outputs_) break;
     const int kept = value_entry(value, OpCompiler::Order::row_major);
     storages_[static_cast<std::size_t>(entry(kept).storage)].kept = true;
     program_->outputs.push_back({name, kept});
@@ -68,6 +70,7 @@ std::unique_ptr<Program> PlanBuilder::build() {
     mark_final();
   }
   mark_lives();
+  overwrite();
   resolve();
   return std::move(program_);
 }
@@ -319,6 +322,21 @@ void PlanBuilder::mark_lives() {
   }
   for (Storage& storage : storages_)
     if (storage.kept) storage.last = INT_MAX;
+}
+
+// Where the call that writes a gradient is the last that uses the value, both have one storage.
+void PlanBuilder::overwrite() {
+  for (const Overwrite& pair : overwrites_) {
+    const int from = entry(pair.gradient).storage, to = entry(pair.value).storage;
+    Storage &gradient = storages_[static_cast<std::size_t>(from)],
+            &value = storages_[static_cast<std::size_t>(to)];
+    if (gradient.kind != Storage::Kind::arena || value.kind != Storage::Kind::arena) continue;
+    if (value.last > gradient.first || value.bytes != gradient.bytes) continue;
+    for (Entry& each : entries_)
+      if (each.storage == from) each.storage = to;
+    value.last = gradient.last;
+    gradient.last = -1;
+  }
 }
 
 void PlanBuilder::resolve() {

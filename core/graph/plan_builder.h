@@ -111,12 +111,13 @@ class PlanBuilder {
   // Memory
   void bind_values();
   void mark_lives();
+  void overwrite();
   void resolve();
 
   const Graph::Impl& impl_;
   const ParameterTable& table_;
   const Device device_;
-  const bool training_;
+  const bool training_, outputs_;
   const Precision precision_;
   Kernels& kernels_;
   const GradientFlow flow_;
@@ -128,6 +129,11 @@ class PlanBuilder {
   std::map<std::string, std::size_t> parameter_offsets_, state_offsets_;
   std::size_t scratch_bytes_ = 0;
   int scratch_storage_ = 0;
+
+  struct Overwrite {
+    int value, gradient;  // entries: the second may take the place of the first
+  };
+  std::vector<Overwrite> overwrites_;
 
   // Of the step that is being compiled.
   std::vector<PlanCall>* calls_ = nullptr;

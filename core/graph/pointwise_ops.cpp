@@ -16,8 +16,8 @@ Value activation(const char* op, Activation kind, Value x, float slope = 0) {
     const Ref in = c.in(0, kAny), y = c.out(0, c.in_layout(0));
     c.forward({in, y}, [=, &k](Run& r) { k.activation(r.stream, kind, slope, r[in], r[y]); });
     // The kernel reads one of x and y, and only that one is kept.
-    const Ref kept_x = kind == Activation::gelu ? in : Ref{};
-    const Ref kept_y = kind == Activation::gelu ? Ref{} : y;
+    const Ref kept_x = backward_reads_x(kind) ? in : Ref{};
+    const Ref kept_y = backward_reads_x(kind) ? Ref{} : y;
     const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny);
     c.backward({kept_x, kept_y, dy, dx}, [=, &k](Run& r) {
       k.activation_backward(r.stream, kind, slope, r[kept_x], r[kept_y], r[dy], r[dx]);
@@ -76,6 +76,10 @@ Value leaky_relu(Value x, float slope) {
 
 Value gelu(Value x) {
   return activation("gelu", Activation::gelu, x);
+}
+
+Value gelu_tanh(Value x) {
+  return activation("gelu_tanh", Activation::gelu_tanh, x);
 }
 
 Value sigmoid(Value x) {

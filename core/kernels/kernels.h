@@ -31,7 +31,12 @@ std::string onednn_version();
 // bits do.
 std::string onednn_instructions();
 
-enum class Activation : std::uint8_t { none, relu, leaky_relu, gelu, sigmoid, tanh };
+enum class Activation : std::uint8_t { none, relu, leaky_relu, gelu, sigmoid, tanh, gelu_tanh };
+// What its backward pass looks at: x, or y.
+constexpr bool backward_reads_x(Activation kind) {
+  return kind == Activation::gelu || kind == Activation::gelu_tanh;
+}
+
 enum class PoolKind : std::uint8_t { max, average };
 enum class BinaryOp : std::uint8_t { add, sub, mul };
 
@@ -217,6 +222,26 @@ class Recurrent {
                         std::span<const Tensor> dweights, Tensor scratch) = 0;
 };
 
+struct AttentionSpec {
+  std::int64_t batch = 0, time = 0, heads = 0, width = 0;  // B, T, H, C; D = C / H
+  bool training = true;                                    // backward will be called
+};
+
+// Causal self-attention of H heads (Vaswani et al. 2017, section 3.2), straight from the product
+// that makes queries, keys and values: qkv (B, T, 3*C) has q, k and v (C each) side by side, y is
+// (B, T, C), and head h has the columns from h*D to h*D + D-1 of each. For every record and head
+//   p[t, u] = softmax over u = 0..t of (q[t] . k[u] / sqrt(D)),   y[t] = sum over u of p[t, u] v[u]
+// log_sums (B, H, T): the logarithm of the softmax's denominator, from which backward makes p
+// again; nothing of size T*T is kept.
+class Attention {
+ public:
+  virtual ~Attention() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void forward(Stream& s, const Tensor& qkv, Tensor y, Tensor log_sums, Tensor scratch) = 0;
+  virtual void backward(Stream& s, const Tensor& qkv, const Tensor& y, const Tensor& log_sums,
+                        const Tensor& dy, Tensor dqkv, Tensor scratch) = 0;
+};
+
 // Copies between two layouts of one shape.
 class Reorder {
  public:
@@ -245,6 +270,7 @@ class Kernels {
   virtual std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
                                                      float epsilon) = 0;
   virtual std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) = 0;
+  virtual std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) = 0;
   virtual std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
                                                 const Layout* to) = 0;
 
@@ -253,9 +279,10 @@ class Kernels {
   virtual void copy(Stream& s, const Tensor& from, Tensor to) = 0;  // same bytes, any dtype
 
   // ---- Pointwise; x, y, dy, dx share one shape and one layout; may be in place -------------
-  // slope is leaky_relu's. gelu is the exact form, x * Phi(x) (Hendrycks & Gimpel 2016).
+  // slope is leaky_relu's. gelu is the exact form, x * Phi(x) (Hendrycks & Gimpel 2016); gelu_tanh
+  // their approximation, x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), in f32.
   virtual void activation(Stream& s, Activation kind, float slope, const Tensor& x, Tensor y) = 0;
-  // x is read by gelu only, y by every other kind; the one not read may be empty.
+  // x is read by gelu and gelu_tanh, y by every other kind; the one not read may be empty.
   virtual void activation_backward(Stream& s, Activation kind, float slope, const Tensor& x,
                                    const Tensor& y, const Tensor& dy, Tensor dx) = 0;
   virtual void scale(Stream& s, float factor, const Tensor& x, Tensor y) = 0;  // y = factor * x
@@ -313,11 +340,14 @@ class Kernels {
                                   Tensor dtable) = 0;
 
   // ---- Losses: sums over records of weight * loss; `loss` is one element -------------------
-  // logits (B, C), labels (B) i32, weight (B); probabilities (B, C) is kept for backward.
+  // logits (N, C), labels (N) i32, weight (B): a record has N/B rows, such as the positions of a
+  // text, and its loss is the mean of theirs. saved (N, 2) is kept for backward: each row's largest
+  // logit and 1 / sum(exp(x - largest)).
   virtual void softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
-                                     const Tensor& weight, Tensor probabilities, Tensor loss) = 0;
-  // dlogits = dloss * weight * (probabilities - one_hot(labels)); dloss is one element.
-  virtual void softmax_cross_entropy_backward(Stream& s, const Tensor& probabilities,
+                                     const Tensor& weight, Tensor saved, Tensor loss) = 0;
+  // dlogits = dloss * weight / (N/B) * (softmax(logits) - one_hot(labels)); dloss is one element.
+  // May be in place: dlogits is logits.
+  virtual void softmax_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& saved,
                                               const Tensor& labels, const Tensor& weight,
                                               const Tensor& dloss, Tensor dlogits) = 0;
   // logits, targets (f32) and weight (B); log(1 + exp(x)) - t*x in its stable form.

@@ -299,15 +299,15 @@ class Bench {
   void losses() {
     const std::int64_t records = 65536, classes = 1024;
     const Shape shape{records, classes};
-    const Tensor x = large(0, shape), probabilities = large(1, shape), dx = large(2, shape),
+    const Tensor x = large(0, shape), saved = large(1, {records, 2}), dx = large(2, shape),
                  labels = ids(records, classes), weight = small(0, {records}), loss = small(1, {1}),
                  dloss = small(2, {1});
     const std::vector<float> ones(static_cast<std::size_t>(records), 1.0f);
     write(weight.as<std::byte>(), ones.data(), weight.bytes());
-    line("softmax_cross_entropy", shape, bytes_of({x, labels, weight, probabilities}),
-         [&] { k_.softmax_cross_entropy(s_, x, labels, weight, probabilities, loss); });
-    line("softmax_cross_entropy backward", shape, bytes_of({probabilities, labels, weight, dx}),
-         [&] { k_.softmax_cross_entropy_backward(s_, probabilities, labels, weight, dloss, dx); });
+    line("softmax_cross_entropy", shape, bytes_of({x, labels, weight, saved}),
+         [&] { k_.softmax_cross_entropy(s_, x, labels, weight, saved, loss); });
+    line("softmax_cross_entropy backward", shape, bytes_of({x, labels, weight, dx}),
+         [&] { k_.softmax_cross_entropy_backward(s_, x, saved, labels, weight, dloss, dx); });
     line("count_correct", shape, bytes_of({x, labels, weight}),
          [&] { k_.count_correct(s_, x, labels, weight, loss); });
     line("squared_error", shape, bytes_of({x, dx, weight}),

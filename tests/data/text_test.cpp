@@ -76,6 +76,8 @@ TEST_F(TextFiles, SeveralFilesInOrder) {
 TEST_F(TextFiles, WhatIsWrongIsNamed) {
   EXPECT_THAT(error("", {.length = 4}), HasSubstr("holds no text"));
   EXPECT_THAT(error("\n\n", {.length = 4}), HasSubstr("holds no text"));
+  EXPECT_THAT(input_error([&] { open_text({folder_.write("t.gz", gzip(""))}, {.length = 4}); }),
+              HasSubstr("holds no text"));
   EXPECT_THAT(error("one\n\nthree", {.length = 4}),
               AllOf(HasSubstr("t.txt:3"), HasSubstr("5 bytes"), HasSubstr("cut_long_lines")));
   for (const char* line : {"good", "-1 x", "3", "3x", " 3 x", "99999999999 x", "16777217 x"}) {

@@ -175,4 +175,20 @@ row("rnn_tanh_packed", *recurrent(nn.RNN(3, 4, **deep).double(), [2, 4, 1], 1))
 row("lstm_packed", *recurrent(nn.LSTM(3, 4, **deep).double(), [2, 4, 1], 2))
 row("gru_packed", *recurrent(nn.GRU(3, 4, **deep).double(), [2, 4, 1], 1))
 
+# What GPT-2 needs
+row("affine", [param(2, 3, 5), param(5, 4), param(4)], lambda x, w, b: x @ w + b)
+row("gelu_tanh", [param(3, 7, factor=2)], lambda x: F.gelu(x, approximate="tanh"))
+
+
+def attention(qkv, heads=2):
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return y.transpose(1, 2).flatten(-2)
+
+
+row("attention", [param(2, 5, 18)], attention)
+row("softmax_cross_entropy_positions",
+    [param(3, 2, 4, factor=2), torch.tensor([[3, 0], [1, 1], [2, 0]]), constant([1, 0.5, 0])],
+    lambda x, t, w: (F.cross_entropy(x.transpose(1, 2), t, reduction="none").mean(1) * w)
+    .sum().reshape(1))
 FILE.close()

@@ -59,6 +59,7 @@ std::vector<OpRow> linear_rows() {
       matmul_row("matmul_shared"),
       dense_row("dense"),
       dense_row("dense_no_bias"),
+      {"affine", [](const Values& v) { return affine(v[0], v[1], v[2]); }, ref::affine()},
       conv_row("conv2d", {}),
       conv_row("conv2d_no_bias", {}),
       conv_row("conv2d_stride_padding", {.stride = {2, 1}, .padding = {1, 2}}),
@@ -88,6 +89,11 @@ std::vector<OpRow> pointwise_rows() {
           [](double x) { return x > 0 ? x : 0.125 * x; }),
       pointwise_row("gelu", gelu,
                     [](double x) { return 0.5 * x * std::erfc(-x / std::numbers::sqrt2); }),
+      pointwise_row("gelu_tanh", gelu_tanh,
+                    [](double x) {
+                      const double u = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+                      return 0.5 * x * (1 + std::tanh(u));
+                    }),
       pointwise_row("sigmoid", sigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }),
       pointwise_row(
           "tanh", [](Value x) { return tanh(x); }, [](double x) { return std::tanh(x); }),
@@ -184,8 +190,12 @@ std::vector<OpRow> norm_and_loss_rows() {
        ref::layer_norm(1e-5)},
       batch_norm_row("batch_norm"),
       batch_norm_row("batch_norm_ragged"),
+      {"attention", [](const Values& v) { return attention(v[0], 2); }, ref::attention(2)},
       {"embedding", [](const Values& v) { return embedding(v[0], v[1]); }, ref::embedding()},
       {"softmax_cross_entropy",
+       [](const Values& v) { return softmax_cross_entropy(v[0], v[1], v[2]); },
+       ref::softmax_cross_entropy()},
+      {"softmax_cross_entropy_positions",
        [](const Values& v) { return softmax_cross_entropy(v[0], v[1], v[2]); },
        ref::softmax_cross_entropy()},
       {"binary_cross_entropy",

@@ -210,6 +210,46 @@ TEST(Memory, IsSharedWithoutChangingABit) {
   EXPECT_LT(lean->plan().memory().activations, wasteful->plan().memory().activations);
 }
 
+// The largest tensor of a language model: its gradient takes its place, unless somebody reads it.
+TEST(Memory, LogitsMakeRoomForTheirGradient) {
+  struct Result {
+    std::size_t activations;
+    std::vector<std::byte> gradients;
+  };
+  constexpr std::int64_t kRows = 8, kClasses = 1000;
+  const auto run = [](bool outputs, bool read_twice) {
+    Graph graph;
+    const Value x = graph.input("x", {kRows, 3});
+    const Value labels = graph.input("labels", {kRows}, DType::i32);
+    const Value weight = graph.input("weight", {kRows});
+    const Value w = graph.parameter("w", {kClasses, 3}, Initializer::uniform(1));
+    const Value logits = dense(x, w, Value());
+    // Recorded before the loss, so that backward reads the logits after the loss has.
+    Value squares;
+    if (read_twice) squares = reduce_sum(reshape(mul(logits, logits), {1, 0}), {1});
+    const Value loss = softmax_cross_entropy(logits, labels, weight);
+    graph.set_loss(read_twice ? add(loss, squares) : loss);
+    graph.set_output("logits", logits);
+    Session session(graph, /*training=*/true, {.outputs = outputs});
+    set_noise(session, "x", {kRows, 3});
+    session.set_input("labels", {kRows}, std::vector<std::int32_t>{3, 0, 2, 1, 0, 9, 8, 7},
+                      DType::i32);
+    session.set_input("weight", {kRows}, std::vector<float>(kRows, 1.0f));
+    session.forward();
+    session.backward();
+    return Result{session.plan().memory().activations, session.gradient_bytes()};
+  };
+  constexpr std::size_t kLogits = kRows * kClasses * sizeof(float);
+  for (const bool read_twice : {false, true}) {
+    const Result kept = run(true, read_twice), lean = run(false, read_twice);
+    EXPECT_EQ(lean.gradients, kept.gradients) << read_twice;
+    if (!read_twice) {
+      EXPECT_LE(lean.activations + kLogits, kept.activations + 64);
+    }
+  }
+  EXPECT_LT(run(false, false).activations, 3 * kLogits / 2);
+}
+
 TEST(Memory, OfAnEvaluationDoesNotGrowWithDepth) {
   const auto bytes = [](int depth, bool training) {
     Graph graph;

@@ -76,6 +76,22 @@ Function dense() {
   };
 }
 
+Function affine() {
+  return [](const Arrays& in) {
+    const std::int64_t inputs = in[1].shape[0], outputs = in[1].shape[1];
+    Shape shape = in[0].shape;
+    shape[-1] = outputs;
+    Array y(shape);
+    for (std::int64_t i = 0; i < shape.numel(); ++i) {
+      const std::int64_t row = i / outputs, o = i % outputs;
+      y[i] = in[2][o];
+      for (std::int64_t k = 0; k < inputs; ++k)
+        y[i] += in[0][row * inputs + k] * in[1][k * outputs + o];
+    }
+    return y;
+  };
+}
+
 Function conv2d(const Conv2dOptions& options) {
   return [=](const Arrays& in) {
     const Array &x = in[0], &w = in[1];
@@ -272,6 +288,32 @@ Function layer_norm(double epsilon) {
   };
 }
 
+Function attention(std::int64_t heads) {
+  return [=](const Arrays& in) {
+    const Array& x = in[0];
+    const std::int64_t width = x.shape[2] / 3, depth = width / heads;
+    Array y({x.shape[0], x.shape[1], width});
+    for_each_index({x.shape[0], heads, x.shape[1]}, [&](const Index& at) {
+      const std::int64_t b = at[0], t = at[2], column = at[1] * depth;
+      std::vector<double> weights;
+      double sum = 0;
+      for (std::int64_t u = 0; u <= t; ++u) {
+        double score = 0;
+        for (std::int64_t d = 0; d < depth; ++d)
+          score +=
+              x[flat(x.shape, {b, t, column + d})] * x[flat(x.shape, {b, u, width + column + d})];
+        weights.push_back(std::exp(score / std::sqrt(static_cast<double>(depth))));
+        sum += weights.back();
+      }
+      for (std::int64_t d = 0; d < depth; ++d)
+        for (std::int64_t u = 0; u <= t; ++u)
+          y[flat(y.shape, {b, t, column + d})] += weights[static_cast<std::size_t>(u)] / sum *
+                                                  x[flat(x.shape, {b, u, 2 * width + column + d})];
+    });
+    return y;
+  };
+}
+
 Function batch_norm(double epsilon) {
   return [=](const Arrays& in) {
     const Array& x = in[0];
@@ -346,9 +388,11 @@ Function recurrent(const RecurrentRow& row) {
 Function softmax_cross_entropy() {
   return [](const Arrays& in) {
     const Array logs = softmax(/*log=*/true)({in[0]});
+    const std::int64_t rows = in[1].shape.numel(), positions = rows / in[2].shape[0];
     Array loss({1});
-    for (std::int64_t b = 0; b < in[1].shape[0]; ++b)
-      loss[0] -= in[2][b] * logs[b * logs.shape[1] + static_cast<std::int64_t>(in[1][b])];
+    for (std::int64_t r = 0; r < rows; ++r)
+      loss[0] -= in[2][r / positions] / static_cast<double>(positions) *
+                 logs[r * logs.shape[-1] + static_cast<std::int64_t>(in[1][r])];
     return loss;
   };
 }

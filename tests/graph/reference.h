@@ -25,6 +25,7 @@ using Function = std::function<Array(const Arrays&)>;
 
 Function matmul();
 Function dense();                               // 2 or 3 inputs
+Function affine();                              // weight (I, O)
 Function conv2d(const Conv2dOptions& options);  // 2 or 3 inputs
 Function pool2d(PoolKind kind, const PoolOptions& options);
 Function pointwise(std::function<double(double)> f);
@@ -38,6 +39,7 @@ Function reduce(std::vector<int> axes, const Shape& result, bool mean);
 Function softmax(bool log);
 Function layer_norm(double epsilon);
 Function batch_norm(double epsilon);  // x, gamma, beta, record weight
+Function attention(std::int64_t heads);
 Function embedding();
 // x, weights, then lengths and first states where `options` says so: see recurrent_row.
 struct RecurrentRow {

@@ -15,11 +15,12 @@ std::vector<float> weights(std::size_t records) {
 }
 
 struct Classes {
-  Classes(std::int64_t records, std::int64_t classes, double deviation = 3)
-      : shape{records, classes},
+  Classes(std::int64_t rows, std::int64_t classes, double deviation = 3)
+      : shape{rows, classes},
         logits(normals(count(shape), 1, deviation)),
-        labels(static_cast<std::size_t>(records)),
-        weight(weights(labels.size())) {
+        labels(static_cast<std::size_t>(rows)),
+        weight(weights(labels.size())),
+        saved(2 * labels.size()) {
     const Random random({.seed = 2});
     for (std::size_t b = 0; b < labels.size(); ++b) {
       labels[b] = static_cast<std::int32_t>(random.u64(b) % static_cast<std::uint64_t>(classes));
@@ -33,16 +34,16 @@ struct Classes {
       const double largest = *std::max_element(row, row + columns);
       double total = 0;
       for (std::size_t c = 0; c < columns; ++c) total += std::exp(row[c] - largest);
-      sum += weight[b] * (std::log(total) + largest - row[labels[b]]);
+      sum += weight[b / positions()] * (std::log(total) + largest - row[labels[b]]);
     }
-    return sum;
+    return sum / static_cast<double>(positions());
   }
+  std::size_t positions() const { return labels.size() / weight.size(); }
   float forward() {
     Stream s;
     float loss = kNan;
-    probabilities.resize(logits.size());
     kernels_under_test().softmax_cross_entropy(s, view(logits, shape), view(labels, {shape[0]}),
-                                               view(weight, {shape[0]}), view(probabilities, shape),
+                                               view(weight, {records}), view(saved, {shape[0], 2}),
                                                {.data = &loss, .shape = {}});
     return loss;
   }
@@ -50,15 +51,16 @@ struct Classes {
     Stream s;
     std::vector<float> dx(logits.size(), kNan);
     kernels_under_test().softmax_cross_entropy_backward(
-        s, view(probabilities, shape), view(labels, {shape[0]}), view(weight, {shape[0]}),
-        {.data = &dloss, .shape = {}}, view(dx, shape));
+        s, view(logits, shape), view(saved, {shape[0], 2}), view(labels, {shape[0]}),
+        view(weight, {records}), {.data = &dloss, .shape = {}}, view(dx, shape));
     return dx;
   }
 
   Shape shape;
   std::vector<float> logits;
   std::vector<std::int32_t> labels;
-  std::vector<float> weight, probabilities;
+  std::vector<float> weight, saved;
+  std::int64_t records = shape[0];  // of shape[0] / records rows each
 };
 
 TEST(DirectCrossEntropy, FollowsTheFormulaAndFiniteDifferences) {
@@ -78,6 +80,26 @@ TEST(DirectCrossEntropy, ManyClassesAndLargeLogits) {
   EXPECT_NEAR(k.forward(), expected, 1.5e-7 * expected);
   for (float& x : k.logits) x += 1e6f;
   EXPECT_TRUE(std::isfinite(k.forward()));
+}
+
+TEST(DirectCrossEntropy, ARecordsLossIsTheMeanOverItsRows) {
+  Classes k(21, 10);
+  k.records = 7;
+  k.weight = weights(7);
+  k.weight[0] = 0.5f;
+  const double expected = k.reference(doubles(k.logits));
+  EXPECT_NEAR(k.forward(), expected, 1.5e-7 * expected);
+  const auto f = [&](const std::vector<double>& x) { return 0.25 * k.reference(x); };
+  const std::vector<float> dx = k.backward(0.25f);
+  expect_close(dx, numeric_gradient(f, doubles(k.logits)), 1e-7, 5e-8);
+  for (std::size_t i = 60; i < 90; ++i) EXPECT_EQ(dx[i], 0.0f) << "record 2 is padded";
+
+  Stream s;
+  float dloss = 0.25f;
+  kernels_under_test().softmax_cross_entropy_backward(
+      s, view(k.logits, k.shape), view(k.saved, {21, 2}), view(k.labels, {21}), view(k.weight, {7}),
+      {.data = &dloss, .shape = {}}, view(k.logits, k.shape));
+  EXPECT_EQ(k.logits, dx) << "in place";
 }
 
 TEST(DirectCrossEntropy, PaddedRecordsAreNotLookedAt) {

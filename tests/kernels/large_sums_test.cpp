@@ -101,10 +101,11 @@ TEST(LargeSums, LossesOfManyRecords) {
   Stream s;
   constexpr std::size_t kRecords = 40000, kClasses = 3;
   constexpr auto kCount = static_cast<std::int64_t>(kRecords);
-  std::vector<float> logits = normals(kRecords * kClasses, 1), chances(logits.size());
+  std::vector<float> logits = normals(kRecords * kClasses, 1), saved(2 * kRecords),
+                     dlogits(logits.size());
   std::vector<float> weight = normals(kRecords, 2), targets(kRecords);
   std::vector<std::int32_t> labels(kRecords);
-  std::vector<double> expected_chances(logits.size());
+  std::vector<double> gradient(logits.size());
   double of_classes = 0, of_yes_or_no = 0;
   for (std::size_t b = 0; b < kRecords; ++b) {
     weight[b] = b % 5 == 0 ? 0 : std::fabs(weight[b]);
@@ -114,19 +115,22 @@ TEST(LargeSums, LossesOfManyRecords) {
     double total = 0;
     for (std::size_t c = 0; c < kClasses; ++c) total += std::exp(static_cast<double>(x[c]));
     for (std::size_t c = 0; c < kClasses; ++c) {
-      expected_chances[b * kClasses + c] = std::exp(static_cast<double>(x[c])) / total;
+      const double chance = std::exp(static_cast<double>(x[c])) / total;
+      gradient[b * kClasses + c] = weight[b] * (chance - (c == std::size_t(labels[b]) ? 1 : 0));
     }
     of_classes += weight[b] * (std::log(total) - x[labels[b]]);
     const double z = logits[b];
     of_yes_or_no += weight[b] * (std::log1p(std::exp(z)) - targets[b] * z);
   }
-  float loss = -1;
-  const Tensor w = view(weight, {kCount}), out{.data = &loss, .shape = {}};
+  float loss = -1, one = 1;
+  const Tensor w = view(weight, {kCount}), out{.data = &loss, .shape = {}},
+               kept = view(saved, {kCount, 2}), t = view(labels, {kCount});
   const Shape shape{kCount, kClasses};
-  kernels_under_test().softmax_cross_entropy(s, view(logits, shape), view(labels, {kCount}), w,
-                                             view(chances, shape), out);
+  kernels_under_test().softmax_cross_entropy(s, view(logits, shape), t, w, kept, out);
   EXPECT_NEAR(loss, of_classes, 1e-6 * of_classes);
-  expect_close(chances, expected_chances, 1e-6, 0, "probabilities");
+  kernels_under_test().softmax_cross_entropy_backward(
+      s, view(logits, shape), kept, t, w, {.data = &one, .shape = {}}, view(dlogits, shape));
+  expect_close(dlogits, gradient, 1e-6, 2e-7, "dlogits");
   kernels_under_test().binary_cross_entropy(s, {.data = logits.data(), .shape = {kCount}},
                                             view(targets, {kCount}), w, out);
   EXPECT_NEAR(loss, of_yes_or_no, 1e-6 * of_yes_or_no);

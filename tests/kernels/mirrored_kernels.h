@@ -177,6 +177,28 @@ class MirroredRecurrent final : public MirroredPrepared<Recurrent> {
   }
 };
 
+class MirroredAttention final : public MirroredPrepared<Attention> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  void forward(Stream&, const Tensor& qkv, Tensor y, Tensor log_sums, Tensor scratch) override {
+    mirrored(
+        device_, "attention", {qkv}, {y, log_sums, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->forward(s, in[0], out[0], out[1], out[2]);
+        },
+        scratch);
+  }
+  void backward(Stream&, const Tensor& qkv, const Tensor& y, const Tensor& log_sums,
+                const Tensor& dy, Tensor dqkv, Tensor scratch) override {
+    mirrored(
+        device_, "attention backward", {qkv, y, log_sums, dy}, {dqkv, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->backward(s, in[0], in[1], in[2], in[3], out[0], out[1]);
+        },
+        scratch);
+  }
+};
+
 class MirroredReorder final : public MirroredPrepared<Reorder> {
  public:
   using MirroredPrepared::MirroredPrepared;
@@ -218,6 +240,9 @@ class MirroredKernels final : public Kernels {
   }
   std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) override {
     return over<MirroredRecurrent>(inner_.make_recurrent(spec));
+  }
+  std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) override {
+    return over<MirroredAttention>(inner_.make_attention(spec));
   }
   std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
                                         const Layout* to) override {
@@ -342,18 +367,18 @@ class MirroredKernels final : public Kernels {
              });
   }
   void softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,
-                             const Tensor& weight, Tensor probabilities, Tensor loss) override {
-    mirrored(device_, "softmax_cross_entropy", {logits, labels, weight}, {probabilities, loss},
+                             const Tensor& weight, Tensor saved, Tensor loss) override {
+    mirrored(device_, "softmax_cross_entropy", {logits, labels, weight}, {saved, loss},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
                inner_.softmax_cross_entropy(s, in[0], in[1], in[2], out[0], out[1]);
              });
   }
-  void softmax_cross_entropy_backward(Stream&, const Tensor& probabilities, const Tensor& labels,
-                                      const Tensor& weight, const Tensor& dloss,
-                                      Tensor dlogits) override {
-    mirrored(device_, "softmax_cross_entropy_backward", {probabilities, labels, weight, dloss},
+  void softmax_cross_entropy_backward(Stream&, const Tensor& logits, const Tensor& saved,
+                                      const Tensor& labels, const Tensor& weight,
+                                      const Tensor& dloss, Tensor dlogits) override {
+    mirrored(device_, "softmax_cross_entropy_backward", {logits, saved, labels, weight, dloss},
              {dlogits}, [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.softmax_cross_entropy_backward(s, in[0], in[1], in[2], in[3], out[0]);
+               inner_.softmax_cross_entropy_backward(s, in[0], in[1], in[2], in[3], in[4], out[0]);
              });
   }
   void binary_cross_entropy(Stream&, const Tensor& logits, const Tensor& targets,

@@ -183,6 +183,32 @@ Vector layer_norm(std::int64_t rows, std::int64_t columns, double epsilon, const
   return y;
 }
 
+Vector attention(const AttentionSpec& spec, const Vector& qkv) {
+  const std::int64_t c = spec.width, depth = c / spec.heads;
+  Vector y(static_cast<std::size_t>(spec.batch * spec.time * c));
+  const auto at = [&](std::int64_t b, std::int64_t t, int part, std::int64_t column) {
+    return qkv[static_cast<std::size_t>((b * spec.time + t) * 3 * c + part * c + column)];
+  };
+  for (std::int64_t i = 0; i < spec.batch * spec.heads * spec.time; ++i) {
+    const std::int64_t t = i % spec.time, h = i / spec.time % spec.heads,
+                       b = i / spec.time / spec.heads;
+    Vector p;
+    double sum = 0;
+    for (std::int64_t u = 0; u <= t; ++u) {
+      double score = 0;
+      for (std::int64_t d = 0; d < depth; ++d)
+        score += at(b, t, 0, h * depth + d) * at(b, u, 1, h * depth + d);
+      p.push_back(std::exp(score / std::sqrt(static_cast<double>(depth))));
+      sum += p.back();
+    }
+    for (std::int64_t u = 0; u <= t; ++u)
+      for (std::int64_t d = 0; d < depth; ++d)
+        y[static_cast<std::size_t>((b * spec.time + t) * c + h * depth + d)] +=
+            p[static_cast<std::size_t>(u)] / sum * at(b, u, 2, h * depth + d);
+  }
+  return y;
+}
+
 Vector gradient(const std::function<Vector(const Vector&)>& f, Vector x, const Vector& dy,
                 double step) {
   const auto loss = [&] {

@@ -43,6 +43,8 @@ Vector matmul(const MatmulSpec& spec, const Vector& a, const Vector& b, const Ve
 Vector softmax(std::int64_t rows, std::int64_t columns, bool log, const Vector& x);
 Vector layer_norm(std::int64_t rows, std::int64_t columns, double epsilon, const Vector& x,
                   const Vector& gamma, const Vector& beta);
+// As kernels.h has it: qkv (B, T, 3*C) -> (B, T, C).
+Vector attention(const AttentionSpec& spec, const Vector& qkv);
 
 // d sum(f(x) * dy) / dx by central differences, in double.
 Vector gradient(const std::function<Vector(const Vector&)>& f, Vector x, const Vector& dy,

@@ -64,6 +64,7 @@ class Everything {
       recurrent_spec_.cell = static_cast<RecurrentCell>(cell);
       recurrent_[cell] = kernels_.make_recurrent(recurrent_spec_);
     }
+    attention_ = kernels_.make_attention({.batch = 2, .time = 70, .heads = 3, .width = 48});
   }
 
   Bits run() {
@@ -72,6 +73,7 @@ class Everything {
     if (fused_ != nullptr) run_fused(all);
     run_dense(all);
     run_recurrent(all);
+    run_attention(all);
     return all;
   }
 
@@ -154,6 +156,16 @@ class Everything {
     }
   }
 
+  void run_attention(Bits& all) {
+    const Shape in{2, 70, 144}, out{2, 70, 48};
+    const Owned qkv = random_tensor(in, 1), dy = random_tensor(out, 2),
+                pad = Owned::bytes(attention_->scratch_bytes());
+    Owned y(out), log_sums({2, 3, 70}), dqkv(in);
+    attention_->forward(s_, qkv, y, log_sums, pad);
+    attention_->backward(s_, qkv, y, log_sums, dy, dqkv, pad);
+    for (const Owned* result : {&y, &log_sums, &dqkv}) append(all, *result);
+  }
+
   Kernels& kernels_;
   RecurrentSpec recurrent_spec_;
   Conv2dSpec conv_spec_, fused_spec_;
@@ -165,6 +177,7 @@ class Everything {
   std::unique_ptr<Softmax> softmax_;
   std::unique_ptr<LayerNorm> norm_;
   std::array<std::unique_ptr<Recurrent>, 4> recurrent_;
+  std::unique_ptr<Attention> attention_;
   Stream s_;
 };
 

@@ -17,6 +17,7 @@ class CpuKernels final : public Kernels {
   std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
                                              float epsilon) override;
   std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) override;
+  std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) override;
   std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
                                         const Layout* to) override;
   void fill(Stream& s, Tensor x, float value) override;
@@ -49,10 +50,10 @@ class CpuKernels final : public Kernels {
   void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) override;
   void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy, Tensor dtable) override;
   void softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
-                             const Tensor& weight, Tensor probabilities, Tensor loss) override;
-  void softmax_cross_entropy_backward(Stream& s, const Tensor& probabilities, const Tensor& labels,
-                                      const Tensor& weight, const Tensor& dloss,
-                                      Tensor dlogits) override;
+                             const Tensor& weight, Tensor saved, Tensor loss) override;
+  void softmax_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& saved,
+                                      const Tensor& labels, const Tensor& weight,
+                                      const Tensor& dloss, Tensor dlogits) override;
   void binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,
                             const Tensor& weight, Tensor loss) override;
   void binary_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& targets,

@@ -2,11 +2,11 @@
 // that whatever fills it counts nowhere.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
+#include "core/kernels/cpu/rows.h"
 #include "core/kernels/vector_math.h"
 
 namespace peal::cpu {
@@ -28,100 +28,82 @@ PEAL_CLONES void scale_difference(const float* __restrict x, const float* __rest
   for (std::int64_t i = 0; i < n; ++i) z[i] = factor * (x[i] - y[i]);
 }
 
-PEAL_CLONES void scale_row(const float* x, float factor, float* y, std::int64_t n) {
-  PEAL_ELEMENTWISE
-  for (std::int64_t i = 0; i < n; ++i) y[i] = factor * x[i];
-}
-
-// Several running maxima, so that one comparison need not wait for the last.
-PEAL_INLINE float max_of(const float* x, std::int64_t n) {
-  float largest = x[0];
-  std::int64_t i = 0;
-  if (n >= 16) {
-    float lanes[16];
-    std::memcpy(lanes, x, sizeof lanes);
-    for (i = 16; i + 16 <= n; i += 16) {
-      for (int j = 0; j < 16; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-    }
-    for (const float lane : lanes) largest = lane > largest ? lane : largest;
-  }
-  for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  return largest;
-}
-
 std::int64_t first_argmax(const float* x, std::int64_t n) {
   return std::max_element(x, x + n) - x;
 }
 
-// A few rows at a time, so that exp runs over many elements even when there are few classes.
-constexpr std::int64_t kRows = 64;
+// Elements whose exponentials are taken at a time: several rows, so that there are many even when
+// there are few classes, or a part of a row.
+constexpr std::int64_t kTile = 4096, kRows = 64;
 
 std::int64_t rows_at_a_time(std::int64_t columns) {
-  constexpr std::int64_t kCached = 4096;  // elements
-  return std::clamp<std::int64_t>(kCached / std::max<std::int64_t>(columns, 1), 1, kRows);
+  return std::clamp<std::int64_t>(kTile / std::max<std::int64_t>(columns, 1), 1, kRows);
 }
 
-// probabilities = softmax(logits) over `rows` rows; log_sums: log(sum(exp(logits))) of each.
-PEAL_CLONES void softmax_rows(const float* __restrict logits, std::int64_t rows,
-                              std::int64_t columns, float* __restrict probabilities,
-                              double* __restrict log_sums) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const float* x = logits + r * columns;
-    float* y = probabilities + r * columns;
-    const float largest = max_of(x, columns);
-    log_sums[r] = largest;
-    for (std::int64_t c = 0; c < columns; ++c) y[c] = x[c] - largest;
+// saved (rows, 2): largest logit and 1 / sum(exp(x - largest)).
+PEAL_CLONES void row_sums(const float* x, std::int64_t rows, std::int64_t columns, float* saved) {
+  float tile[kTile];
+  double sums[kRows] = {};
+  for (std::int64_t r = 0; r < rows; ++r) saved[2 * r] = max_of(x + r * columns, columns);
+  const std::int64_t width = std::min(columns, kTile);
+  for (std::int64_t first = 0; first < columns; first += width) {
+    const std::int64_t n = std::min(width, columns - first);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* from = x + r * columns + first;
+      for (std::int64_t c = 0; c < n; ++c) tile[r * n + c] = from[c] - saved[2 * r];
+    }
+    for (std::int64_t i = 0; i < rows * n; ++i) tile[i] = exp_f32(tile[i]);
+    for (std::int64_t r = 0; r < rows; ++r) sums[r] += sum_lanes(tile + r * n, n);
   }
-  for (std::int64_t i = 0; i < rows * columns; ++i) {
-    probabilities[i] = static_cast<float>(exp_of(probabilities[i]));
-  }
-  for (std::int64_t r = 0; r < rows; ++r) {
-    float* y = probabilities + r * columns;
-    const double sum = sum_lanes(y, columns);
-    log_sums[r] += std::log(sum);
-    const auto inverse = static_cast<float>(1.0 / sum);
-    for (std::int64_t c = 0; c < columns; ++c) y[c] *= inverse;
-  }
+  for (std::int64_t r = 0; r < rows; ++r) saved[2 * r + 1] = static_cast<float>(1.0 / sums[r]);
+}
+
+// y = factor * inverse * exp(x - largest)
+PEAL_CLONES void softmax_row(const float* x, float largest, float factor, float* y,
+                             std::int64_t n) {
+  PEAL_ELEMENTWISE
+  for (std::int64_t i = 0; i < n; ++i) y[i] = factor * exp_f32(x[i] - largest);
 }
 
 }  // namespace
 
 void CpuKernels::softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,
-                                       const Tensor& weight, Tensor probabilities, Tensor loss) {
-  const std::int64_t records = logits.shape[0], classes = logits.shape[1];
+                                       const Tensor& weight, Tensor saved, Tensor loss) {
+  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
   const std::int64_t step = rows_at_a_time(classes);
-  double log_sums[kRows];
   double sum = 0;
-  for (std::int64_t first = 0; first < records; first += step) {
-    const std::int64_t rows = std::min(step, records - first);
-    const float* x = logits.as<float>() + first * classes;
-    softmax_rows(x, rows, classes, probabilities.as<float>() + first * classes, log_sums);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float w = weight.as<float>()[first + r];
+  for (std::int64_t first = 0; first < rows; first += step) {
+    const std::int64_t end = std::min(first + step, rows);
+    row_sums(logits.as<float>() + first * classes, end - first, classes,
+             saved.as<float>() + 2 * first);
+    for (std::int64_t r = first; r < end; ++r) {
+      const float w = weight.as<float>()[r / of_record];
       if (w == 0) continue;
-      const std::int64_t label = labels.as<std::int32_t>()[first + r];
-      sum += w * (log_sums[r] - x[r * classes + label]);
+      const double largest = saved.as<float>()[2 * r], inverse = saved.as<float>()[2 * r + 1];
+      const float at_label = logits.as<float>()[r * classes + labels.as<std::int32_t>()[r]];
+      sum += w * (largest - std::log(inverse) - at_label);
     }
   }
-  *loss.as<float>() = static_cast<float>(sum);
+  *loss.as<float>() = static_cast<float>(sum / static_cast<double>(of_record));
 }
 
-void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& probabilities,
+void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& logits, const Tensor& saved,
                                                 const Tensor& labels, const Tensor& weight,
                                                 const Tensor& dloss, Tensor dlogits) {
-  const std::int64_t records = probabilities.shape[0], classes = probabilities.shape[1];
-  for (std::int64_t b = 0; b < records; ++b) {
-    const float factor = *dloss.as<float>() * weight.as<float>()[b];
-    float* row = dlogits.as<float>() + b * classes;
-    if (weight.as<float>()[b] == 0) {
+  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float w = weight.as<float>()[r / of_record];
+    float* row = dlogits.as<float>() + r * classes;
+    if (w == 0) {
       std::fill_n(row, classes, 0.0f);
       continue;
     }
-    const float* p = probabilities.as<float>() + b * classes;
-    const std::int64_t label = labels.as<std::int32_t>()[b];
-    const float at_label = factor * (p[label] - 1);
-    scale_row(p, factor, row, classes);
-    row[label] = at_label;
+    const float factor = *dloss.as<float>() * w / static_cast<float>(of_record);
+    softmax_row(logits.as<float>() + r * classes, saved.as<float>()[2 * r],
+                factor * saved.as<float>()[2 * r + 1], row, classes);
+    row[labels.as<std::int32_t>()[r]] -= factor;
   }
 }
 

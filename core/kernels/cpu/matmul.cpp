@@ -94,10 +94,10 @@ class GemmMatmul final : public Matmul {
  public:
   // oneDNN compiles its kernels when they are first used (tens of ms): that is done here.
   explicit GemmMatmul(const MatmulSpec& spec) : spec_(spec) {
-    const std::vector<float> a(static_cast<std::size_t>(spec.m * spec.k));
-    const std::vector<float> b(static_cast<std::size_t>(spec.k * spec.n));
+    std::vector<float> a(static_cast<std::size_t>(spec.m * spec.k));
+    std::vector<float> b(static_cast<std::size_t>(spec.k * spec.n));
     std::vector<float> c(static_cast<std::size_t>(spec.m * spec.n));
-    multiply(a.data(), b.data(), 0.0f, c.data());
+    product(a.data(), b.data(), 0.0f, c.data());
   }
 
   std::size_t scratch_bytes() const override { return 0; }
@@ -109,19 +109,16 @@ class GemmMatmul final : public Matmul {
         std::copy_n(bias.as<float>(), spec_.n, c.as<float>() + row * spec_.n);
       }
     }
-    multiply(a.as<float>(), b.as<float>(), spec_.bias ? 1.0f : 0.0f, c.as<float>());
+    product(a.as<float>(), b.as<float>(), spec_.bias ? 1.0f : 0.0f, c.as<float>());
   }
 
  private:
   // c = a * b + beta * c
-  void multiply(const float* a, const float* b, float beta, float* c) const {
-    const std::int64_t rows = spec_.m, columns = spec_.n, depth = spec_.k;
+  void product(float* a, float* b, float beta, float* c) const {
+    const std::int64_t m = spec_.m, n = spec_.n, k = spec_.k;
     with_onednn("matmul", [&] {
-      const auto status =
-          dnnl::sgemm(spec_.transpose_a ? 'T' : 'N', spec_.transpose_b ? 'T' : 'N', rows, columns,
-                      depth, 1.0f, a, spec_.transpose_a ? rows : depth, b,
-                      spec_.transpose_b ? depth : columns, beta, c, columns);
-      if (status != dnnl::status::success) fail_internal("matmul", "oneDNN's sgemm did not run");
+      multiply(m, n, k, 1.0f, {a, spec_.transpose_a ? m : k, spec_.transpose_a},
+               {b, spec_.transpose_b ? k : n, spec_.transpose_b}, beta, {c, n});
     });
   }
 

@@ -64,6 +64,14 @@ bool onednn_has_bf16() {
   return (has & wanted) == wanted;
 }
 
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Matrix& a,
+              const Matrix& b, float beta, const Matrix& c) {
+  const auto status =
+      dnnl::sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n, k, alpha, a.data,
+                  a.stride, b.data, b.stride, beta, c.data, c.stride);
+  if (status != dnnl::status::success) fail_internal("matmul", "oneDNN's sgemm did not run");
+}
+
 dnnl::primitive_attr onednn_attributes(bool relu) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);

@@ -57,6 +57,19 @@ auto with_onednn(const char* where, Body&& body) {
   }
 }
 
+// A row-major matrix inside another: rows are `stride` floats apart. transposed: it stands for its
+// transpose.
+struct Matrix {
+  float* data;
+  std::int64_t stride;
+  bool transposed = false;
+};
+
+// c (m, n) = alpha * a (m, k) * b (k, n) + beta * c, by oneDNN's BLAS entry, which packs its
+// operands in memory of its own. Called inside with_onednn.
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Matrix& a,
+              const Matrix& b, float beta, const Matrix& c);
+
 // A fixed sequence of primitives over slots of memory. Everything is made while it is put
 // together; run() only sets pointers. One thread runs a Program at a time.
 class Program {

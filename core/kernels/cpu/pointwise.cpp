@@ -36,10 +36,12 @@ PEAL_CLONES void activate(Activation kind, float slope, const float* x, float* y
       return map(x, y, n, [](double v) { return sigmoid_of(v); });
     case Activation::tanh:
       return map(x, y, n, [](double v) { return tanh_of(v); });
+    case Activation::gelu_tanh:
+      return map(x, y, n, [](float v) { return gelu_tanh_of(v); });
   }
 }
 
-// from: x for gelu, y for every other kind.
+// from: x for gelu and gelu_tanh, y for every other kind.
 PEAL_CLONES void activate_backward(Activation kind, float slope, const float* from, const float* dy,
                                    float* dx, std::int64_t n) {
   switch (kind) {
@@ -58,6 +60,8 @@ PEAL_CLONES void activate_backward(Activation kind, float slope, const float* fr
       return zip(from, dy, dx, n, [](float y, float g) { return g * (y * (1 - y)); });
     case Activation::tanh:
       return zip(from, dy, dx, n, [](float y, float g) { return g * ((1 - y) * (1 + y)); });
+    case Activation::gelu_tanh:
+      return zip(from, dy, dx, n, [](float x, float g) { return g * gelu_tanh_slope(x); });
   }
 }
 
@@ -103,7 +107,7 @@ void CpuKernels::activation(Stream&, Activation kind, float slope, const Tensor&
 
 void CpuKernels::activation_backward(Stream&, Activation kind, float slope, const Tensor& x,
                                      const Tensor& y, const Tensor& dy, Tensor dx) {
-  const Tensor& from = kind == Activation::gelu ? x : y;
+  const Tensor& from = backward_reads_x(kind) ? x : y;
   activate_backward(kind, slope, from.as<float>(), dy.as<float>(), dx.as<float>(), elements(dy));
 }
 

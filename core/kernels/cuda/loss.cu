@@ -39,49 +39,42 @@ struct LossSum {
 
 // ---- Cross entropy of classes ---------------------------------------------------------------
 
-// Probabilities, and in the place of its label's probability each record's loss: where losses wait
-// for sum_losses, which puts e^-loss there.
+// saved (rows, 2): of each row the largest logit and 1 / sum(exp(x - largest)).
 template <class Part>
 __global__ void __launch_bounds__(Part::kBlock)
-    cross_entropy_rows(const float* logits, const std::int32_t* labels, const float* weight,
-                       float* probabilities, RowsOf of) {
+    cross_entropy_rows(const float* logits, float* saved, RowsOf of) {
   const Part part(of);
   if (part.outside()) return;
-  const float* x = logits + part.offset();
-  float* to = probabilities + part.offset();
-  const auto row = part.read(x);
+  const auto row = part.read(logits + part.offset());
   const float largest = part.max(row);
   const double total = part.sum([=](float v) { return exp_below(v - largest); }, row);
-  const double inverse = 1 / total;
-  part.write(
-      to, [=](float v) { return static_cast<float>(exp_below(v - largest) * inverse); }, row);
-  if (weight[part.row] == 0) return;
-  const std::int32_t label = labels[part.row];
-  if (part.has(label)) to[label] = static_cast<float>(largest + log(total) - x[label]);
+  if (!part.first()) return;
+  saved[2 * part.row] = largest;
+  saved[2 * part.row + 1] = static_cast<float>(1 / total);
 }
 
 __global__ void __launch_bounds__(kSumBlock)
-    sum_losses(const std::int32_t* labels, const float* weight, std::int64_t records,
-               std::int64_t classes, std::int64_t each, float* probabilities, LossSum to) {
+    sum_losses(const float* logits, const std::int32_t* labels, const float* weight,
+               const float* saved, std::int64_t rows, std::int64_t classes, Divider of_record,
+               std::int64_t each, LossSum to) {
   constexpr int kAtOnce = 4;
-  const std::int64_t begin = blockIdx.x * each, end = min(begin + each, records);
+  const std::int64_t begin = blockIdx.x * each, end = min(begin + each, rows);
   double sum = 0;
   for (std::int64_t i = begin + threadIdx.x; i < end; i += kAtOnce * kSumBlock) {
-    float* place[kAtOnce];
-    float weights[kAtOnce], losses[kAtOnce];
+    float weights[kAtOnce], largest[kAtOnce], inverse[kAtOnce], at_label[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const std::int64_t b = i + k * kSumBlock;
-      weights[k] = b < end ? weight[b] : 0;
-      place[k] = weights[k] != 0 ? probabilities + b * classes + labels[b] : nullptr;
+      const std::int64_t r = i + k * kSumBlock;
+      weights[k] = r < end ? weight[of_record.divide(r)] : 0;
+      if (weights[k] == 0) continue;
+      largest[k] = saved[2 * r];
+      inverse[k] = saved[2 * r + 1];
+      at_label[k] = logits[r * classes + labels[r]];
     }
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) losses[k] = place[k] != nullptr ? *place[k] : 0;
-#pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      if (place[k] == nullptr) continue;
-      sum += static_cast<double>(weights[k]) * losses[k];
-      *place[k] = static_cast<float>(exp_below(-losses[k]));
+      if (weights[k] == 0) continue;
+      sum += weights[k] * (largest[k] - log(static_cast<double>(inverse[k])) - at_label[k]);
     }
   }
   sum = block_reduce<kSumBlock>(sum);
@@ -165,18 +158,28 @@ void sum_pairs(Stream& s, const char* name, const Tensor& x, const Tensor& t, co
 
 // ---- Gradients, element by element ----------------------------------------------------------
 
-// gradient(weight, record, column, x, t) for records whose weight is not 0; the others get 0.
+// gradient(weight, row, column, x, t) for rows of records whose weight is not 0; the others get 0.
 struct CrossEntropyGradient {
-  static constexpr int kIn = 1;  // probabilities
+  static constexpr int kIn = 1;  // logits
+  const float* saved;
   const std::int32_t* labels;
   const float* dloss;
-  __device__ float operator()(float weight, std::int64_t b, std::int64_t c, const float* v) const {
-    const float factor = *dloss * weight;
-    return factor * (c == labels[b] ? v[0] - 1 : v[0]);
+  Divider of_record;
+  __device__ std::int64_t record(std::int64_t row) const { return of_record.divide(row); }
+  __device__ float operator()(float weight, std::int64_t row, std::int64_t c,
+                              const float* v) const {
+    const float factor = *dloss * weight / static_cast<float>(of_record.value());
+    const float p = static_cast<float>(exp_below(v[0] - saved[2 * row]) * saved[2 * row + 1]);
+    return factor * (c == labels[row] ? p - 1 : p);
   }
 };
 
-struct BinaryGradient {
+// Losses of which a row is a record.
+struct RowGradient {
+  __device__ std::int64_t record(std::int64_t row) const { return row; }
+};
+
+struct BinaryGradient : RowGradient {
   static constexpr int kIn = 2;  // logits, targets
   const float* dloss;
   __device__ float operator()(float weight, std::int64_t, std::int64_t, const float* v) const {
@@ -185,7 +188,7 @@ struct BinaryGradient {
   }
 };
 
-struct SquaredGradient {
+struct SquaredGradient : RowGradient {
   static constexpr int kIn = 2;  // x, targets
   const float* dloss;
   float features;
@@ -217,7 +220,7 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t i = start + k * kThreads;
     if (i >= items) continue;
     const std::int64_t b = packs.divide(i), column = (i - b * packs.value()) * kWidth;
-    const float w = weight[b];
+    const float w = weight[f.record(b)];
     Pack<kWidth> to = {};
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) {
@@ -252,31 +255,35 @@ void gradient(Stream& s, const char* name, const Arrays<const float, F::kIn>& in
 }  // namespace
 
 void CudaKernels::softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
-                                        const Tensor& weight, Tensor probabilities, Tensor loss) {
-  const std::int64_t records = logits.shape[0], classes = logits.shape[1];
+                                        const Tensor& weight, Tensor saved, Tensor loss) {
+  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
   for_part(classes, [&]<class Part>(PartTag<Part>) {
-    launch_rows<Part>(s, "softmax_cross_entropy", cross_entropy_rows<Part>, records, classes, 1,
-                      aligned(logits.data) && aligned(probabilities.data), logits.as<float>(),
-                      labels.as<std::int32_t>(), weight.as<float>(), probabilities.as<float>());
+    launch_rows<Part>(s, "softmax_cross_entropy", cross_entropy_rows<Part>, rows, classes, 1,
+                      aligned(logits.data), logits.as<float>(), saved.as<float>());
   });
   const OnStream on(s);
-  const Parts parts = Parts::of(records, kLossesOfPart);
-  const LossSum to = loss_sum(s, loss, 1);
+  const Parts parts = Parts::of(rows, kLossesOfPart);
+  const LossSum to = loss_sum(s, loss, static_cast<double>(of_record));
   sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
-      labels.as<std::int32_t>(), weight.as<float>(), records, classes, parts.each,
-      probabilities.as<float>(), to);
+      logits.as<float>(), labels.as<std::int32_t>(), weight.as<float>(), saved.as<float>(), rows,
+      classes, Divider(of_record), parts.each, to);
   check_launch("softmax_cross_entropy, the sum");
   add_up(on, parts, to);
 }
 
-void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& probabilities,
-                                                 const Tensor& labels, const Tensor& weight,
-                                                 const Tensor& dloss, Tensor dlogits) {
-  gradient(s, "softmax_cross_entropy_backward", {{probabilities.as<float>()}}, weight,
-           probabilities.shape[0], probabilities.shape[1],
-           aligned(probabilities.data) && aligned(dlogits.data),
-           CrossEntropyGradient{.labels = labels.as<std::int32_t>(), .dloss = dloss.as<float>()},
-           dlogits);
+void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& logits,
+                                                 const Tensor& saved, const Tensor& labels,
+                                                 const Tensor& weight, const Tensor& dloss,
+                                                 Tensor dlogits) {
+  const std::int64_t rows = logits.shape[0];
+  const CrossEntropyGradient f{
+      .saved = saved.as<float>(),
+      .labels = labels.as<std::int32_t>(),
+      .dloss = dloss.as<float>(),
+      .of_record = Divider(rows / std::max<std::int64_t>(weight.numel(), 1))};
+  gradient(s, "softmax_cross_entropy_backward", {{logits.as<float>()}}, weight, rows,
+           logits.shape[1], aligned(logits.data) && aligned(dlogits.data), f, dlogits);
 }
 
 void CudaKernels::binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,
@@ -289,7 +296,7 @@ void CudaKernels::binary_cross_entropy_backward(Stream& s, const Tensor& logits,
                                                 const Tensor& targets, const Tensor& weight,
                                                 const Tensor& dloss, Tensor dlogits) {
   gradient(s, "binary_cross_entropy_backward", {{logits.as<float>(), targets.as<float>()}}, weight,
-           logits.numel(), 1, false, BinaryGradient{.dloss = dloss.as<float>()}, dlogits);
+           logits.numel(), 1, false, BinaryGradient{{}, dloss.as<float>()}, dlogits);
 }
 
 void CudaKernels::squared_error(Stream& s, const Tensor& x, const Tensor& targets,
@@ -302,8 +309,7 @@ void CudaKernels::squared_error_backward(Stream& s, const Tensor& x, const Tenso
                                          const Tensor& weight, const Tensor& dloss, Tensor dx) {
   gradient(s, "squared_error_backward", {{x.as<float>(), targets.as<float>()}}, weight, x.shape[0],
            x.shape[1], aligned(x.data) && aligned(targets.data) && aligned(dx.data),
-           SquaredGradient{.dloss = dloss.as<float>(), .features = static_cast<float>(x.shape[1])},
-           dx);
+           SquaredGradient{{}, dloss.as<float>(), static_cast<float>(x.shape[1])}, dx);
 }
 
 }  // namespace peal::cuda

@@ -28,6 +28,10 @@ struct Gelu {
   }
 };
 
+struct GeluByTanh {
+  __device__ void operator()(const float* from, float* to) const { *to = gelu_tanh_of(*from); }
+};
+
 struct Sigmoid {
   __device__ void operator()(const float* from, float* to) const {
     *to = static_cast<float>(sigmoid_of(*from));
@@ -59,6 +63,12 @@ struct GeluBackward {
     const double x = from[0], dy = from[1];
     const Normal normal = normal_of(x);
     *to = static_cast<float>(dy * multiply_add(x, normal.density, normal.cumulative));
+  }
+};
+
+struct GeluByTanhBackward {
+  __device__ void operator()(const float* from, float* to) const {
+    *to = from[1] * gelu_tanh_slope(from[0]);
   }
 };
 
@@ -137,6 +147,8 @@ void CudaKernels::activation(Stream& s, Activation kind, float slope, const Tens
       return map(s, "sigmoid", x, y, Sigmoid{});
     case Activation::tanh:
       return map(s, "tanh", x, y, Tanh{});
+    case Activation::gelu_tanh:
+      return map(s, "gelu_tanh", x, y, GeluByTanh{});
   }
 }
 
@@ -155,6 +167,8 @@ void CudaKernels::activation_backward(Stream& s, Activation kind, float slope, c
       return zip(s, "sigmoid_backward", y, dy, dx, SigmoidBackward{});
     case Activation::tanh:
       return zip(s, "tanh_backward", y, dy, dx, TanhBackward{});
+    case Activation::gelu_tanh:
+      return zip(s, "gelu_tanh_backward", x, dy, dx, GeluByTanhBackward{});
   }
 }
 

@@ -1,0 +1,108 @@
+#include "models/gpt.h"
+
+#include <cmath>
+
+#include "core/base/error.h"
+#include "core/graph/ops.h"
+
+namespace peal {
+namespace {
+
+constexpr float kDeviation = 0.02f;  // of first weights
+
+// Layers of one model; names and layouts are Hugging Face's (GPT2LMHeadModel).
+class Gpt {
+ public:
+  Gpt(const GptSpec& spec, Graph& graph) : spec_(spec), graph_(graph) {}
+
+  // ids (B, T) -> (B, T, C)
+  Value embed(Value ids) const {
+    const Value positions = graph_.parameter("transformer.wpe.weight", {spec_.context(), width()},
+                                             Initializer::normal(kDeviation));
+    return drop(add(embedding(ids, tokens_), positions));
+  }
+
+  // x + attention(norm(x)), then + perceptron(norm)
+  Value block(const std::string& name, Value x) const {
+    Value y = linear(name + ".attn.c_attn", norm(name + ".ln_1", x), 3 * width(), kDeviation);
+    y = linear(name + ".attn.c_proj", attention(y, spec_.heads()), width(), last_deviation());
+    x = add(x, drop(y));
+    y = linear(name + ".mlp.c_fc", norm(name + ".ln_2", x), 4 * width(), kDeviation);
+    y = linear(name + ".mlp.c_proj", gelu_tanh(y), width(), last_deviation());
+    return add(x, drop(y));
+  }
+
+  // The head is the embedding, transposed: (B, T, C) -> (B, T, V)
+  Value head(Value x) const {
+    const std::int64_t batch = x.shape()[0], time = x.shape()[1];
+    x = reshape(norm("transformer.ln_f", x), {batch * time, width()});
+    return reshape(dense(x, tokens_, Value()), {batch, time, spec_.vocabulary()});
+  }
+
+ private:
+  std::int64_t width() const { return spec_.width(); }
+
+  // Each block adds twice to what passes through; so that this does not grow with their number
+  // (section 2.3 there).
+  float last_deviation() const {
+    return kDeviation / std::sqrt(2.0f * static_cast<float>(spec_.layers()));
+  }
+
+  // weight (in, out), as GPT-2 was first stored
+  Value linear(const std::string& name, Value x, std::int64_t outputs, float deviation) const {
+    const Value weight = graph_.parameter(name + ".weight", {x.shape()[-1], outputs},
+                                          Initializer::normal(deviation));
+    const Value bias = graph_.parameter(name + ".bias", {outputs}, Initializer::constant(0));
+    return affine(x, weight, bias);
+  }
+
+  Value norm(const std::string& name, Value x) const {
+    const Shape row = {width()};
+    const Value gamma = graph_.parameter(name + ".weight", row, Initializer::constant(1));
+    const Value beta = graph_.parameter(name + ".bias", row, Initializer::constant(0));
+    return layer_norm(x, gamma, beta, 1e-5f);
+  }
+
+  Value drop(Value x) const { return spec_.dropout() > 0 ? dropout(x, spec_.dropout()) : x; }
+
+  const GptSpec& spec_;
+  Graph& graph_;
+  const Value tokens_ = graph_.parameter("transformer.wte.weight", {spec_.vocabulary(), width()},
+                                         Initializer::normal(kDeviation));
+};
+
+}  // namespace
+
+ModelInfo gpt_info(const GptSpec& spec) {
+  if (spec.width() % spec.heads() != 0)
+    fail_input("model.gpt.heads", spec.heads(), " heads do not divide model.gpt.width ",
+               spec.width());
+  ModelInfo info;
+  info.record_shape = {spec.context()};
+  info.vocabulary = spec.vocabulary();
+  return info;
+}
+
+void build_gpt(const GptSpec& spec, std::int64_t batch, Graph& graph) {
+  gpt_info(spec);
+  const Shape positions = {batch, spec.context()};
+  const Value ids = graph.input("x", positions, DType::i32);
+  const Value labels = graph.input("labels", positions, DType::i32);
+  const Value weight = graph.input("weight", {batch});
+
+  const Gpt gpt(spec, graph);
+  Value x = gpt.embed(ids);  // (B, T, C)
+  for (int layer = 0; layer < spec.layers(); ++layer)
+    x = gpt.block("transformer.h." + std::to_string(layer), x);
+  const Value logits = gpt.head(x);  // (B, T, V)
+
+  graph.set_loss(softmax_cross_entropy(logits, labels, weight));
+  graph.set_output("logits", logits);
+}
+
+bool gpt_ignores_tensor(const std::string& name) {
+  return name == "lm_head.weight" || name.ends_with(".attn.bias") ||
+         name.ends_with(".attn.masked_bias");
+}
+
+}  // namespace peal

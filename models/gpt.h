@@ -1,0 +1,17 @@
+// GPT-2 (Radford et al. 2019): a decoder of text tokens.
+#pragma once
+
+#include <string>
+
+#include "models/model.h"
+
+namespace peal {
+
+ModelInfo gpt_info(const GptSpec& spec);
+void build_gpt(const GptSpec& spec, std::int64_t batch, Graph& graph);
+
+// What Hugging Face's files of this model may hold and the model has no use for: masks of the
+// attention, and the head where it was stored beside the embedding that it is.
+bool gpt_ignores_tensor(const std::string& name);
+
+}  // namespace peal

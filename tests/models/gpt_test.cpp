@@ -1,0 +1,202 @@
+// GPT-2 against the same model made of PyTorch's layers.
+#include "models/gpt.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/base/error.h"
+#include "core/kernels/kernels.h"
+#include "tests/golden/golden_file.h"
+#include "tests/graph/session.h"
+
+namespace peal {
+namespace {
+
+using testing::HasSubstr;
+
+const golden::Arrays& goldens() {
+  static const golden::Arrays arrays = golden::read("gpt.bin");
+  return arrays;
+}
+
+ModelSpec gpt_spec(int vocabulary, int context, int layers, int heads, int width) {
+  ModelSpec spec;
+  GptSpec& gpt = *spec.mutable_gpt();
+  gpt.set_vocabulary(vocabulary);
+  gpt.set_context(context);
+  gpt.set_layers(layers);
+  gpt.set_heads(heads);
+  gpt.set_width(width);
+  gpt.set_dropout(0);
+  return spec;
+}
+
+void load_parameters(Session& session, const std::string& name) {
+  for (const ArenaEntry& entry : session.table().parameters) {
+    const golden::Array& array = goldens().at(name + "/parameter/" + entry.name);
+    ASSERT_EQ(array.shape, entry.shape) << entry.name;
+    session.set_parameter(entry.name, array.f32);
+  }
+}
+
+void expect_close(const std::vector<float>& actual, const golden::Array& expected,
+                  const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.f32.size()) << what;
+  double largest = 1e-2;
+  for (const float value : expected.f32) largest = std::max(largest, std::abs(double{value}));
+  for (std::size_t i = 0; i < actual.size(); ++i)
+    ASSERT_NEAR(actual[i], expected.f32[i], 1e-5 * largest) << what << " element " << i;
+}
+
+TEST(Gpt, FirstStepIsPyTorchs) {
+  Graph graph;
+  build_model(gpt_spec(11, 6, 2, 2, 8), 3, graph);
+  Session session(graph, /*training=*/true);
+  load_parameters(session, "step");
+  const auto& x = goldens().at("step/x");
+  session.set_input("x", x.shape, x.i32, DType::i32);
+  session.set_input("labels", x.shape, goldens().at("step/labels").i32, DType::i32);
+  session.set_input("weight", {3}, goldens().at("step/weight").f32);
+  session.forward();
+  session.backward(/*loss_scale=*/0.5f);
+  expect_close(session.output("logits"), goldens().at("step/logits"), "logits");
+  expect_close(session.slot("loss"), goldens().at("step/loss"), "loss");
+  for (const ArenaEntry& entry : session.table().parameters)
+    expect_close(session.gradient(entry.name), goldens().at("step/gradient/" + entry.name),
+                 entry.name);
+}
+
+// One parameter's AdamW, as torch.optim.AdamW with its defaults but for what is given here.
+class AdamW {
+ public:
+  explicit AdamW(const std::vector<float>& start) : x_(start), m_(x_.size()), v_(x_.size()) {}
+
+  const std::vector<float>& step(int t, std::vector<float> gradient) {
+    const Shape shape{static_cast<std::int64_t>(x_.size())};
+    const auto view = [&](std::vector<float>& v) {
+      return Tensor{.data = v.data(), .shape = shape};
+    };
+    Stream s;
+    kernels(kCpu).adam(s,
+                       {.learning_rate = 3e-3,
+                        .beta1 = 0.9,
+                        .beta2 = 0.95,
+                        .epsilon = 1e-8,
+                        .weight_decay = 0.1,
+                        .decoupled = true,
+                        .correction1 = 1 - std::pow(0.9, t),
+                        .correction2 = 1 - std::pow(0.95, t),
+                        .gradient_scale = 1},
+                       view(gradient), view(m_), view(v_), view(x_));
+    return x_;
+  }
+
+ private:
+  std::vector<float> x_, m_, v_;
+};
+
+TEST(Gpt, TenStepsHavePyTorchsLosses) {
+  constexpr std::int64_t kSteps = 10, kBatch = 8, kTime = 16;
+  Graph graph;
+  build_model(gpt_spec(65, kTime, 4, 4, 32), kBatch, graph);
+  // As the trainer does it: logits make room for their gradient.
+  Session session(graph, /*training=*/true, {.outputs = false});
+  load_parameters(session, "run");
+  std::map<std::string, AdamW> optimizers;
+  for (const ArenaEntry& entry : session.table().parameters)
+    optimizers.emplace(entry.name, goldens().at("run/parameter/" + entry.name).f32);
+  const std::vector<std::int32_t>& tokens = goldens().at("run/tokens").i32;
+  session.set_input("weight", {kBatch}, std::vector<float>(kBatch, 1.0f));
+  for (std::int64_t step = 0; step < kSteps; ++step) {
+    std::vector<std::int32_t> x, labels;
+    for (std::int64_t i = 0; i < kBatch * kTime; ++i) {
+      const auto at =
+          static_cast<std::size_t>((step * kBatch + i / kTime) * (kTime + 1) + i % kTime);
+      x.push_back(tokens[at]);
+      labels.push_back(tokens[at + 1]);
+    }
+    session.set_input("x", {kBatch, kTime}, x, DType::i32);
+    session.set_input("labels", {kBatch, kTime}, labels, DType::i32);
+    session.forward();
+    session.backward(1.0f / kBatch);
+    EXPECT_NEAR(session.slot("loss")[0] / kBatch,
+                goldens().at("run/losses").f32[static_cast<std::size_t>(step)], 1e-4)
+        << "step " << step;
+    for (auto& [name, optimizer] : optimizers)
+      session.set_parameter(name,
+                            optimizer.step(static_cast<int>(step) + 1, session.gradient(name)));
+  }
+  const auto& losses = goldens().at("run/losses").f32;
+  EXPECT_LT(losses.back(), losses.front() - 0.1f) << "nothing was learned, so nothing was shown";
+}
+
+TEST(Gpt, SmallHasThe124MParametersOfHuggingFace) {
+  ModelSpec spec;
+  spec.mutable_gpt();
+  const ModelInfo info = model_info(spec);
+  EXPECT_EQ(info.record_shape, Shape({1024}));
+  EXPECT_EQ(info.vocabulary, 50257);
+  EXPECT_EQ(info.classes, 0);
+  Graph graph;
+  build_model(spec, 1, graph);
+  const ParameterTable table = make_parameter_table(graph);
+  std::int64_t count = 0;
+  std::map<std::string, Shape> shapes;
+  for (const ArenaEntry& entry : table.parameters) {
+    count += entry.shape.numel();
+    shapes[entry.name] = entry.shape;
+  }
+  EXPECT_EQ(count, 124439808);
+  EXPECT_EQ(table.parameters.size(), 148u);
+  EXPECT_EQ(shapes.at("transformer.wte.weight"), Shape({50257, 768}));
+  EXPECT_EQ(shapes.at("transformer.h.11.attn.c_attn.weight"), Shape({768, 2304}));
+  EXPECT_EQ(shapes.at("transformer.h.0.mlp.c_proj.weight"), Shape({3072, 768}));
+  EXPECT_EQ(table.parameters.back().name, "transformer.wte.weight") << "final with its embedding";
+}
+
+// Deviations of first weights (the embedding's 0.02, a residual projection's 0.02 / sqrt(2 * 8)).
+TEST(Gpt, StartsAsGpt2Does) {
+  Graph graph;
+  build_model(gpt_spec(64, 8, 8, 2, 64), 1, graph);
+  const ParameterTable table = make_parameter_table(graph);
+  std::vector<std::byte> parameters(table.gradient_bytes), states(table.state_bytes);
+  initialize(table, 1, parameters.data(), states.data());
+  const auto deviation = [&](const std::string& name) {
+    for (const ArenaEntry& entry : table.parameters) {
+      if (entry.name != name) continue;
+      const auto* x = reinterpret_cast<const float*>(parameters.data() + entry.offset);
+      double squares = 0;
+      for (std::int64_t i = 0; i < entry.shape.numel(); ++i) squares += double{x[i]} * x[i];
+      return std::sqrt(squares / static_cast<double>(entry.shape.numel()));
+    }
+    return -1.0;
+  };
+  EXPECT_NEAR(deviation("transformer.wte.weight"), 0.02, 1e-3);
+  EXPECT_NEAR(deviation("transformer.h.3.mlp.c_fc.weight"), 0.02, 1e-3);
+  EXPECT_NEAR(deviation("transformer.h.3.mlp.c_proj.weight"), 0.005, 2e-4);
+  EXPECT_NEAR(deviation("transformer.h.7.attn.c_proj.weight"), 0.005, 3e-4);
+  EXPECT_EQ(deviation("transformer.h.0.ln_1.weight"), 1);
+  EXPECT_EQ(deviation("transformer.h.0.mlp.c_fc.bias"), 0);
+}
+
+TEST(Gpt, RefusesHeadsThatDoNotDivideTheWidth) {
+  try {
+    model_info(gpt_spec(11, 6, 2, 3, 8));
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(),
+                HasSubstr("model.gpt.heads: 3 heads do not divide model.gpt.width 8"));
+  }
+}
+
+TEST(Gpt, KnowsWhatOthersStoreBesideItsWeights) {
+  for (const char* name : {"lm_head.weight", "transformer.h.0.attn.bias", "h.3.attn.masked_bias"})
+    EXPECT_TRUE(gpt_ignores_tensor(name)) << name;
+  for (const char* name : {"transformer.wte.weight", "transformer.h.0.attn.c_attn.bias"})
+    EXPECT_FALSE(gpt_ignores_tensor(name)) << name;
+}
+
+}  // namespace
+}  // namespace peal
