@@ -282,16 +282,14 @@ TEST(ResNet, StartsAsTorchvisionsDoes) {
   }
 }
 
-TEST(CpuCnn, StepsWithoutAllocating) {
-  ModelSpec spec;
-  spec.mutable_cnn();
-  Trainer trainer(spec, 8, /*training=*/true, {}, kCpu);
+void expect_no_allocations(const ModelSpec& spec, const Shape& x) {
+  Trainer trainer(spec, x[0], /*training=*/true, {}, kCpu);
   for (const char* input : {"x", "labels", "weight"}) {
     golden::Array array;
-    array.shape = std::string(input) == "x" ? Shape({8, 1, 28, 28}) : Shape({8});
+    array.shape = std::string(input) == "x" ? x : Shape({x[0]});
     array.dtype = std::string(input) == "labels" ? DType::i32 : DType::f32;
     array.f32.assign(static_cast<std::size_t>(array.shape.numel()), 0.5f);
-    array.i32.assign(8, 3);
+    array.i32.assign(static_cast<std::size_t>(x[0]), 3);
     trainer.set_input(input, array);
   }
   std::size_t ready = 0;
@@ -306,6 +304,22 @@ TEST(CpuCnn, StepsWithoutAllocating) {
   EXPECT_GT(count_allocations([] { ::operator delete(::operator new(1)); }), 0)
       << "the counter does not count";
   EXPECT_EQ(ready, trainer.table.gradient_bytes);
+}
+
+TEST(CpuCnn, StepsWithoutAllocating) {
+  ModelSpec spec;
+  spec.mutable_cnn();
+  expect_no_allocations(spec, {8, 1, 28, 28});
+}
+
+TEST(CpuRnn, StepsWithoutAllocating) {
+  for (const auto cell : {RnnSpec::LSTM, RnnSpec::GRU, RnnSpec::TANH}) {
+    ModelSpec spec;
+    spec.mutable_rnn()->set_cell(cell);
+    spec.mutable_rnn()->set_bidirectional(true);
+    spec.mutable_rnn()->set_dropout(0.25f);
+    expect_no_allocations(spec, {8, 28, 28});
+  }
 }
 
 TEST(Models, HaveOneTableForTrainingAndEvaluation) {

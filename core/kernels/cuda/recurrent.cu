@@ -1,5 +1,7 @@
-// The gates of recurrent layers; recurrent_steps.h puts layers together.
+// The gates of recurrent layers; recurrent_steps.h puts layers together. Where all records have
+// every step, layers are cuDNN's.
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/cudnn_rnn.h"
 #include "core/kernels/cuda/launch.cuh"
 #include "core/kernels/recurrent_cell.h"
 #include "core/kernels/recurrent_steps.h"
@@ -93,6 +95,7 @@ void backward(Stream& s, RecurrentCell cell, const GatesBackward& g) {
 }  // namespace
 
 std::unique_ptr<Recurrent> CudaKernels::make_recurrent(const RecurrentSpec& spec) {
+  if (!spec.lengths) return make_cudnn_recurrent(device_, spec);
   return make_recurrent_by_steps(*this, {forward, backward}, spec);
 }
 
