@@ -17,8 +17,10 @@ class Gpt {
 
   // ids (B, T) -> (B, T, C)
   Value embed(Value ids) const {
-    const Value positions = graph_.parameter("transformer.wpe.weight", {spec_.context(), width()},
-                                             Initializer::normal(kDeviation));
+    const std::int64_t time = ids.shape()[1];
+    Value positions = graph_.parameter("transformer.wpe.weight", {spec_.context(), width()},
+                                       Initializer::normal(kDeviation));
+    if (time < spec_.context()) positions = slice(positions, 0, 0, time);
     return drop(add(embedding(ids, tokens_), positions));
   }
 
@@ -83,9 +85,9 @@ ModelInfo gpt_info(const GptSpec& spec) {
   return info;
 }
 
-void build_gpt(const GptSpec& spec, std::int64_t batch, Graph& graph) {
+void build_gpt(const GptSpec& spec, std::int64_t batch, std::int64_t length, Graph& graph) {
   gpt_info(spec);
-  const Shape positions = {batch, spec.context()};
+  const Shape positions = {batch, length > 0 ? length : spec.context()};
   const Value ids = graph.input("x", positions, DType::i32);
   const Value labels = graph.input("labels", positions, DType::i32);
   const Value weight = graph.input("weight", {batch});

@@ -8,7 +8,8 @@
 namespace peal {
 
 ModelInfo gpt_info(const GptSpec& spec);
-void build_gpt(const GptSpec& spec, std::int64_t batch, Graph& graph);
+// `length`: positions, 0: the context.
+void build_gpt(const GptSpec& spec, std::int64_t batch, std::int64_t length, Graph& graph);
 
 // What Hugging Face's files of this model may hold and the model has no use for: masks of the
 // attention, and the head where it was stored beside the embedding that it is.

@@ -39,8 +39,9 @@ class Language(PealTest):
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         return result.stdout
 
-    def generate(self, *arguments, model=None):
-        return self.ok(["generate", model or self.directory, "--prompt", "ROMEO:", "--tokens", 60, *arguments])
+    def generate(self, *arguments, model=None, tokens=60):
+        return self.ok(["generate", model or self.directory, "--prompt", "ROMEO:", "--tokens", tokens,
+                        *arguments])
 
     def refused(self, arguments, *words, ranks=0):
         result, codes = run_failing(arguments, ranks)
@@ -68,9 +69,11 @@ class Training(Language):
         self.assertNotEqual(whole, straight)
 
     def test_a_run_on_shards_knows_its_tokenizer(self):
+        lines = self.path.read_text().splitlines(keepends=True)
+        self.path.write_text("".join(line for line in lines if not line.startswith("  test")))
         shards = self.folder / "shards"
         self.ok(["shard", self.path, "--count", "2", "--out", shards])
-        self.trained("run", 0, [f"data.train.shards.directory={shards}", "data.test={}"])
+        self.trained("run", 0, [f"data.train.shards.directory={shards}"])
         from_shards = self.generate("--temperature", "0")
         self.assertTrue(from_shards.startswith("ROMEO:"))
         self.trained("run", 0, flags=["--fresh"])
@@ -79,7 +82,7 @@ class Training(Language):
     def test_loss_falls_and_perplexity_is_told(self):
         before = self.metrics_of("train.max_steps=1")
         after = self.metrics_of("train.epochs=30")
-        self.assertLess(after["test_loss"], before["test_loss"] - 1)
+        self.assertLess(after["test_loss"], before["test_loss"] - 0.7)
         for metrics in before, after:
             self.assertAlmostEqual(metrics["test_perplexity"], 2.718281828459045**metrics["test_loss"],
                                    delta=1e-6 * metrics["test_perplexity"])
@@ -136,7 +139,7 @@ class Generating(Language):
         prompt.write_text(text[:40])
         self.assertEqual(self.ok(["generate", self.directory, "--prompt-file", prompt, "--tokens", "26",
                                   "--seed", "3"]), text)
-        self.assertEqual(self.generate("--seed", "3", "--tokens", "10"), text[:16] + "\n")
+        self.assertEqual(self.generate("--seed", "3", tokens=10), text[:16] + "\n")
 
     def test_greedy_in_three_ways(self):
         greedy = self.generate("--temperature", "0")
@@ -194,7 +197,7 @@ class Gpt2(Language):
                                    encoder: "{VOCABULARY[0]}" merges: "{VOCABULARY[1]}" stride: 1 }} }} }}
             model {{ gpt {{ vocabulary: 50257 context: 8 layers: 1 heads: 1 width: 8 dropout: 0 }} }}
             optimizer {{ adam {{ learning_rate: 0.05 }} }}
-            train {{ epochs: 4 global_batch: 32 }}
+            train {{ epochs: 6 global_batch: 16 }}
             run {{ directory: "{self.directory}" }}""")
         self.train(self.path)
         said = self.ok(["generate", self.directory, "--prompt", "The", "--temperature", "0"])

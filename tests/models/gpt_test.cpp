@@ -68,6 +68,38 @@ TEST(Gpt, FirstStepIsPyTorchs) {
                  entry.name);
 }
 
+// What stands behind a place changes nothing before it, and a graph of fewer positions has the same
+// parameters: `peal generate` does not compute the whole context for a short text.
+TEST(Gpt, FewerPositionsAreTheBeginningOfAll) {
+  constexpr std::int64_t kBatch = 3, kContext = 6, kVocabulary = 11;
+  const auto& x = goldens().at("step/x");
+  const auto& logits = goldens().at("step/logits");
+  for (std::int64_t length = 1; length <= kContext; ++length) {
+    Graph graph;
+    build_model(gpt_spec(11, 6, 2, 2, 8), kBatch, graph, length);
+    Session session(graph, /*training=*/false);
+    load_parameters(session, "step");
+    std::vector<std::int32_t> begin;
+    golden::Array expected;
+    for (std::int64_t row = 0; row < kBatch; ++row) {
+      for (std::int64_t t = 0; t < length; ++t) {
+        const std::int64_t at = row * kContext + t;
+        begin.push_back(x.i32[static_cast<std::size_t>(at)]);
+        const auto first = logits.f32.begin() + at * kVocabulary;
+        expected.f32.insert(expected.f32.end(), first, first + kVocabulary);
+      }
+    }
+    const std::vector<std::int32_t> labels(begin.size());
+    session.set_input("x", {kBatch, length}, begin, DType::i32);
+    session.set_input("labels", {kBatch, length}, labels, DType::i32);
+    session.set_input("weight", {kBatch}, std::vector<float>(kBatch));
+    session.forward();
+    expect_close(session.output("logits"), expected, cat(length, " positions"));
+  }
+  Graph graph;
+  EXPECT_THROW(build_model(gpt_spec(11, 6, 2, 2, 8), 1, graph, 7), Error);
+}
+
 // One parameter's AdamW, as torch.optim.AdamW with its defaults but for what is given here.
 class AdamW {
  public:
