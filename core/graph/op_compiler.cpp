@@ -80,8 +80,12 @@ Ref OpCompiler::grad_in(int i, Order order) {
 }
 
 Ref OpCompiler::grad_in_over(int i) {
+  return grad_in_copy(i, in(i));
+}
+
+Ref OpCompiler::grad_in_copy(int i, Ref whole) {
   const Ref gradient = grad_in(i);
-  if (gradient) builder_.overwrites_.push_back({in(i).index, gradient.index});
+  if (gradient) builder_.overwrites_.push_back({whole.index, gradient.index});
   return gradient;
 }
 
