@@ -49,7 +49,7 @@ void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::i
     case ModelSpec::kResnet:
       return build_resnet(spec.resnet(), batch, graph);
     case ModelSpec::kRnn:
-      return build_rnn(spec.rnn(), batch, graph);
+      return build_rnn(spec.rnn(), batch, length, graph);
     case ModelSpec::kGpt:
       return build_gpt(spec.gpt(), batch, length, graph);
     case ModelSpec::KIND_NOT_SET:

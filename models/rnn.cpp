@@ -53,15 +53,9 @@ void build_classifier(const RnnSpec& spec, std::int64_t batch, Graph& graph) {
   graph.set_output("logits", logits);
 }
 
-// (B) -> (B*T): each position has its share of its record's weight.
-Value of_positions(Value weight, std::int64_t steps) {
-  const std::int64_t batch = weight.shape()[0];
-  const Value share = reshape(scale(weight, 1.0f / static_cast<float>(steps)), {batch, 1});
-  return reshape(concat(std::vector<Value>(static_cast<std::size_t>(steps), share), 1), {0});
-}
-
-void build_language_model(const RnnSpec& spec, std::int64_t batch, Graph& graph) {
-  const std::int64_t steps = spec.steps(), vocabulary = spec.vocabulary();
+void build_language_model(const RnnSpec& spec, std::int64_t batch, std::int64_t steps,
+                          Graph& graph) {
+  const std::int64_t vocabulary = spec.vocabulary();
   const Value x = graph.input("x", {batch, steps}, DType::i32);
   const Value labels = graph.input("labels", {batch, steps}, DType::i32);
   const Value weight = graph.input("weight", {batch});
@@ -72,10 +66,11 @@ void build_language_model(const RnnSpec& spec, std::int64_t batch, Graph& graph)
   if (spec.dropout() > 0) y = dropout(y, spec.dropout());
   y = layers(spec, y).y;  // (B, T, H)
   if (spec.dropout() > 0) y = dropout(y, spec.dropout());
-  const Value logits = dense_layer("dense", reshape(y, {0, spec.hidden()}), vocabulary);
+  const Value logits = reshape(dense_layer("dense", reshape(y, {0, spec.hidden()}), vocabulary),
+                               {batch, steps, vocabulary});
 
-  graph.set_loss(softmax_cross_entropy(logits, reshape(labels, {0}), of_positions(weight, steps)));
-  graph.set_output("logits", reshape(logits, {batch, steps, vocabulary}));
+  graph.set_loss(softmax_cross_entropy(logits, labels, weight));
+  graph.set_output("logits", logits);
 }
 
 }  // namespace
@@ -97,10 +92,10 @@ ModelInfo rnn_info(const RnnSpec& spec) {
   return info;
 }
 
-void build_rnn(const RnnSpec& spec, std::int64_t batch, Graph& graph) {
+void build_rnn(const RnnSpec& spec, std::int64_t batch, std::int64_t length, Graph& graph) {
   rnn_info(spec);
-  spec.vocabulary() > 0 ? build_language_model(spec, batch, graph)
-                        : build_classifier(spec, batch, graph);
+  if (spec.vocabulary() == 0) return build_classifier(spec, batch, graph);
+  build_language_model(spec, batch, length > 0 ? length : spec.steps(), graph);
 }
 
 }  // namespace peal

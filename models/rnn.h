@@ -6,6 +6,7 @@
 namespace peal {
 
 ModelInfo rnn_info(const RnnSpec& spec);
-void build_rnn(const RnnSpec& spec, std::int64_t batch, Graph& graph);
+// `length`: steps of a language model, 0: as many as the spec says.
+void build_rnn(const RnnSpec& spec, std::int64_t batch, std::int64_t length, Graph& graph);
 
 }  // namespace peal

@@ -84,8 +84,12 @@ Ref OpCompiler::grad_in(int i, Order order) {
 }
 
 Ref OpCompiler::grad_in_over(int i) {
-  const Ref gradient = grad_in(i);
-  if (gradient) builder_.overwrites_.push_back({in(i).index, gradient.index});
+  return grad_in_copy(i, in(i));
+}
+
+Ref OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
+  const Ref gradient = grad_in(i, order);
+  if (gradient) builder_.overwrites_.push_back({whole.index, gradient.index});
   return gradient;
 }
 

@@ -104,6 +104,9 @@ class OpCompiler {
   // The same for a call that reads in(i) and may work in place: it gets the memory of in(i) where
   // nobody needs that afterwards.
   Ref grad_in_over(int i);
+  // The same for a gradient that is a copy of `whole`: it gets that one's memory where nobody needs
+  // that afterwards, and the call finds one address for both.
+  Ref grad_in_copy(int i, Ref whole, Order order = Order::row_major);
   // The same for kernels that always write it: a temporary when it is not wanted.
   Ref grad_in_or_temporary(int i, Order order = Order::row_major);
   // Kept from the first call that lists it to the last: written by forward for backward, or both

@@ -324,14 +324,15 @@ void PlanBuilder::mark_lives() {
     if (storage.kept) storage.last = INT_MAX;
 }
 
-// Where the call that writes a gradient is the last that uses the value, both have one storage.
+// Where the call that writes a gradient is the last that uses what it is made from, both have one
+// storage.
 void PlanBuilder::overwrite() {
   for (const Overwrite& pair : overwrites_) {
     const int from = entry(pair.gradient).storage, to = entry(pair.value).storage;
     Storage &gradient = storages_[static_cast<std::size_t>(from)],
             &value = storages_[static_cast<std::size_t>(to)];
     if (gradient.kind != Storage::Kind::arena || value.kind != Storage::Kind::arena) continue;
-    if (value.last > gradient.first || value.bytes != gradient.bytes) continue;
+    if (from == to || value.last > gradient.first || value.bytes != gradient.bytes) continue;
     for (Entry& each : entries_)
       if (each.storage == from) each.storage = to;
     value.last = gradient.last;

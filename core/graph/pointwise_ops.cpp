@@ -54,11 +54,14 @@ OpCompiler::Order common_order(const OpCompiler& c) {
 // dx = `full`, which has the output's shape, summed over the axes along which x was repeated.
 void sum_to_input(OpCompiler& c, int i, Ref full, OpCompiler::Order order) {
   Kernels& k = c.kernels();
-  const Ref dx = c.grad_in(i, order);
   if (c.in_shape(i) == c.out_shape()) {
-    c.backward({full, dx}, [=, &k](Run& r) { k.copy(r.stream, r[full], r[dx]); });
+    const Ref dx = c.grad_in_copy(i, full, order);
+    c.backward({full, dx}, [=, &k](Run& r) {
+      if (r[dx].data != r[full].data) k.copy(r.stream, r[full], r[dx]);
+    });
     return;
   }
+  const Ref dx = c.grad_in(i, order);
   const Ref to = c.view(dx, padded(c.in_shape(i), c.out_shape().rank()));
   c.backward({full, to}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[full], 1, r[to]); });
 }

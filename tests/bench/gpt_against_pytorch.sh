@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# The GPT of examples/tinyshakespeare_gpt.textproto beside the same model under PyTorch
+# (gpt_peer.py): training samples/s on one core, in turns, and, with --train, the test loss of both.
+# PEAL_PYTHON names a python3 with PyTorch; leave the machine alone while this runs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+usage() {
+  cat <<'EOF'
+usage: [PEAL_PYTHON=python3] tests/bench/gpt_against_pytorch.sh --text FILE [--rounds N] [--steps N]
+                                                              [--train N] [--peal FILE]
+  --text FILE  tinyshakespeare's input.txt
+  --rounds N   measurements of speed on each side (default 5; 0: none)
+  --steps N    steps of one (default 60)
+  --train N    then train both for N steps and compare the test loss (default 0: do not)
+  --peal FILE  the program (default build/peal)
+EOF
+}
+
+text=
+rounds=5
+steps=60
+train=0
+peal=build/peal
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --text | --rounds | --steps | --train | --peal)
+      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    --help | -h) usage; exit 0 ;;
+    *) usage >&2; echo "gpt_against_pytorch.sh: unknown argument '$1'" >&2; exit 2 ;;
+  esac
+done
+
+python=${PEAL_PYTHON:-python3}
+if ! "$python" -c 'import torch' 2> /dev/null; then
+  echo "gpt_against_pytorch.sh: $python has no PyTorch; see against_pytorch.sh" >&2
+  exit 2
+fi
+for file in "$peal" "$text"; do
+  [[ -r $file ]] || { usage >&2; echo "gpt_against_pytorch.sh: no file at '$file'" >&2; exit 2; }
+done
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export OMP_NUM_THREADS=1
+job=examples/tinyshakespeare_gpt.textproto
+settings=(--set "data.train.tokens.path=[\"$text\"]" --set "data.test.tokens.path=[\"$text\"]"
+  --set parallel.threads=1)
+
+for ((round = 1; round <= rounds; ++round)); do
+  echo "round $round of $rounds" >&2
+  taskset -c 0 "$peal" bench train "$job" --json --warmup 5 --steps "$steps" "${settings[@]}" |
+    tail -n1 >> "$work/peal.jsonl"
+  taskset -c 0 "$python" tests/bench/gpt_peer.py --text "$text" --steps "$steps" \
+    >> "$work/pytorch.jsonl"
+done
+
+if [[ $train -gt 0 ]]; then
+  echo "training both for $train steps" >&2
+  taskset -c 0 "$peal" train "$job" "${settings[@]}" --set "train.max_steps=$train" \
+    --set "run.directory=$work/run" --fresh > "$work/train.log" 2>&1 ||
+    { tail "$work/train.log" >&2; exit 1; }
+  taskset -c 0 "$python" tests/bench/gpt_peer.py --text "$text" --train "$train" \
+    > "$work/peer.json"
+fi
+
+python3 - "$work" << 'EOF'
+import json, statistics, sys
+from pathlib import Path
+
+work = Path(sys.argv[1])
+
+
+def rates(name):
+    return [json.loads(line)["samples_per_second"] for line in (work / f"{name}.jsonl").open()]
+
+
+if (work / "peal.jsonl").exists():
+    ours, theirs = rates("peal"), rates("pytorch")
+    last = json.loads((work / "pytorch.jsonl").open().readlines()[-1])
+    print(f"samples/s, one core: Peal {statistics.median(ours):.0f}, PyTorch {last['pytorch']} "
+          f"({last['adam']}) {statistics.median(theirs):.0f}, ratio "
+          f"{statistics.median(ours) / statistics.median(theirs):.2f}")
+    print("Peal " + " ".join(f"{rate:.0f}" for rate in ours))
+    print("PyTorch " + " ".join(f"{rate:.0f}" for rate in theirs))
+if (work / "peer.json").exists():
+    ours = None
+    for line in (work / "run" / "metrics.jsonl").open():
+        ours = json.loads(line).get("test_loss", ours)
+    theirs = json.loads((work / "peer.json").read_text())
+    print(f"test loss after {theirs['steps']} steps: Peal {ours:.4f}, "
+          f"PyTorch {theirs['test_loss']:.4f}, difference {ours - theirs['test_loss']:+.4f}")
+EOF
