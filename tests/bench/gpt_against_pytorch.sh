@@ -58,16 +58,8 @@ for ((round = 1; round <= rounds; ++round)); do
     >> "$work/pytorch.jsonl"
 done
 
-if [[ $train -gt 0 ]]; then
-  echo "training both for $train steps" >&2
-  taskset -c 0 "$peal" train "$job" "${settings[@]}" --set "train.max_steps=$train" \
-    --set "run.directory=$work/run" --fresh > "$work/train.log" 2>&1 ||
-    { tail "$work/train.log" >&2; exit 1; }
-  taskset -c 0 "$python" tests/bench/gpt_peer.py --text "$text" --train "$train" \
-    > "$work/peer.json"
-fi
-
-python3 - "$work" << 'EOF'
+if [[ $rounds -gt 0 ]]; then
+  python3 - "$work" << 'EOF'
 import json, statistics, sys
 from pathlib import Path
 
@@ -78,19 +70,33 @@ def rates(name):
     return [json.loads(line)["samples_per_second"] for line in (work / f"{name}.jsonl").open()]
 
 
-if (work / "peal.jsonl").exists():
-    ours, theirs = rates("peal"), rates("pytorch")
-    last = json.loads((work / "pytorch.jsonl").open().readlines()[-1])
-    print(f"samples/s, one core: Peal {statistics.median(ours):.0f}, PyTorch {last['pytorch']} "
-          f"({last['adam']}) {statistics.median(theirs):.0f}, ratio "
-          f"{statistics.median(ours) / statistics.median(theirs):.2f}")
-    print("Peal " + " ".join(f"{rate:.0f}" for rate in ours))
-    print("PyTorch " + " ".join(f"{rate:.0f}" for rate in theirs))
-if (work / "peer.json").exists():
-    ours = None
-    for line in (work / "run" / "metrics.jsonl").open():
-        ours = json.loads(line).get("test_loss", ours)
-    theirs = json.loads((work / "peer.json").read_text())
-    print(f"test loss after {theirs['steps']} steps: Peal {ours:.4f}, "
-          f"PyTorch {theirs['test_loss']:.4f}, difference {ours - theirs['test_loss']:+.4f}")
+ours, theirs = rates("peal"), rates("pytorch")
+last = json.loads((work / "pytorch.jsonl").open().readlines()[-1])
+print(f"samples/s, one core: Peal {statistics.median(ours):.0f}, PyTorch {last['pytorch']} "
+      f"({last['adam']}) {statistics.median(theirs):.0f}, ratio "
+      f"{statistics.median(ours) / statistics.median(theirs):.2f}")
+print("Peal " + " ".join(f"{rate:.0f}" for rate in ours))
+print("PyTorch " + " ".join(f"{rate:.0f}" for rate in theirs))
 EOF
+fi
+
+if [[ $train -gt 0 ]]; then
+  echo "training both for $train steps" >&2
+  taskset -c 0 "$peal" train "$job" "${settings[@]}" --set "train.max_steps=$train" \
+    --set "run.directory=$work/run" --fresh > "$work/train.log" 2>&1 ||
+    { tail "$work/train.log" >&2; exit 1; }
+  taskset -c 0 "$python" tests/bench/gpt_peer.py --text "$text" --train "$train" \
+    > "$work/peer.json"
+  python3 - "$work" << 'EOF'
+import json, sys
+from pathlib import Path
+
+work = Path(sys.argv[1])
+ours = None
+for line in (work / "run" / "metrics.jsonl").open():
+    ours = json.loads(line).get("test_loss", ours)
+theirs = json.loads((work / "peer.json").read_text())
+print(f"test loss after {theirs['steps']} steps: Peal {ours:.4f}, "
+      f"PyTorch {theirs['test_loss']:.4f}, difference {ours - theirs['test_loss']:+.4f}")
+EOF
+fi
