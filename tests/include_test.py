@@ -162,7 +162,8 @@ def check_include(path, folder, name):
         if folder == "tests":
             return None
         if folder not in users:
-            owners = " and ".join(short(user) for user in users) or "tests"
+            names = [short(user) for user in users] or ["tests"]
+            owners = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
             return f"{with_level(folder)} may not use {library}, only {owners} may"
         if path.suffix in HEADERS and library not in (WRAPPERS.get(path.as_posix()),
                                                       SHOWS.get(path.as_posix())):

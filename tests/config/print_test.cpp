@@ -39,6 +39,7 @@ train {
   seed: 1
   accumulate_steps: 1
   clip_norm: 0
+  precision: F32
 }
 parallel {
   virtual_ranks: 0

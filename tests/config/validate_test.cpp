@@ -54,7 +54,7 @@ TEST(Validate, MissingGroupsNameTheChoices) {
   JobSpec job = good_job();
   job.clear_model();
   EXPECT_EQ(validation_error(job),
-            "job.textproto: model: is missing; write one of cnn, mlp, resnet, rnn");
+            "job.textproto: model: is missing; write one of cnn, mlp, resnet, gpt, rnn");
   job = good_job();
   job.mutable_optimizer()->Clear();
   EXPECT_EQ(validation_error(job),
@@ -64,7 +64,7 @@ TEST(Validate, MissingGroupsNameTheChoices) {
   EXPECT_EQ(
       validation_error(job),
       "job.textproto: data.train: is missing; write one of idx, csv, shards, pictures, tar, text, "
-      "tokens");
+      "cifar, tokens");
   job.mutable_data()->mutable_train()->set_limit(3);
   EXPECT_EQ(validation_error(job),
             "job.textproto: data.train: has no source; write one of idx, csv, shards, pictures, "

@@ -203,7 +203,7 @@ TEST(Shard, HostileHeaders) {
     return input_error([&] { parse_shard_header(file, "test"); });
   };
   EXPECT_THAT(error(8, 2, 4), HasSubstr("format version 2; this program reads 1"));
-  EXPECT_THAT(error(12, 2, 4), HasSubstr("dtype 2"));
+  EXPECT_THAT(error(12, 3, 4), HasSubstr("dtype 3"));
   EXPECT_THAT(error(16, 7, 4), HasSubstr("rank 7"));
   EXPECT_THAT(error(24, 0, 8), HasSubstr("dimension 0"));
   EXPECT_THAT(error(24, ~0ull, 8), HasSubstr("dimension -1"));

@@ -340,7 +340,7 @@ std::string message_of(const ModelSpec& spec) {
 }
 
 TEST(Models, RefuseASpecThatCannotBe) {
-  EXPECT_THAT(message_of(ModelSpec()), HasSubstr("allowed: cnn, mlp, resnet, rnn"));
+  EXPECT_THAT(message_of(ModelSpec()), HasSubstr("allowed: cnn, mlp, resnet, gpt, rnn"));
   ModelSpec spec;
   spec.mutable_cnn()->set_kernel(30);
   EXPECT_THAT(message_of(spec), HasSubstr("model.cnn.kernel: 30 does not fit into (28, 28)"));
