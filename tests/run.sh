@@ -45,8 +45,8 @@ count_stage() {
   stages+=("$(printf '%-8s %5d passed, %d failed, %d s' "$name" "$stage_passed" "$stage_failed" "$seconds")")
 }
 
-# start_build PRESET TARGET...: configures and builds a preset beside the tests that run, as nice as
-# can be: many of them mostly wait.
+# start_build PRESET TARGET...: configures and builds a preset beside the tests that run, many of which
+# mostly wait: with what they leave, and never ahead of one that wakes up.
 start_build() {
   local preset=$1 words
   shift
@@ -54,7 +54,7 @@ start_build() {
   [[ $# -eq 0 ]] || words+=(--target "$@")
   set -m  # a process group of its own, which can be ended as one
   {
-    renice -n 19 -p "$BASHPID" > /dev/null
+    chrt --idle --pid 0 "$BASHPID" || renice -n 19 -p "$BASHPID"
     cmake --preset "$preset" --log-level=NOTICE && "${words[@]}"
   } > "$records/$preset.log" 2>&1 < /dev/null &
   builder=$!
