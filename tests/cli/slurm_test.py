@@ -203,7 +203,7 @@ class Slurm(BedTest):
         said, _ = process.communicate(timeout=120)
         self.assertEqual(process.returncode, 3, said)
         self.assertRegex(said, rf"job {job}: CANCELLED")
-        self.assertEqual(self.status()["state"], "stopped")
+        self.assertEqual(self.status()["state"], "stopped", said)
         stopped = self.status()["step"]
         inspected = run(["inspect", self.folder / "run"])
         self.assertEqual(inspected.returncode, 0, inspected.stderr)
