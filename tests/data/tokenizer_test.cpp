@@ -195,7 +195,7 @@ TEST(Gpt2Tokenizer, AnyBytesComeBack) {
 TEST(Gpt2Tokenizer, ForgetsWordsAndEncodesThemAgain) {
   const auto tokenizer = gpt2();
   std::string text;
-  for (int i = 0; i < 70000; ++i)
+  for (std::int64_t i = 0; i < 70000; ++i)
     text += cat(" word", i % 26, static_cast<char>('a' + i % 26), i * i);
   const std::vector<std::int32_t> ids = tokenizer->encode(text);
   EXPECT_EQ(tokenizer->encode(text), ids);
