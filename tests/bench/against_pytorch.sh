@@ -4,6 +4,8 @@
 # PEAL_PYTHON names a python3 with PyTorch; leave the machine alone while this runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/bench/bench.sh
+source tests/bench/bench.sh
 
 usage() {
   cat <<'EOF'
@@ -16,38 +18,15 @@ EOF
 
 rounds=5
 steps=60
-peal=build/peal
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --rounds | --steps | --peal)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --help | -h) usage; exit 0 ;;
-    *) usage >&2; echo "against_pytorch.sh: unknown argument '$1'" >&2; exit 2 ;;
-  esac
-done
+take_arguments "rounds steps peal" "$@"
+no_operands
 
-python=${PEAL_PYTHON:-python3}
-if ! "$python" -c 'import torch.distributed' 2> /dev/null; then
-  echo "against_pytorch.sh: $python has no PyTorch. Make one that has, for example:" >&2
-  echo "  python3 -m venv build/torch && build/torch/bin/pip install torch numpy" >&2
-  echo "  PEAL_PYTHON=build/torch/bin/python tests/bench/against_pytorch.sh" >&2
-  exit 2
-fi
-if [[ ! -x $peal ]]; then
-  echo "against_pytorch.sh: no program at $peal; build it or name it with --peal" >&2
-  exit 2
-fi
+need_pytorch
+need_program "$peal"
 
 job=examples/fashion_mnist_cnn.textproto
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-if [[ $(id -u) -eq 0 ]]; then
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-fi
-export OMPI_MCA_btl_vader_single_copy_mechanism=none OMP_NUM_THREADS=1
+make_work
+settle_mpi
 
 # Runs one rank and notes its peak resident memory, which the program need not report itself.
 cat > "$work/rank.py" << 'EOF'

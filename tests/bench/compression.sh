@@ -5,6 +5,8 @@
 # machine alone while this runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/bench/bench.sh
+source tests/bench/bench.sh
 
 usage() {
   cat <<'EOT'
@@ -26,25 +28,10 @@ rounds=3
 steps=30
 epochs=4
 job=tests/bench/wide_mlp.textproto
-peal=build/peal
 methods="bf16 f16 int8 power_sgd"
-settings=()
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --rate | --rounds | --steps | --epochs | --job | --peal | --methods)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --set)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      settings+=(--set "$2")
-      shift 2
-      ;;
-    --help | -h) usage; exit 0 ;;
-    *) usage >&2; echo "compression.sh: unknown argument '$1'" >&2; exit 2 ;;
-  esac
-done
+take_arguments "rate rounds steps epochs job peal methods set" "$@"
+no_operands
+need_program "$peal"
 
 read -ra others <<< "$methods"
 all=(none "${others[@]}")

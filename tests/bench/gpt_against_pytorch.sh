@@ -4,6 +4,8 @@
 # PEAL_PYTHON names a python3 with PyTorch; leave the machine alone while this runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/bench/bench.sh
+source tests/bench/bench.sh
 
 usage() {
   cat <<'EOF'
@@ -17,34 +19,17 @@ usage: [PEAL_PYTHON=python3] tests/bench/gpt_against_pytorch.sh --text FILE [--r
 EOF
 }
 
-text=
 rounds=5
 steps=60
 train=0
-peal=build/peal
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --text | --rounds | --steps | --train | --peal)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --help | -h) usage; exit 0 ;;
-    *) usage >&2; echo "gpt_against_pytorch.sh: unknown argument '$1'" >&2; exit 2 ;;
-  esac
-done
+take_arguments "text rounds steps train peal" "$@"
+no_operands
+[[ -r ${text:-} ]] || refuse "no file at '${text:-}'; --text names tinyshakespeare"
 
-python=${PEAL_PYTHON:-python3}
-if ! "$python" -c 'import torch' 2> /dev/null; then
-  echo "gpt_against_pytorch.sh: $python has no PyTorch; see against_pytorch.sh" >&2
-  exit 2
-fi
-for file in "$peal" "$text"; do
-  [[ -r $file ]] || { usage >&2; echo "gpt_against_pytorch.sh: no file at '$file'" >&2; exit 2; }
-done
+need_pytorch
+need_program "$peal"
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+make_work
 export OMP_NUM_THREADS=1
 job=examples/tinyshakespeare_gpt.textproto
 settings=(--set "data.train.tokens.path=[\"$text\"]" --set "data.test.tokens.path=[\"$text\"]"

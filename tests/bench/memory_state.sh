@@ -3,6 +3,8 @@
 # turns, medians; and what the run itself says of it. Leave the machine alone while this runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/bench/bench.sh
+source tests/bench/bench.sh
 
 usage() {
   cat <<'EOT'
@@ -15,27 +17,11 @@ job=examples/fashion_mnist_cnn.textproto
 rounds=3
 steps=400
 ranks=2
-peal=build/peal
-settings=()
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --job | --rounds | --steps | --ranks | --peal)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --set)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      settings+=(--set "$2")
-      shift 2
-      ;;
-    --help | -h) usage; exit 0 ;;
-    *) usage >&2; echo "memory_state.sh: unknown argument '$1'" >&2; exit 2 ;;
-  esac
-done
+take_arguments "job rounds steps ranks peal set" "$@"
+no_operands
+need_program "$peal"
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+make_work
 for ((round = 1; round <= rounds; ++round)); do
   for every in -1 0; do
     "$peal" launch -n "$ranks" --elastic "$ranks:$ranks" "$job" --fresh \

@@ -5,6 +5,8 @@
 # mean over the last three. PEAL_PYTHON names a python3 with PyTorch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/bench/bench.sh
+source tests/bench/bench.sh
 
 usage() {
   cat <<'EOF'
@@ -21,31 +23,19 @@ usage: [PEAL_PYTHON=python3] tests/bench/resnet_accuracy.sh CIFAR_FILE [--epochs
 EOF
 }
 
-data="" epochs=6 seeds=1 batch=64 rate=0.05 held_out=3200 warmup=25 peal=build/peal
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --epochs | --seeds | --batch | --rate | --held-out | --warmup | --peal)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      name=${1#--}
-      declare "${name//-/_}=$2"
-      shift 2
-      ;;
-    --help | -h) usage; exit 0 ;;
-    -*) usage >&2; echo "resnet_accuracy.sh: unknown argument '$1'" >&2; exit 2 ;;
-    *) data=$1; shift ;;
-  esac
-done
-[[ -f $data ]] || { usage >&2; echo "resnet_accuracy.sh: no file '$data'" >&2; exit 2; }
-python=${PEAL_PYTHON:-python3}
+epochs=6 seeds=1 batch=64 rate=0.05 held_out=3200 warmup=25
+take_arguments "epochs seeds batch rate held-out warmup peal" "$@"
+one_file "a binary file of CIFAR-10"
+need_pytorch
+need_program "$peal"
 export OMP_NUM_THREADS=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+make_work
 
 train_peal() {
   taskset -c 0 "$peal" train examples/cifar10_resnet18.textproto --fresh \
     --set "run.directory=$work/peal_$1" --set "model.weights=$work/start_$1.safetensors" \
-    --set "data.train.cifar.path=[$data]" --set "data.train.cifar.end=$held_out" \
-    --set "data.test.cifar.path=[$data]" --set "data.test.cifar.begin=$held_out" \
+    --set "data.train.cifar.path=[$file]" --set "data.train.cifar.end=$held_out" \
+    --set "data.test.cifar.path=[$file]" --set "data.test.cifar.begin=$held_out" \
     --set "optimizer.sgd.learning_rate=$rate" --set "schedule.warmup_steps=$warmup" \
     --set "train.epochs=$epochs" --set "train.global_batch=$batch" --set "train.seed=$1" \
     --set parallel.virtual_ranks=1 --set parallel.threads=1 > "$work/peal_$1.log"
@@ -54,7 +44,7 @@ train_peal() {
 for seed in $seeds; do
   "$python" tests/bench/torch_resnet.py weights --seed "$seed" --out "$work/start_$seed.safetensors"
   train_peal "$seed" &
-  taskset -c 1 "$python" tests/bench/torch_resnet.py train --data "$data" --held-out "$held_out" \
+  taskset -c 1 "$python" tests/bench/torch_resnet.py train --data "$file" --held-out "$held_out" \
     --weights "$work/start_$seed.safetensors" --epochs "$epochs" --batch "$batch" --rate "$rate" \
     --warmup "$warmup" --seed "$seed" --augment > "$work/pytorch_$seed.jsonl"
   wait $!

@@ -5,6 +5,8 @@
 # PEAL_PYTHON names a python3 with PyTorch; leave the machine alone while this runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/bench/bench.sh
+source tests/bench/bench.sh
 
 usage() {
   cat <<'EOF'
@@ -19,44 +21,20 @@ usage: [PEAL_PYTHON=python3] tests/bench/resnet_against_pytorch.sh CIFAR_FILE [-
 EOF
 }
 
-rounds=3 steps=6 peal=build/peal core=0 data="" batches=()
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --rounds | --steps | --peal | --core)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --batch)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      batches+=("$2")
-      shift 2
-      ;;
-    --help | -h) usage; exit 0 ;;
-    -*) usage >&2; echo "resnet_against_pytorch.sh: unknown argument '$1'" >&2; exit 2 ;;
-    *) data=$1; shift ;;
-  esac
-done
-[[ -f $data ]] || { usage >&2; echo "resnet_against_pytorch.sh: no file '$data'" >&2; exit 2; }
+rounds=3 steps=6 core=0 batch=()
+take_arguments "rounds steps peal core batch+" "$@"
+one_file "a binary file of CIFAR-10"
+batches=("${batch[@]}")
 [[ ${#batches[@]} -gt 0 ]] || batches=(32 128)
-
-python=${PEAL_PYTHON:-python3}
-if ! "$python" -c 'import torch' 2> /dev/null; then
-  echo "resnet_against_pytorch.sh: $python has no PyTorch; PEAL_PYTHON names one that has" >&2
-  exit 2
-fi
-if [[ ! -x $peal ]]; then
-  echo "resnet_against_pytorch.sh: no program at $peal; build it or name it with --peal" >&2
-  exit 2
-fi
+need_pytorch
+need_program "$peal"
 
 export OMP_NUM_THREADS=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+make_work
 
 run_peal() {
   taskset -c "$core" "$peal" bench train examples/cifar10_resnet18.textproto --json --warmup 2 \
-    --steps "$steps" --set "data.train.cifar.path=[$data]" --set "data.test.cifar.path=[$data]" \
+    --steps "$steps" --set "data.train.cifar.path=[$file]" --set "data.test.cifar.path=[$file]" \
     --set data.test.limit=1 --set "train.global_batch=$1" --set parallel.virtual_ranks=1 \
     --set parallel.threads=1 | tail -n1 >> "$work/peal_$1"
 }

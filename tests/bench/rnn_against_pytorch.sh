@@ -5,6 +5,8 @@
 # PEAL_PYTHON names a python3 with PyTorch; leave the machine alone while this runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tests/bench/bench.sh
+source tests/bench/bench.sh
 
 usage() {
   cat <<'EOF'
@@ -19,33 +21,15 @@ EOF
 
 rounds=3
 steps=20
-peal=build/peal
 cells="LSTM GRU"
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --rounds | --steps | --peal | --cells)
-      [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --help | -h) usage; exit 0 ;;
-    *) usage >&2; echo "rnn_against_pytorch.sh: unknown argument '$1'" >&2; exit 2 ;;
-  esac
-done
+take_arguments "rounds steps peal cells" "$@"
+no_operands
 
-python=${PEAL_PYTHON:-python3}
-if ! "$python" -c 'import torch' 2> /dev/null; then
-  echo "rnn_against_pytorch.sh: $python has no PyTorch; see against_pytorch.sh" >&2
-  exit 2
-fi
-if [[ ! -x $peal ]]; then
-  echo "rnn_against_pytorch.sh: no program at $peal; build it or name it with --peal" >&2
-  exit 2
-fi
+need_pytorch
+need_program "$peal"
 
 job=examples/fashion_mnist_lstm.textproto
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+make_work
 export OMP_NUM_THREADS=1
 
 # case: cell, steps of a record, inputs of a step, batch
