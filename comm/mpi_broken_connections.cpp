@@ -1,11 +1,12 @@
 // The module is a shared object that Open MPI loads. Its calls of readv and writev, through which
-// all data of established connections go, are led to the two functions below, by the addresses that
-// the dynamic linker keeps for it.
+// all data of established connections go, and of close, are led to the functions below, by the
+// addresses that the dynamic linker keeps for it.
 #include "comm/mpi_broken_connections.h"
 
 #include <elf.h>
 #include <fcntl.h>
 #include <link.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -14,13 +15,61 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstdint>
+#include <cstring>
 #include <string_view>
 
 namespace peal {
 namespace {
 
 constexpr std::string_view kModule = "/mca_btl_tcp.so";
+
+// Where the sockets lead to, noted while they work: one that was reset does not say it any more.
+struct Peer {
+  enum State { unknown, being_noted, noted };
+  std::atomic<int> state{unknown};
+  NetAddress address{};
+};
+std::array<Peer, 1 << 14> peers;  // by socket; larger numbers are not noted
+
+Peer* peer_of(int socket) {
+  const auto place = static_cast<std::size_t>(socket);
+  return place < peers.size() ? &peers[place] : nullptr;
+}
+
+void note_peer(int socket) {
+  Peer* const peer = peer_of(socket);
+  if (peer == nullptr || peer->state.load(std::memory_order_relaxed) != Peer::unknown) return;
+  int free = Peer::unknown;
+  if (!peer->state.compare_exchange_strong(free, Peer::being_noted)) return;
+  sockaddr_storage found{};
+  socklen_t length = sizeof found;
+  auto* const address = reinterpret_cast<sockaddr*>(&found);
+  const auto known = ::getpeername(socket, address, &length) == 0 ? net_address(*address)
+                                                                  : std::optional<NetAddress>();
+  if (known) peer->address = *known;
+  peer->state.store(known ? Peer::noted : Peer::unknown, std::memory_order_release);
+}
+
+// Those whose connections broke.
+struct Broken {
+  std::atomic<bool> there{false};
+  NetAddress address{};
+};
+std::array<Broken, kMostBroken> lost;
+std::atomic<std::size_t> lost_count{0};
+
+void note_broken(int socket) {
+  Peer* const peer = peer_of(socket);
+  if (peer == nullptr) return;
+  int noted = Peer::noted;
+  if (!peer->state.compare_exchange_strong(noted, Peer::being_noted)) return;
+  const NetAddress address = peer->address;
+  peer->state.store(Peer::unknown, std::memory_order_release);
+  const std::size_t place = lost_count.fetch_add(1);
+  if (place >= lost.size()) return;
+  lost[place].address = address;
+  lost[place].there.store(true, std::memory_order_release);
+}
 
 bool broken(ssize_t bytes) {
   return bytes == 0 || (bytes < 0 && errno != EINTR && errno != EAGAIN && errno != EFAULT);
@@ -29,6 +78,7 @@ bool broken(ssize_t bytes) {
 // A broken socket is ready for ever, and Open MPI's loop of events stays with what is ready. So a
 // clock that is not set, and never ready, takes its place.
 ssize_t silence(int socket) {
+  note_broken(socket);
   if (const int never = ::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC); never >= 0) {
     ::dup3(never, socket, O_CLOEXEC);
     ::close(never);
@@ -38,11 +88,13 @@ ssize_t silence(int socket) {
 }
 
 ssize_t read_unless_broken(int socket, const iovec* parts, int count) {
+  note_peer(socket);
   const ssize_t bytes = ::readv(socket, parts, count);
   return broken(bytes) ? silence(socket) : bytes;
 }
 
 ssize_t write_unless_broken(int socket, const iovec* parts, int count) {
+  note_peer(socket);
   msghdr message{};
   message.msg_iov = const_cast<iovec*>(parts);
   message.msg_iovlen = static_cast<std::size_t>(count);
@@ -54,6 +106,12 @@ ssize_t write_unless_broken(int socket, const iovec* parts, int count) {
   if (::recv(socket, &next, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return silence(socket);
   errno = EAGAIN;
   return -1;
+}
+
+// By Open MPI itself: the number may come back for another connection.
+int close_and_forget(int file) {
+  if (Peer* const peer = peer_of(file)) peer->state.store(Peer::unknown);
+  return ::close(file);
 }
 
 // One loaded shared object.
@@ -70,7 +128,8 @@ class Module {
   }
 
   // Leads the module's calls of `function` to `target`.
-  void redirect(std::string_view function, ssize_t (*target)(int, const iovec*, int)) const {
+  template <typename Function>
+  void redirect(std::string_view function, Function* target) const {
     for (const auto& [entries, bytes] : {calls_, others_}) {
       for (std::size_t i = 0; i < bytes / sizeof *entries; ++i) {
         const auto symbol = ELF64_R_SYM(entries[i].r_info);
@@ -123,12 +182,32 @@ class Module {
 
 }  // namespace
 
+std::optional<NetAddress> net_address(const sockaddr& address) {
+  NetAddress result{};
+  if (address.sa_family == AF_INET6) {
+    const auto& six = reinterpret_cast<const sockaddr_in6&>(address);
+    std::memcpy(result.data(), &six.sin6_addr, result.size());
+    return result;
+  }
+  if (address.sa_family != AF_INET) return std::nullopt;
+  const auto& four = reinterpret_cast<const sockaddr_in&>(address);
+  result[10] = result[11] = 0xff;
+  std::memcpy(result.data() + 12, &four.sin_addr, 4);
+  return result;
+}
+
+const NetAddress* broken_connection(int i) {
+  const Broken* const one = i < kMostBroken ? &lost[static_cast<std::size_t>(i)] : nullptr;
+  return one != nullptr && one->there.load(std::memory_order_acquire) ? &one->address : nullptr;
+}
+
 void wait_on_broken_connections() {
   const auto look = [](dl_phdr_info* info, std::size_t, void*) {
     if (!std::string_view(info->dlpi_name).ends_with(kModule)) return 0;
     const Module module(*info);
     module.redirect("readv", read_unless_broken);
     module.redirect("writev", write_unless_broken);
+    module.redirect("close", close_and_forget);
     return 1;
   };
   ::dl_iterate_phdr(look, nullptr);

@@ -1,7 +1,19 @@
 // What becomes of this process when a TCP connection of Open MPI breaks.
 #pragma once
 
+#include <sys/socket.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
 namespace peal {
+
+// An address of IPv6, or ::ffff:a.b.c.d for one of IPv4.
+using NetAddress = std::array<std::uint8_t, 16>;
+
+// Nothing for other families.
+std::optional<NetAddress> net_address(const sockaddr& address);
 
 // Open MPI 4.1 ends the process with exit code 255, and tells its launcher to end the job, when a
 // connection breaks on which a message is under way (ompi/mca/pml/ob1/pml_ob1_sendreq.c calls
@@ -15,5 +27,10 @@ namespace peal {
 // Peal's deadline or its launcher ends it. Where that module is not loaded (other networks, Open
 // MPI as a single library) nothing is changed. May be called again; beside threads that use MPI.
 void wait_on_broken_connections();
+
+// Where the i-th connection that broke since then led to, as far as it is known: most often because
+// the process there has ended. Null: fewer have. The first kMostBroken are kept. Any thread.
+inline constexpr int kMostBroken = 64;
+const NetAddress* broken_connection(int i);
 
 }  // namespace peal

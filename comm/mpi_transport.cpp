@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "comm/message_collectives.h"
-#include "comm/mpi_broken_connections.h"
 #include "comm/small_reduce.h"
 #include "core/base/error.h"
 
@@ -26,15 +25,6 @@ constexpr double kLook = 20e-3;  // seconds between looks at the processes of th
 constexpr int kNoticeTag = 0, kHelloTag = 1, kPairTag = 2, kDataTag = 8;  // and one for each lane
 constexpr int kTagsOfGroup = kDataTag + Messages::kLanes;
 
-void check(int status, std::string_view what) {
-  if (status == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(status, text, &length);
-  throw Error(ErrorKind::peer, std::string(what),
-              std::string(text, static_cast<std::size_t>(length)));
-}
-
 std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
@@ -44,13 +34,6 @@ std::size_t at(int index) {
 std::mutex& mpi_mutex() {
   static std::mutex mutex;
   return mutex;
-}
-
-MPI_Comm duplicate(MPI_Comm ranks) {
-  MPI_Comm comm = MPI_COMM_NULL;
-  check(MPI_Comm_dup(ranks, &comm), "MPI_Comm_dup");
-  MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
-  return comm;
 }
 
 int first_tag(const MpiChannel& channel, std::int64_t group) {
@@ -262,17 +245,17 @@ MPI_Request& MpiTransport::begin(Lane& lane, int awaited) {
 void MpiTransport::send(const std::byte* from, std::size_t bytes, int to, int tag, Lane& lane) {
   if (bytes == 0) return;
   const std::lock_guard lock(mpi_);
-  check(MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, in_channel(to), tag_ + tag,
-                  channel_->data, &begin(lane, -1)),
-        watch_.names[at(to)]);
+  check_mpi(MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, in_channel(to), tag_ + tag,
+                      channel_->data, &begin(lane, -1)),
+            watch_.names[at(to)]);
 }
 
 void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag, Lane& lane) {
   if (bytes == 0) return;
   const std::lock_guard lock(mpi_);
-  check(MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, in_channel(from), tag_ + tag,
-                  channel_->data, &begin(lane, from)),
-        watch_.names[at(from)]);
+  check_mpi(MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, in_channel(from), tag_ + tag,
+                      channel_->data, &begin(lane, from)),
+            watch_.names[at(from)]);
 }
 
 void MpiTransport::wait_for_any(const Call& call) {
@@ -289,7 +272,7 @@ void MpiTransport::wait_for_any(const Call& call) {
       throw_cause(cause_);
     }
     if (late) fail_late(call);
-    if (host_ && patience.seconds() >= next_look) {
+    if (patience.seconds() >= next_look) {
       gone = look_for_gone(call, gone);
       next_look = patience.seconds() + kLook;
     }
@@ -318,7 +301,7 @@ bool MpiTransport::poll() {
   int ended = 0;
   const int status = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &ended,
                                   ended_.data(), MPI_STATUSES_IGNORE);
-  if (status != MPI_SUCCESS) check(status, watch_.place());  // a text: not in each look
+  if (status != MPI_SUCCESS) check_mpi(status, watch_.place());  // a text: not in each look
   if (ended == MPI_UNDEFINED) ended = 0;
   for (int i = 0; i < ended; ++i) {
     UnderWay& message = under_way_[at(ended_[at(i)])];
@@ -347,15 +330,15 @@ void MpiTransport::drop_messages() {
 }
 
 void MpiTransport::listen() {
-  check(MPI_Irecv(&heard_, sizeof heard_, MPI_BYTE, MPI_ANY_SOURCE, tag_ + kNoticeTag,
-                  channel_->control, &listener_),
-        "MPI control messages");
+  check_mpi(MPI_Irecv(&heard_, sizeof heard_, MPI_BYTE, MPI_ANY_SOURCE, tag_ + kNoticeTag,
+                      channel_->control, &listener_),
+            "MPI control messages");
 }
 
 void MpiTransport::poll_notices() {
   for (;;) {
     int done = 0;
-    check(MPI_Test(&listener_, &done, MPI_STATUS_IGNORE), "MPI control messages");
+    check_mpi(MPI_Test(&listener_, &done, MPI_STATUS_IGNORE), "MPI control messages");
     if (done == 0) return;
     if (heard_.kind == Notice::waiting) {
       waiting_in_[at(heard_.rank)] = heard_.sequence;
@@ -458,13 +441,18 @@ void MpiTransport::fail_late(const Call& call) {
   fail_peer(late_message(watch_, call.record, late));
 }
 
-// Whether a process of this host has ended: the others would learn it from the deadline only, and
-// Slurm ends all ranks a second after one. What it said last comes before it is `seen` again.
+// Whether a process has ended, of this host or alone on another: the others would learn it from the
+// deadline only, and Slurm ends all ranks a second after one. What it said last comes before it is
+// `seen` again.
 bool MpiTransport::look_for_gone(const Call& call, bool seen) {
-  if (const Cause* cause = host_->shared.failure()) throw_cause(*cause);
-  const int gone = host_->shared.gone();
-  if (gone < 0 || !seen) return gone >= 0;
-  fail_peer(cat(host_->watch.names[at(gone)], " is gone, waited for in ", short_name(call.record)));
+  if (const Cause* cause = host_ ? host_->shared.failure() : nullptr) throw_cause(*cause);
+  const std::string* name = nullptr;
+  if (const int here = host_ ? host_->shared.gone() : -1; here >= 0) {
+    name = &host_->watch.names[at(here)];
+  }
+  if (const int away = channel_->gone(in_channel_); away >= 0) name = &watch_.names[at(away)];
+  if (name == nullptr || !seen) return name != nullptr;
+  fail_peer(cat(*name, " is gone, waited for in ", short_name(call.record)));
 }
 
 // A rank that waits in this call said so. The others are not in it, but all have been in the call
@@ -578,15 +566,6 @@ void MpiTransport::run_pair(const Call& call) {
 }
 
 }  // namespace
-
-// Never freed: that is collective, and a peer may be gone.
-MpiChannel::MpiChannel(MPI_Comm ranks) : data(duplicate(ranks)), control(duplicate(ranks)) {
-  wait_on_broken_connections();  // from here on every wait for a peer has a deadline
-  void* value = nullptr;
-  int found = 0;
-  MPI_Comm_get_attr(data, MPI_TAG_UB, &value, &found);
-  highest_tag = found != 0 ? *static_cast<int*>(value) : 32767;  // the least that MPI promises
-}
 
 std::unique_ptr<Transport> make_mpi_transport(const Watch& watch,
                                               std::shared_ptr<const MpiChannel> channel,

@@ -4,8 +4,9 @@ right exit code and one line that names the culprit and nobody else, and `peal i
 name the same. What the tests comm_drill*_test.py share: one round, and a table of rounds.
 
 A round is CARRIER/CALL/FAULT/RANK/SEED. Carriers are shared memory (`shared`), messages inside a host
-(`mpi`), and two hosts of a test bed, on which mpirun (`hosts`) or a real Slurm (`srun`) starts the
-ranks; `shared+c-single` is the first in a host program of its own (tests/comm_mpi/drill_rank.cpp).
+(`mpi`), and two hosts of a test bed, on which mpirun (`hosts`) or a real Slurm (`srun`) starts two
+ranks each, or one (`hosts-alone`, `srun-alone`); `shared+c-single` is the first in a host program of
+its own (tests/comm_mpi/drill_rank.cpp).
 """
 import argparse
 import concurrent.futures
@@ -47,11 +48,10 @@ DISAGREEMENTS = {
     "barrier": "name order", "split": "order", "make_group": "name order",
     "group": "count dtype op name order"}
 STILL = ["stop", "kill", "leave", "idle"]     # the others wait for the culprit
-RANKS = {"shared": 3, "mpi": 3, "hosts": 4, "srun": 4}
-ON_BEDS = ("hosts", "srun")
+RANKS = {"shared": 3, "mpi": 3, "hosts": 4, "srun": 4, "hosts-alone": 2, "srun-alone": 2}
+ON_BEDS = ("hosts", "srun", "hosts-alone", "srun-alone")
 HOST_PROGRAMS = ["single", "c-funneled", "multiple", "c-single", "funneled", "c-multiple",
                  "serialized", "c-serialized"]
-SLOTS = 2                                     # ranks of a host
 
 # Connections of MPI hold little, as slow links do: when one breaks, a message is under way.
 SMALL_SOCKETS = {"OMPI_MCA_btl_tcp_sndbuf": "65536", "OMPI_MCA_btl_tcp_rcvbuf": "65536"}
@@ -98,6 +98,20 @@ class Round:
         return self.carrier.split("+")[0]
 
     @property
+    def alone(self):
+        """Each rank has a host of its own."""
+        return self.base.endswith("-alone")
+
+    @property
+    def slots(self):
+        """Ranks of a host of a bed."""
+        return 1 if self.alone else 2
+
+    @property
+    def by_slurm(self):
+        return self.base.startswith("srun")
+
+    @property
     def program(self):
         """Who calls MPI_Init."""
         return (self.carrier.split("+") + ["peal"])[1]
@@ -108,8 +122,9 @@ class Round:
 
     @property
     def waits(self):
-        """The others wait for somebody, until the deadline at the latest."""
-        return self.fault in (*STILL, "link")
+        """The others wait for somebody, until the deadline. The end of a process that is alone on its
+        host shows in its connections."""
+        return self.fault in (*STILL, "link") and not (self.alone and self.fault == "kill")
 
     @property
     def deadline(self):
@@ -131,7 +146,7 @@ class Round:
         return {"OMPI_MCA_btl": "tcp,self", **SMALL_SOCKETS} if over_tcp else {}
 
     def host_of(self, rank):
-        return self.started_as(rank) // SLOTS + 1
+        return self.started_as(rank) // self.slots + 1
 
     def culprits(self, of_rank):
         """Whom a rank may name, and must name one of."""
@@ -198,14 +213,14 @@ class Drill:
         self.latest = 0  # seconds from the fault to the end of the last of the living
         words = [DRILL_RANK, "mpi" if what.base == "mpi" else "shared", what.program, what.kind,
                  what.fault, what.rank, what.seed, what.deadline, folder]
-        shell = SRUN_SHELL if what.base == "srun" else SHELL
+        shell = SRUN_SHELL if what.by_slurm else SHELL
         ranks = ["sh", "-c", shell, "rank", *map(str, words)]
-        if what.base == "srun":
-            self.command = bed.command("srun", "--mpi=pmix", "--nodes", 2, "--ntasks-per-node", SLOTS,
-                                       *ranks)
+        if what.by_slurm:
+            self.command = bed.command("srun", "--mpi=pmix", "--nodes", 2, "--ntasks-per-node",
+                                       what.slots, *ranks)
         elif bed:
             passed_on = [word for name in ("FOLDER", *SMALL_SOCKETS) for word in ("-x", name)]
-            self.command = bed.command("mpirun", SLOTS, *passed_on, *ranks)
+            self.command = bed.command("mpirun", what.slots, *passed_on, *ranks)
         else:
             self.command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(what.ranks),
                             *ranks]
@@ -242,7 +257,7 @@ class Drill:
         code, said = text_of(self.code_file(rank)), text_of(self.folder / f"rank-{rank}")
         stays = self.what.fault == "leave" and rank == self.what.rank  # in MPI_Finalize
         # Slurm, which waits for a second, may come before a rank that has said why has ended.
-        killed = self.what.base == "srun" and self.process.poll() is not None and not code
+        killed = self.what.by_slurm and self.process.poll() is not None and not code
         if stays or killed:
             code = said and said.split("\n")[0]
         if not code or not code.strip():
@@ -270,7 +285,7 @@ class Drill:
         self.wait_for(f"the end of ranks {living}", lambda: all(self.result(r) for r in living))
         self.check(living)
         self.inspect()
-        if what.base == "srun" and not what.fault == "link":
+        if what.by_slurm and not what.fault == "link":
             self.await_slurm()
         elif what.fault == "stop":
             self.signal(what.rank, signal.SIGCONT)
@@ -321,7 +336,7 @@ class Drill:
             if what.fault == "throw":
                 demand(code == 2, where, "2 was due")
                 demand(line.endswith("shard 3: record 7 is cut short"), where, "not the first cause")
-            elif what.waits:
+            elif what.fault in (*STILL, "link"):
                 demand(code == 3, where, "3 was due")
                 culprits = what.culprits(rank)
                 demand(named(line) and named(line) <= culprits, where, "culprits:", culprits)
@@ -336,7 +351,11 @@ class Drill:
         if what.fault == "throw":  # wrong input is no flight's matter
             demand(not list((self.folder / "flight").glob("*.jsonl")), "a flight record")
             return
-        done = subprocess.run([PEAL, "inspect", "flight", self.folder / "flight", "--json"],
+        # Of two ranks both are in the group, whose rank 0 is the culprit, and nobody waits outside.
+        records, culprit = "flight", what.rank
+        if what.alone and what.kind == "group":
+            records, culprit = "group", 0
+        done = subprocess.run([PEAL, "inspect", "flight", self.folder / records, "--json"],
                               capture_output=True, text=True, timeout=30)
         demand(done.returncode == 0, "inspect:", done.stdout, done.stderr)
         verdict = json.loads(done.stdout)
@@ -344,7 +363,7 @@ class Drill:
         late = set(verdict["late"]) | set(verdict["missing"])
         if what.fault in STILL:
             demand(verdict["verdict"] == "late", said)
-            demand(late == {what.rank}, said)
+            demand(late == {culprit}, said)
         elif what.fault == "link":
             # Each side waits for the other: in one call, or in several.
             demand(verdict["verdict"] in ("stuck", "late", "crossed"), said)
@@ -372,7 +391,7 @@ class Drill:
             except (OSError, Wrong):
                 pass  # has ended
         try:
-            if self.what.base == "srun" and self.process.poll() is None:
+            if self.what.by_slurm and self.process.poll() is None:
                 self.bed.run("scancel", "--user", "root")
             self.process.wait(15)
         except subprocess.TimeoutExpired:
@@ -417,7 +436,7 @@ class Table:
     def bed(self, folder, k):
         place = folder / f"hosts-{k}"
         place.mkdir()
-        return Bed(place, slurm=self.on("srun"))
+        return Bed(place, slurm=self.on("srun", "srun-alone"))
 
     def one(self, what, folder):
         with self.lock:

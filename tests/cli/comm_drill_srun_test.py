@@ -1,6 +1,8 @@
 """Drills of the communicator (comm_drill.py) whose ranks a real Slurm starts on two hosts of a test
 bed, `srun --mpi=pmix`, which ends a step a second after it has lost a rank of it.
 
+Where each rank has a host of its own (`srun-alone`), one that is killed is named all the same.
+
   comm_drill_srun_test.py          the rounds of the suite, drawn from a fixed seed
   comm_drill_srun_test.py --all    every kind of call x every fault
   comm_drill_srun_test.py srun/gather/stop/1/7 [--keep]    one round
@@ -20,6 +22,9 @@ def rounds(draw, kinds, disagreements):
             rank = draw.randrange(RANKS["srun"])
             yield Round("srun", kind, fault, rank | 1 if fault == "link" else rank,
                         draw.randrange(1000))
+    for kind in kinds:
+        yield Round("srun-alone", kind, "kill", draw.randrange(RANKS["srun-alone"]),
+                    draw.randrange(1000))
 
 
 def every_round(seed):

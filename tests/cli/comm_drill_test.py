@@ -23,18 +23,21 @@ def every_round(seed):
                     rank = draw.randrange(RANKS[carrier])
                     yield Round(carrier, kind, fault, rank | 1 if fault == "link" else rank,
                                 draw.randrange(1000))
+    for kind in KINDS:
+        yield Round("hosts-alone", kind, "kill", draw.randrange(RANKS["hosts-alone"]),
+                    draw.randrange(1000))
 
 
 def rounds_of_the_suite(seed):
     """Every call is stopped, killed and left over each carrier, and cut between hosts; of what else
     can go wrong with it, one disagreement and one milder fault. Over hosts, which take longest to
-    start, one more round for every two calls."""
+    start, one more round for every two calls; one for every four with each rank alone on its host."""
     draw = random.Random(seed)
     chosen, seen = [], {}
     for one in every_round(seed):
-        if one.carrier == "hosts":
+        if one.carrier.startswith("hosts"):
             always = one.fault == "link"
-            group = ("hosts", KINDS.index(one.kind) // 2)
+            group = (one.carrier, KINDS.index(one.kind) // (4 if one.alone else 2))
         else:
             always = one.fault in ("stop", "kill", "leave")
             group = (one.carrier, one.kind, one.fault in DISAGREEMENTS[one.kind].split())
