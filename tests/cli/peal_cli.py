@@ -53,8 +53,39 @@ def environment(arguments, ranks):
 
 def run(arguments, ranks=0, timeout=120, **options):
     """Runs to the end; stdout and stderr are captured apart."""
-    return subprocess.run(command(arguments, ranks), capture_output=True, text=True,
-                          timeout=timeout, env=environment(arguments, ranks), **options)
+    return run_words(command(arguments, ranks), timeout, env=environment(arguments, ranks), **options)
+
+
+def run_words(words, timeout, **options):
+    """As subprocess.run, but one that takes too long fails with where its processes are."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          **options) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            where = whereabouts(tree(process.pid))
+            kill_tree(process)
+            output, errors = process.communicate()
+            raise AssertionError(f"not done after {timeout} s: {words}\n{output}{errors}\n"
+                                 f"{where}") from None
+        except BaseException:
+            kill_tree(process)
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def whereabouts(pids):
+    """What the threads of these processes do; if there is a debugger, where in our code."""
+    said = [subprocess.run(["ps", "-L", "-o", "pid,lwp,stat,wchan:24,args", "-p",
+                            ",".join(map(str, pids))], capture_output=True, text=True).stdout]
+    for pid in pids if shutil.which("gdb") else []:
+        stacks = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 24"],
+                                capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+        ours = [line[:150] for line in stacks.splitlines()
+                if line.startswith("Thread") or line.startswith("#") and "peal::" in line]
+        if any("peal::" in line for line in ours):
+            said += [f"process {pid}:", *ours]
+    return "\n".join(said)
 
 
 # A rank keeps its exit code and ends when all have: mpirun, which kills the others when the first
@@ -79,8 +110,7 @@ def run_failing(arguments, ranks, timeout=60, settings=None):
             own = settings[rank] if settings else {}
             words += [*([":"] if rank else []), "-np", "1", "env", *(f"{k}={v}" for k, v in own.items()),
                       "sh", "-c", FAILING_RANK, "rank", PEAL, *map(str, arguments)]
-        result = subprocess.run(words, capture_output=True, text=True, timeout=timeout,
-                                env={**MPI_ENVIRONMENT, "CODES": codes})
+        result = run_words(words, timeout, env={**MPI_ENVIRONMENT, "CODES": codes})
         found = [pathlib.Path(codes, str(rank)) for rank in range(ranks)]
         return result, [int(code.read_text()) if code.exists() else None for code in found]
 
@@ -92,16 +122,21 @@ def start(arguments, ranks=0, **options):
                             env=environment(arguments, ranks), **options)
 
 
-def kill_tree(process, number=signal.SIGKILL, when=lambda: None):
-    """Signals mpirun and every rank below it, which sit in process groups of their own, as soon as
-    `when` returns."""
-    pids = [process.pid]
+def tree(root):
+    """A process and all below it: the ranks of mpirun sit in process groups of their own."""
+    pids = [root]
     for pid in pids:
         for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
             try:
                 pids += [int(child) for child in task.read_text().split()]
             except OSError:
                 pass
+    return pids
+
+
+def kill_tree(process, number=signal.SIGKILL, when=lambda: None):
+    """Signals mpirun and every rank below it as soon as `when` returns."""
+    pids = tree(process.pid)
     when()
     for pid in pids:
         try:
