@@ -1,13 +1,12 @@
 // What the communicators of a process that use MPI messages have in common.
 #pragma once
 
-#include <mpi.h>
-
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "comm/mpi_broken_connections.h"
+#include "comm/mpi_comm.h"
 
 namespace peal {
 

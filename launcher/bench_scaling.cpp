@@ -8,6 +8,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "comm/tree.h"
 #include "core/base/error.h"
@@ -45,10 +46,28 @@ struct Point {
   JobSpec job;
   std::unique_ptr<OverlapBench> bench;
   OverlapTimes times;
+  CostModel beside;  // of the sums of two, while the ranks of this point compute
 
   double samples_per_second() {
     return job.train().global_batch() / times.median(OverlapMode::overlapped);
   }
+};
+
+// Threads that compute as long as it lives.
+class BusyCores {
+ public:
+  explicit BusyCores(int threads) {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back(compute);
+  }
+
+ private:
+  static void compute(const std::stop_token& stop) {
+    volatile double value = 1;
+    while (!stop.stop_requested()) {
+      for (int i = 0; i < 10'000; ++i) value = value * 0.999 + 0.001;
+    }
+  }
+  std::vector<std::jthread> threads_;
 };
 
 // What was measured of the link, with nothing computed beside it.
@@ -98,8 +117,11 @@ class ScalingBench {
   void measure();
   void meet();
 
-  Link measure_link(Point& two);
-  std::vector<BucketSum> sums(const CostModel& costs, const Spread& spread, int partials) const;
+  CostModel fit(Point& two) const;
+  Link measure_link(Point& two) const;
+  void measure_beside();
+  std::vector<BucketSum> sums(const CostModel& costs, const CostModel& beside, const Spread& spread,
+                              int partials) const;
   StepForecast forecast_of(Point& point, const StepProfile& alone, const Link& link) const;
   double sent_by_rank(const Spread& spread) const;
 
@@ -195,7 +217,7 @@ void ScalingBench::measure() {
 }
 
 // On the smallest number of hosts or ranks that have a link between them.
-Link ScalingBench::measure_link(Point& two) {
+CostModel ScalingBench::fit(Point& two) const {
   CollectiveCase what;
   what.op = tree_ ? Collective::ordered_tree : Collective::all_reduce;
   what.seconds = 1;
@@ -206,12 +228,16 @@ Link ScalingBench::measure_link(Point& two) {
     return MeasuredSum{static_cast<double>(count) * sizeof(float),
                        bench.measure(count, /*in_place=*/true).median};
   };
-  Link link;
   const MeasuredSum first = measured(small);
-  link.costs = fit_link(first, measured(large), two.spread, tree_);
+  return fit_link(first, measured(large), two.spread, tree_);
+}
+
+Link ScalingBench::measure_link(Point& two) const {
+  Link link;
+  link.costs = fit(two);
   // A second time, all calls of it, for the cores.
-  std::vector<float> values(static_cast<std::size_t>(large));
-  const Tensor x{values.data(), {large}};
+  std::vector<float> values(bucket_bytes_ / sizeof(float));
+  const Tensor x{values.data(), {static_cast<std::int64_t>(values.size())}};
   Stream s;
   constexpr int kCalls = 20;
   const double before = busy_core_seconds();
@@ -223,13 +249,25 @@ Link ScalingBench::measure_link(Point& two) {
   return link;
 }
 
-std::vector<BucketSum> ScalingBench::sums(const CostModel& costs, const Spread& spread,
-                                          int partials) const {
+// Once for each point, as its ranks may share cores with each other and with what sums need.
+void ScalingBench::measure_beside() {
+  for (Point& point : points_) {
+    if (point.units == 1) continue;
+    meet();
+    const BusyCores busy(point.bench ? point.bench->lanes() : 0);
+    if (points_[1].ranks) point.beside = fit(points_[1]);
+    meet();
+  }
+}
+
+std::vector<BucketSum> ScalingBench::sums(const CostModel& costs, const CostModel& beside,
+                                          const Spread& spread, int partials) const {
   std::vector<BucketSum> buckets;
   for (std::size_t begin = 0; begin < gradient_bytes_; begin += bucket_bytes_) {
     const std::size_t end = std::min(begin + bucket_bytes_, gradient_bytes_);
     const Load load{static_cast<double>(end - begin), partials};
-    buckets.push_back({end, seconds_of_sum(costs, load, spread, tree_)});
+    buckets.push_back({end, seconds_of_sum(costs, load, spread, tree_),
+                       seconds_of_sum(beside, load, spread, tree_)});
   }
   return buckets;
 }
@@ -245,9 +283,10 @@ StepProfile ScalingBench::profile(Point& point) const {
 
 StepForecast ScalingBench::forecast_of(Point& point, const StepProfile& alone,
                                        const Link& link) const {
-  const std::vector<BucketSum> buckets = sums(link.costs, point.spread, point.partials);
+  const std::vector<BucketSum> buckets =
+      sums(link.costs, point.beside, point.spread, point.partials);
   double seconds = 0;
-  for (const BucketSum& bucket : buckets) seconds += bucket.seconds;
+  for (const BucketSum& bucket : buckets) seconds += bucket.beside;
   const int ranks_here = point.threads / point.bench->lanes();
   const double busy =
       seconds > 0 ? link.core_seconds * ranks_here * static_cast<double>(gradient_bytes_) / seconds
@@ -330,8 +369,8 @@ void ScalingBench::say_forecast(const StepProfile& alone, const Link& link) cons
       costs.between.sent = 8e-9 / gigabits;
       const Spread spread =
           hosts > 1 ? Spread{ranks, hosts, of_host, of_host} : Spread{ranks, 1, ranks, ranks};
-      const StepForecast expected =
-          forecast(alone, sums(costs, spread, /*partials=*/1), /*overlapped=*/true, /*taken=*/0);
+      const StepForecast expected = forecast(alone, sums(costs, costs, spread, /*partials=*/1),
+                                             /*overlapped=*/true, /*taken=*/0);
       const double efficiency = alone.end / expected.seconds;
       if (arguments_.json) {
         std::puts(Json({{"forecast_ranks", ranks},
@@ -375,6 +414,7 @@ void ScalingBench::run() {
   measure();
   Link link;
   if (arguments_.model && points_[1].ranks) link = measure_link(points_[1]);
+  if (arguments_.model) measure_beside();
   meet();
   if (comm_.rank() == 0) report(arguments_.model ? &link : nullptr);
 }

@@ -5,27 +5,6 @@
 namespace peal {
 namespace {
 
-// The clock of a rank that computes while its sums run now and then.
-class Computing {
- public:
-  explicit Computing(double taken) : speed_(1 - taken) {}
-
-  // Computes until `done` seconds of a step alone are done, beside a sum that ends at `sum_end`.
-  double until(double done, double sum_end) {
-    double left = std::max(0.0, done - done_);
-    done_ = std::max(done_, done);
-    if (now_ < sum_end) {
-      const double beside = std::min(left, (sum_end - now_) * speed_);
-      now_ += beside / speed_;
-      left -= beside;
-    }
-    return now_ += left;
-  }
-
- private:
-  double speed_, now_ = 0, done_ = 0;
-};
-
 double ready_at(const StepProfile& alone, std::size_t bytes) {
   for (const ReadyTime& ready : alone.ready) {
     if (ready.bytes >= bytes) return ready.seconds;
@@ -39,17 +18,28 @@ StepForecast forecast(const StepProfile& alone, std::span<const BucketSum> bucke
                       double taken) {
   const double backward = alone.ready.back().seconds, optimizer = alone.end - backward;
   const auto all = static_cast<double>(buckets.back().end);
-  Computing computing(taken);
+  const double speed = 1 - taken;
   StepForecast result;
   std::vector<double> ends;
-  double link = 0;
+  double now = 0;
+  double done = 0, computed = 0;  // of backward, as seconds alone; when that was done
   for (const BucketSum& bucket : buckets) {
     const double ready = overlapped ? ready_at(alone, bucket.end) : backward;
-    link = std::max(link, computing.until(ready, link)) + bucket.seconds;
-    ends.push_back(link);
+    if (done < ready) {  // meanwhile nothing is summed
+      computed = now += ready - done;
+      done = ready;
+    }
+    const double beside = bucket.beside > 0 ? bucket.beside : bucket.seconds;
+    const double together = std::min(beside, (backward - done) / speed);
+    if (together > 0) {
+      computed = now += together;
+      done += together * speed;
+    }
+    if (beside > 0) now += (1 - together / beside) * bucket.seconds;
+    ends.push_back(now);
     result.sums += bucket.seconds;
   }
-  result.seconds = computing.until(backward, link);
+  result.seconds = computed + (backward - done);
   std::size_t begin = 0;
   for (std::size_t i = 0; i < buckets.size(); ++i) {
     const double part = static_cast<double>(buckets[i].end - begin) / all;

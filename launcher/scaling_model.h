@@ -19,6 +19,7 @@ struct StepProfile {
 struct BucketSum {
   std::size_t end = 0;  // bytes of the gradient arena up to which the bucket goes
   double seconds = 0;   // of its sum over ranks
+  double beside = 0;    // the same while all ranks compute: longer where cores are few; 0: as long
 };
 
 struct StepForecast {
@@ -28,7 +29,8 @@ struct StepForecast {
 };
 
 // Sums run one after another, each from when its bucket is ready (`overlapped`; else from the end
-// of backward); the optimizer updates a bucket's part once it is summed and backward is over.
+// of backward), at the one speed until backward ends and at the other from then on; the optimizer
+// updates a bucket's part once it is summed and backward is over.
 // `taken`: the part of its speed that computing loses while a sum runs.
 StepForecast forecast(const StepProfile& alone, std::span<const BucketSum> buckets, bool overlapped,
                       double taken);

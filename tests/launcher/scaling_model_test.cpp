@@ -39,6 +39,16 @@ TEST(ScalingModel, SumsThatNeedTheCoresSlowBackwardDown) {
   EXPECT_DOUBLE_EQ(step.seconds, 2.25 + 0.5 + 0.5);
 }
 
+TEST(ScalingModel, SumsThatWaitForCoresGoOnFasterAfterBackward) {
+  // Half of the first sum is done beside the second half of backward, the rest in half the time.
+  const std::vector<BucketSum> buckets{{100, 1.0, 2.0}, {200, 0.5, 5.0}};
+  const StepForecast step = forecast(kAlone, buckets, /*overlapped=*/true, /*taken=*/0);
+  EXPECT_DOUBLE_EQ(step.seconds, 2.0 + 0.5 + 0.5 + 0.5);
+  EXPECT_DOUBLE_EQ(step.sums, 1.5);
+  // Beside a backward that it slows down it gets further.
+  EXPECT_DOUBLE_EQ(forecast(kAlone, buckets, true, 0.5).seconds, 3.0 + 0.5 + 0.5);
+}
+
 TEST(ScalingModel, CoresToSpareCostNothing) {
   EXPECT_DOUBLE_EQ(speed_taken({.cores = 2, .threads = 1, .sums = 0.5}), 0);
   EXPECT_DOUBLE_EQ(speed_taken({.cores = 2, .threads = 2, .sums = 0.5}), 0.25);
