@@ -40,7 +40,7 @@ MpiDefault=pmix
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
+SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5,permit_job_expansion
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2

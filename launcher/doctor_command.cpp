@@ -12,6 +12,7 @@
 #include "launcher/doctor_network.h"
 #include "launcher/doctor_probe.h"
 #include "launcher/program.h"
+#include "launcher/slurm.h"
 #include "launcher/start_ranks.h"
 
 namespace peal {
@@ -25,22 +26,6 @@ struct Arguments {
   DoctorQuestion question;
   bool json = false, probe = false, measure = false;
 };
-
-// The hosts of this allocation of Slurm; each with as many ranks as one says: 1.
-std::vector<HostSlots> allocated_hosts(int slots) {
-  const char* list = std::getenv("SLURM_JOB_NODELIST");
-  if (list == nullptr) fail_input("SLURM_JOB_NODELIST", "is not set in this allocation of Slurm");
-  const Outcome said = run_program({"scontrol", "show", "hostnames", list});
-  if (said.code != 0) {
-    throw Error(ErrorKind::peer, "scontrol",
-                cat("does not tell the hosts of ", list, ": ", said.error));
-  }
-  std::vector<HostSlots> hosts;
-  std::istringstream names(said.out);
-  for (std::string name; names >> name;) hosts.push_back({name, slots});
-  if (hosts.empty()) fail_input("SLURM_JOB_NODELIST", "names no host");
-  return hosts;
-}
 
 std::vector<HostSlots> hosts_of(Arguments& arguments) {
   if (!arguments.hosts.empty()) return parse_hosts(arguments.hosts, arguments.slots);

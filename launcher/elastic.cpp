@@ -93,8 +93,7 @@ class Supervisor {
         range_(parse_rank_range(run.options.range)),
         token_(make_token(run.run_directory)),
         pool_({.hosts = first_hosts(run),
-               .hostfile = run.hostfile,
-               .slots = run.slots,
+               .source = source_of(run),
                .token = token_,
                .deadline = run.options.host_deadline,
                .forgive = run.options.forgive},
@@ -106,6 +105,7 @@ class Supervisor {
   int supervise();
   std::vector<std::string> command(const std::vector<HostSlots>& hosts) const;
   static std::vector<HostSlots> first_hosts(const ElasticRun& run);
+  static std::unique_ptr<HostSource> source_of(const ElasticRun& run);
   std::vector<HostSlots> place(const std::vector<HostSlots>& hosts) const;
 
  private:
@@ -161,6 +161,12 @@ std::vector<HostSlots> Supervisor::first_hosts(const ElasticRun& run) {
   if (!run.plan.hosts.empty()) return run.plan.hosts;
   const RankRange range = parse_rank_range(run.options.range);
   return {{"localhost", run.plan.ranks > 0 ? run.plan.ranks : range.most}};
+}
+
+std::unique_ptr<HostSource> Supervisor::source_of(const ElasticRun& run) {
+  if (run.allocation) return make_allocation_source(run.plan.hosts);
+  if (!run.hostfile.empty()) return make_hostfile_source(run.hostfile, run.slots);
+  return nullptr;
 }
 
 // As many ranks as hosts, the range and the job allow.

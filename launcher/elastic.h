@@ -28,6 +28,7 @@ struct ElasticRun {
   RankPlan plan;                        // hosts: at first; empty: this one
   std::filesystem::path hostfile;       // read again when it changes
   int slots = 1;                        // of a host there that does not say
+  bool allocation = false;              // hosts are Slurm's, which is asked again
   std::filesystem::path run_directory;  // absolute; this host sees it, too
   int virtual_ranks = 0;                // of the job; 0: as many as ranks at the first start
   bool fresh = false;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "core/base/error.h"
-#include "core/base/file.h"
 
 namespace peal {
 namespace {
@@ -21,7 +20,6 @@ HostPool::HostPool(Options options, Say say)
     members_.emplace_back();
     members_.back().host = host;
   }
-  if (!options_.hostfile.empty()) text_ = read_file(options_.hostfile);
 }
 
 HostPool::Member* HostPool::find(const std::string& host) {
@@ -36,7 +34,7 @@ const HostPool::Member* HostPool::find(const std::string& host) const {
 }
 
 void HostPool::tick() {
-  if (!options_.hostfile.empty() && Clock::now() - read_ >= kReadHosts) read_hosts();
+  if (options_.source && Clock::now() - read_ >= kReadHosts) read_hosts();
   for (Member& member : members_) tend(member);
 }
 
@@ -45,10 +43,9 @@ void HostPool::read_hosts() {
   read_ = Clock::now();
   std::vector<HostSlots> hosts;
   try {
-    std::string text = read_file(options_.hostfile);
-    if (text == text_) return;
-    text_ = std::move(text);
-    hosts = read_hostfile(options_.hostfile, options_.slots);
+    auto newer = options_.source->newer();
+    if (!newer) return;
+    hosts = std::move(*newer);
   } catch (const Error& error) {
     say_(cat(error.what(), "; the hosts stay as they are"));
     return;
@@ -66,7 +63,7 @@ void HostPool::read_hosts() {
   for (Member& member : members_) {
     if (!member.named) faults_.forgive(member.host.name);
   }
-  say_(cat("hosts as ", options_.hostfile.string(), " names them now: ", host_list(hosts)));
+  say_(cat("hosts as ", options_.source->name(), " names them now: ", host_list(hosts)));
 }
 
 void HostPool::tend(Member& member) {

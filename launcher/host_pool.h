@@ -3,13 +3,13 @@
 #pragma once
 
 #include <chrono>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "launcher/host_link.h"
+#include "launcher/host_source.h"
 #include "launcher/restart_policy.h"
 
 namespace peal {
@@ -20,9 +20,8 @@ class HostPool {
   using Say = std::function<void(const std::string&)>;
 
   struct Options {
-    std::vector<HostSlots> hosts;    // at first
-    std::filesystem::path hostfile;  // read again when it changes; empty: `hosts` stays
-    int slots = 1;                   // of a host there that does not say
+    std::vector<HostSlots> hosts;        // at first
+    std::unique_ptr<HostSource> source;  // where they change; null: nowhere
     std::string token;
     double deadline = 5;   // seconds after which a host that does not answer is out of reach
     double forgive = 600;  // seconds after which an earlier fault of a host does not count
@@ -52,7 +51,7 @@ class HostPool {
  private:
   struct Member {
     HostSlots host;
-    bool named = true;  // false: gone from the hostfile
+    bool named = true;  // false: not any more
     bool tried = false;
     std::unique_ptr<HostLink> link;
     std::string why;  // it is lost
@@ -69,7 +68,7 @@ class HostPool {
   Say say_;
   std::vector<Member> members_;
   HostFaults faults_;
-  std::string text_, run_;  // of the hostfile; number of the run
+  std::string run_;  // its number
   Clock::time_point begin_ = Clock::now(), read_{};
 };
 

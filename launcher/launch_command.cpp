@@ -1,5 +1,7 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 
@@ -9,6 +11,7 @@
 #include "launcher/cli.h"
 #include "launcher/elastic.h"
 #include "launcher/program.h"
+#include "launcher/slurm.h"
 #include "launcher/start_ranks.h"
 #include "launcher/timeline.h"
 
@@ -81,8 +84,8 @@ std::vector<std::string> with_mpirun(Arguments& arguments) {
 }
 
 void check_elastic(const Arguments& arguments) {
-  if (use_srun(arguments)) {
-    fail_input("--elastic", "ranks are started by mpirun; inside an allocation give --with mpirun");
+  if (arguments.with == "srun") {
+    fail_input("--elastic", "ranks are started by mpirun, through ssh; leave out --with srun");
   }
   if (!arguments.timeline.file.empty()) {
     fail_input("--timeline", "is of one start; leave it out with --elastic");
@@ -109,6 +112,12 @@ ElasticRun elastic_run(Arguments& arguments, const JobSpec& job) {
   run.hostfile = arguments.hostfile;
   read_hosts(arguments);
   check_elastic(arguments);
+  if (in_slurm() && arguments.plan.hosts.empty()) {
+    const char* tasks = std::getenv("SLURM_NTASKS_PER_NODE");
+    if (arguments.slots == 0 && tasks != nullptr) run.slots = std::max(1, std::atoi(tasks));
+    run.allocation = true;
+    arguments.plan.hosts = allocated_hosts(run.slots);
+  }
   const RankRange range = parse_rank_range(arguments.elastic.range);
   run.plan = arguments.plan;
   run.run_directory = std::filesystem::absolute(job.run().directory());
@@ -177,7 +186,8 @@ void add_host_arguments(CLI::App& command, Arguments& arguments) {
       ->check(CLI::Range(1, 4096));
   command
       .add_option("--with", arguments.with,
-                  "what starts the ranks; auto: srun inside an allocation of Slurm")
+                  "what starts the ranks; auto: srun inside an allocation of Slurm, but "
+                  "mpirun with --elastic")
       ->check(CLI::IsMember({"auto", "mpirun", "srun"}))
       ->capture_default_str();
   add_rank_arguments(command, arguments.plan);
@@ -186,9 +196,11 @@ void add_host_arguments(CLI::App& command, Arguments& arguments) {
 void add_elastic_arguments(CLI::App& command, ElasticOptions& options) {
   CLI::Option* elastic =
       command
-          .add_option("--elastic", options.range,
-                      "stay beside the ranks and go on with the hosts that remain when some fail; "
-                      "from MIN to MAX ranks")
+          .add_option(
+              "--elastic", options.range,
+              "stay beside the ranks and go on with the hosts that remain when some fail; "
+              "from MIN to MAX ranks. Inside an allocation of Slurm its hosts are meant, as "
+              "they become more; start that with --no-kill")
           ->type_name("MIN:MAX");
   const auto number = [&](const char* name, double& value, const char* help) {
     command.add_option(name, value, help)

@@ -5,7 +5,9 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "core/base/error.h"
@@ -68,6 +70,27 @@ int code_of(const SlurmJob& job) {
 }
 
 }  // namespace
+
+std::string slurm_job_id() {
+  const char* id = std::getenv("SLURM_JOB_ID");
+  return id == nullptr ? "" : id;
+}
+
+std::vector<HostSlots> allocated_hosts(int slots) {
+  const std::string id = slurm_job_id();
+  const auto ask = [&](const std::vector<std::string>& words) {
+    const Outcome said = run_program(words);
+    if (said.code == 0) return trimmed(said.out);
+    throw Error(ErrorKind::peer, words[0],
+                cat("does not tell the hosts of job ", id, ": ", trimmed(said.error)));
+  };
+  const std::string list = ask({"squeue", "--noheader", "--jobs", id, "--format", "%N"});
+  if (list.empty()) throw Error(ErrorKind::peer, "squeue", cat("job ", id, " has no hosts"));
+  std::istringstream names(ask({"scontrol", "show", "hostnames", list}));
+  std::vector<HostSlots> hosts;
+  for (std::string name; names >> name;) hosts.push_back({name, slots});
+  return hosts;
+}
 
 std::string submit(const std::filesystem::path& script) {
   const Outcome outcome = run_program({"sbatch", "--parsable", script.string()});

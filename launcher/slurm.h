@@ -1,10 +1,20 @@
-// Slurm's commands: sbatch, and scontrol to ask about a job.
+// Slurm's commands: sbatch, and squeue and scontrol to ask about a job.
 #pragma once
 
 #include <filesystem>
 #include <string>
+#include <vector>
+
+#include "launcher/hosts.h"
 
 namespace peal {
+
+// The job of whose allocation this process is a part; empty: of none.
+std::string slurm_job_id();
+
+// The hosts that this allocation has now, each with `slots`. Throws Error(peer) where Slurm does
+// not tell.
+std::vector<HostSlots> allocated_hosts(int slots);
 
 // Submits a script; returns the number of the job. Throws Error(input) with what sbatch says, or
 // Error(peer) when Slurm does not answer.

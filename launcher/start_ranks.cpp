@@ -67,6 +67,8 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
   append(words, {"--mca", "odls_base_sigkill_timeout", plan.elastic ? "1" : "5"});
   if (plan.elastic) {
     append(words, {"--mca", "plm_rsh_no_tree_spawn", "1", "--mca", "routed", "direct"});
+    // Through ssh, as the agents: Slurm's part of mpirun knows only the hosts of its start.
+    if (in_slurm()) append(words, {"--mca", "plm", "rsh", "--mca", "ras", "^slurm"});
   }
   // Containers forbid the system call behind this; Peal's own shared memory does not need it.
   append(words, {"--mca", "btl_vader_single_copy_mechanism", "none"});

@@ -214,6 +214,30 @@ class Slurm(BedTest):
         self.assertIn(f"going on after step {stopped}", done.stdout)
         self.assertEqual(self.hash(self.folder / "run"), self.expected())
 
+    def test_an_elastic_run_grows_with_its_allocation(self):
+        self.slow()
+        process = subprocess.Popen(
+            [*TESTBED, "exec", "h1", "salloc", "--no-kill", "--nodelist", "h1,h2", "--nodes", "2", PEAL,
+             "launch", "--elastic", "2:4", "--settle", "1", *self.words(), "--set",
+             "parallel.virtual_ranks=4"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.wait_for(lambda: self.status()["step"] > 1, process, 60)
+        self.assertEqual(self.status()["hosts"], ["h1", "h2"])
+        job = testbed("squeue", "--noheader", "--format", "%i").stdout.strip()
+        # As Slurm's FAQ says: another job gives its hosts to this one.
+        grown = testbed("salloc", "--nodelist", "h3,h4", "--nodes", 2, f"--dependency=expand:{job}",
+                        "sh", "-c", f"cd {self.folder}; scontrol update jobid=$SLURM_JOB_ID NumNodes=0")
+        self.assertEqual(grown.returncode, 0, grown.stderr)
+        self.wait_for(lambda: self.status()["hosts"] == ["h1", "h2", "h3", "h4"], process, 60)
+        testbed("rate", "none")
+        said, _ = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 0, said)
+        self.assertIn(f"hosts as job {job} of Slurm names them now: h1:1,h2:1,h3:1,h4:1", said)
+        self.assertEqual(self.hash(self.folder / "run"), self.expected())
+
     def test_an_array_has_a_folder_for_each_task(self):
         said = self.on("control", PEAL, "submit", "--array", "1-2", *self.words(), "--set",
                        "train.seed=%a", "--set", "train.max_steps=3")
