@@ -88,6 +88,7 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
       {"percent_comm", percent(t.comm)},
       {"percent_optimizer", percent(t.optimizer)},
       {"planned_bytes", trainer.memory().total()},
+      {"activation_bytes", trainer.memory().activations},
       {"peak_rss_bytes", peak_resident_bytes()}};
   if (arguments.json) {
     std::puts(line.dump().c_str());
