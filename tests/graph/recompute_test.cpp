@@ -318,6 +318,45 @@ TEST(Recompute, RunsAgainWhatBackwardReads) {
   EXPECT_THAT(calls(false, true), ElementsAre("before", "a", "b", "last", "c", "idle"));
 }
 
+// y = tanh(x) by way of a copy that backward wants: only the call that makes the copy runs again,
+// as the op says that the other does not write it.
+TEST(Recompute, LeavesCallsThatOnlyReadWhatIsMadeAgain) {
+  for (const bool says : {true, false}) {
+    Graph graph;
+    Counts counts;
+    const Value w = graph.parameter("w", {kRecords}, Initializer::uniform(1));
+    Value y;
+    {
+      const Graph::Block block(graph);
+      y = graph.add_op("two", {w}, {{w.shape(), DType::f32}}, [&counts, says](OpCompiler& c) {
+        Kernels& k = c.kernels();
+        const Ref in = c.in(0), out = c.out(), dy = c.grad_out(), dx = c.grad_in(0);
+        const Ref copy = c.memory(c.in_shape(0));
+        c.forward({in, copy}, [=, &k, &counts](peal::Run& r) {
+          counts.calls.push_back("copy");
+          k.copy(r.stream, r[in], r[copy]);
+        });
+        if (says) c.written({copy});
+        c.forward({copy, out}, [=, &k, &counts](peal::Run& r) {
+          counts.calls.push_back("tanh");
+          k.activation(r.stream, Activation::tanh, 0, r[copy], r[out]);
+        });
+        c.backward({copy, dy, dx}, [=, &k](peal::Run& r) {
+          k.binary(r.stream, BinaryOp::mul, r[copy], r[dy], r[dx]);
+        });
+      })[0];
+    }
+    graph.set_loss(total(y));
+    Session session(graph, true, {.recompute = true});
+    session.forward();
+    counts.calls.clear();
+    session.backward();
+    std::vector<std::string> expected = {"copy", "tanh"};
+    if (says) expected.pop_back();
+    EXPECT_EQ(counts.calls, expected);
+  }
+}
+
 TEST(Recompute, IsNotForEvaluation) {
   Graph graph;
   record(transformer(3), graph);
