@@ -19,17 +19,20 @@ using testing::HasSubstr;
 
 constexpr std::int64_t kRecords = 3;
 
-// x and the weights of its records -> a value that dense layer and loss follow.
+// x, labels and the weights of records -> a value that a dense layer and the loss follow, or none
+// where the body sets the loss.
 struct Net {
   Shape x;
-  std::function<Value(Graph& graph, Value x, Value weight)> body;
+  std::function<Value(Graph& graph, Value x, Value labels, Value weight)> body;
 };
 
 void record(const Net& net, Graph& graph) {
   const Value x = graph.input("x", net.x);
   const Value labels = graph.input("labels", {kRecords}, DType::i32);
   const Value weight = graph.input("weight", {kRecords});
-  const Value y = flatten(net.body(graph, x, weight));
+  const Value features = net.body(graph, x, labels, weight);
+  if (!features.valid()) return;
+  const Value y = flatten(features);
   const Value head = graph.parameter("head", {4, y.shape()[1]}, Initializer::uniform(0.1f));
   const Value logits = dense(y, head, Value());
   graph.set_loss(softmax_cross_entropy(logits, labels, weight));
@@ -96,7 +99,7 @@ Value conv_norm(const std::string& name, Value x, std::int64_t filters, std::int
 }
 
 Net residual_net(int blocks) {
-  return {{kRecords, 3, 8, 8}, [=](Graph& graph, Value x, Value weight) {
+  return {{kRecords, 3, 8, 8}, [=](Graph& graph, Value x, Value /*labels*/, Value weight) {
             x = relu(conv_norm("stem", x, 16, 1, weight));
             for (int i = 0; i < blocks; ++i) {
               const Graph::Block block(graph);
@@ -124,7 +127,8 @@ Value norm_layer(const std::string& name, Value x) {
 constexpr std::int64_t kTime = 10, kWidth = 16;
 
 Net transformer(int blocks) {
-  return {{kRecords, kTime, kWidth}, [=](Graph& graph, Value x, Value /*weight*/) {
+  return {{kRecords, kTime, kWidth},
+          [=](Graph& graph, Value x, Value /*labels*/, Value /*weight*/) {
             x = dropout(add(x, parameter(graph, "positions", {kTime, kWidth})), 0.1f);
             for (int i = 0; i < blocks; ++i) {
               const Graph::Block block(graph);
@@ -173,7 +177,7 @@ TEST(Recompute, KeepsWhatCrossesABorder) {
 // ---- What blocks have to do with the rest -------------------------------------------------------
 
 TEST(Recompute, LeavesWhatOthersRead) {
-  const Net net{{kRecords, 16, 6, 6}, [](Graph& graph, Value x, Value weight) {
+  const Net net{{kRecords, 16, 6, 6}, [](Graph& graph, Value x, Value /*labels*/, Value weight) {
                   Value inner, sums;
                   {
                     const Graph::Block block(graph);
@@ -201,9 +205,26 @@ TEST(Recompute, LeavesWhatOthersRead) {
   for (const bool fuse : {true, false}) saved(net, fuse);
 }
 
+// A gradient may take the place of a value only when backward has read that for the last time.
+TEST(Recompute, LetsGradientsTakeThePlaceOfLogits) {
+  for (const bool read_twice : {false, true}) {
+    const Net net{{kRecords, 5}, [=](Graph& graph, Value x, Value labels, Value weight) {
+                    x = sigmoid(dense(x, parameter(graph, "first", {8, 5}), {}));
+                    const Graph::Block block(graph);
+                    const Value logits = dense(tanh(x), parameter(graph, "w", {40, 8}), {});
+                    Value sum;
+                    if (read_twice) sum = total(mul(logits, logits));
+                    const Value loss = softmax_cross_entropy(logits, labels, weight);
+                    graph.set_loss(read_twice ? add(loss, reshape(sum, {1})) : loss);
+                    return Value();
+                  }};
+    saved(net);
+  }
+}
+
 // Values of all ages, block borders anywhere.
 Net random_net(std::uint64_t seed) {
-  return {{kRecords, 16, 6, 6}, [=](Graph& graph, Value x, Value weight) {
+  return {{kRecords, 16, 6, 6}, [=](Graph& graph, Value x, Value /*labels*/, Value weight) {
             const Random random({.seed = seed});
             std::vector<Value> made = {x};
             std::optional<Graph::Block> block;
@@ -354,6 +375,26 @@ TEST(Recompute, LeavesCallsThatOnlyReadWhatIsMadeAgain) {
     std::vector<std::string> expected = {"copy", "tanh"};
     if (says) expected.pop_back();
     EXPECT_EQ(counts.calls, expected);
+  }
+}
+
+TEST(Recompute, LeavesOutputs) {
+  for (const bool outputs : {true, false}) {
+    Graph graph;
+    Counts counts;
+    Value y = graph.parameter("w", {kRecords}, Initializer::uniform(1));
+    {
+      const Graph::Block block(graph);
+      y = counted("a", counts, y);
+      graph.set_output("a", y);
+      y = scale(y, 2);
+    }
+    graph.set_loss(total(y));
+    Session session(graph, true, {.outputs = outputs, .recompute = true});
+    session.forward();
+    session.backward();
+    const std::vector<std::string> kept = {"a", "da"}, forgotten = {"a", "a", "da"};
+    EXPECT_EQ(counts.calls, outputs ? kept : forgotten);
   }
 }
 
