@@ -125,8 +125,8 @@ class OpCompiler {
   // it, so an op that writes a weight's gradient in a call before its data's lets it travel early.
   // backward() does nothing when no gradient of the op is wanted.
   void forward(std::vector<Ref> uses, CallFunction call);
-  // No later forward call of this op writes them. Without that word each that lists a tensor of the
-  // op may, and is run again where the tensor is made again in backward.
+  // No later forward call of this op writes them. Otherwise each that lists a tensor made by the op
+  // counts as writing it, and runs again where that is made again (PlanOptions::recompute).
   void written(std::initializer_list<Ref> refs);
   void backward(std::vector<Ref> uses, CallFunction call);
   // Instead of forward and backward: out(0) is in(0), without a copy.
