@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What train.recompute saves and costs: a job's memory for activations and its samples/s with NONE and
-# with BLOCKS, on one core, in turns, medians. Leave the machine alone while this runs.
+# What train.recompute saves and costs: a job's memory for activations, its samples/s and the
+# processor's time for a step, with NONE and with BLOCKS, on one core, in turns, medians. On a machine
+# that does other things at the same time, take the processor's time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/bench/bench.sh
@@ -21,23 +22,39 @@ need_program "$peal"
 
 make_work
 export OMP_NUM_THREADS=1
+
+# measure WHAT WARMUP STEPS: what the bench says, behind the seconds of processor it took.
+measure() {
+  local TIMEFORMAT=%U
+  { time taskset -c 0 "$peal" bench train "$job" --json --warmup "$2" --steps "$3" \
+    "${settings[@]}" --set parallel.threads=1 --set train.recompute="$1" > "$work/said"; } \
+    2> "$work/time" || { cat "$work/time" >&2; exit 1; }
+  echo "$(tail -n1 "$work/time") $(tail -n1 "$work/said")"
+}
+
 for ((round = 1; round <= rounds; ++round)); do
   for what in NONE BLOCKS; do
-    taskset -c 0 "$peal" bench train "$job" --json --warmup 2 --steps "$steps" "${settings[@]}" \
-      --set parallel.threads=1 --set train.recompute="$what" | tail -n1 >> "$work/$what.jsonl"
+    measure "$what" 0 1 >> "$work/$what.start"
+    measure "$what" 1 "$steps" >> "$work/$what.steps"
   done
 done
-python3 - "$work" << 'EOF2'
+python3 - "$work" "$steps" << 'EOF2'
 import json, statistics, sys
 from pathlib import Path
 
+work, steps = Path(sys.argv[1]), int(sys.argv[2])
 found = {}
 for what in "NONE", "BLOCKS":
-    lines = [json.loads(line) for line in (Path(sys.argv[1]) / f"{what}.jsonl").open()]
+    start = [float(line.split()[0]) for line in (work / f"{what}.start").open()]
+    seconds, lines = zip(*(line.split(maxsplit=1) for line in (work / f"{what}.steps").open()))
+    lines = [json.loads(line) for line in lines]
+    busy = statistics.median((float(all) - one) / steps for all, one in zip(seconds, start))
     speed = statistics.median(line["samples_per_second"] for line in lines)
-    found[what] = lines[0]["activation_bytes"] / 2**20, lines[0]["planned_bytes"] / 2**20, speed
-    print(f"{what:6}: activations {found[what][0]:.1f} MiB of {found[what][1]:.1f} MiB in all, "
-          f"{speed:.2f} samples/s")
-none, blocks = found["NONE"], found["BLOCKS"]
-print(f"activations / {none[0] / blocks[0]:.2f}, time of a step * {none[2] / blocks[2]:.3f}")
+    size, planned = (lines[0][name] / 2**20 for name in ("activation_bytes", "planned_bytes"))
+    found[what] = size, speed, busy
+    print(f"{what:6}: activations {size:.1f} MiB of {planned:.1f} MiB in all, {speed:.2f} samples/s, "
+          f"{busy:.3f} s of processor a step")
+(size, speed, busy), (less, slower, busier) = found["NONE"], found["BLOCKS"]
+print(f"activations / {size / less:.2f}, time of a step * {speed / slower:.3f}, "
+      f"processor * {busier / busy:.3f}")
 EOF2
