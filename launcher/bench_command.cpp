@@ -77,6 +77,7 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
       {"global_batch", job.train().global_batch()},
       {"reduction", ParallelSpec::Reduction_Name(job.parallel().reduction())},
       {"compression", compression_name(job.parallel())},
+      {"recompute", TrainSpec::Recompute_Name(job.train().recompute())},
       {"steps", arguments.steps},
       {"samples_per_second", rate},
       {"ms_per_step", 1e3 * seconds / static_cast<double>(arguments.steps)},
@@ -88,6 +89,7 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
       {"percent_comm", percent(t.comm)},
       {"percent_optimizer", percent(t.optimizer)},
       {"planned_bytes", trainer.memory().total()},
+      {"activation_bytes", trainer.memory().activations},
       {"peak_rss_bytes", peak_resident_bytes()}};
   if (arguments.json) {
     std::puts(line.dump().c_str());
@@ -100,7 +102,6 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
 
 void bench_train(const Arguments& arguments, const JobSpec& given, Communicator& comm) {
   const JobSpec job = job_to_measure(given, comm, arguments.warmup + arguments.steps);
-  together(comm, [&] { check_model(job); });
   TrainingData data = open_data(job, model_info(job.model()), comm);
   Trainer trainer(job, comm, std::move(data));
   if (comm.rank() == 0) trainer.initialize_weights();
@@ -132,7 +133,10 @@ JobSpec job_to_measure(JobSpec job, Communicator& comm, std::int64_t steps) {
   }
   job.mutable_train()->set_max_steps(steps);
   job.mutable_train()->set_epochs(1 << 20);
-  together(comm, [&] { validate_job(job, comm.world_size(), "job"); });
+  together(comm, [&] {
+    validate_job(job, comm.world_size(), "job");
+    check_model(job);
+  });
   job.mutable_data()->clear_test();
   return job;
 }

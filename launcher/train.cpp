@@ -337,7 +337,6 @@ std::string Run::device_text() const {
 }
 
 void Run::announce() {
-  const MemoryTable memory = trainer_->memory();
   std::int64_t values = 0;
   for (const ArenaEntry& entry : trainer_->table().parameters) values += entry.shape.numel();
   log::info(cat("effective job:\n", effective_job(job_)));
@@ -345,7 +344,6 @@ void Run::announce() {
     log::info(
         cat("binding: ", options_.binding, "; ", trainer_->lanes(), " virtual ranks at a time"));
   }
-  const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
   progress_.say(cat("peal ", build(), ": ", comm_.world_size(), " rank",
                     comm_.world_size() == 1 ? "" : "s", " (", comm_.backend(), "), ",
                     job_.parallel().virtual_ranks(), " virtual ranks, ", trainer_->lanes(),
@@ -353,10 +351,7 @@ void Run::announce() {
                     job_.run().directory()));
   progress_.say(cat("model: ", trainer_->table().parameters.size(), " parameter tensors, ", values,
                     " values; job ", hex(job_hash(job_))));
-  progress_.say(cat("memory of a rank: parameters ", bytes(memory.parameters), ", gradients ",
-                    bytes(memory.gradients), ", optimizer ", bytes(memory.optimizer),
-                    ", activations ", bytes(memory.activations), ", scratch ",
-                    bytes(memory.scratch), ", together ", bytes(memory.total())));
+  progress_.say(cat("memory of a rank: ", to_string(trainer_->memory())));
   if (const std::string& weights = job_.model().weights(); !weights.empty()) {
     progress_.say(first_step_ == 0 ? cat("weights from ", weights)
                                    : cat("weights from this run; ", weights, " is not read"));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/base/text.h"
 #include "core/kernels/kernels.h"
 #include "launcher/job_setup.h"
 #include "launcher/power_sgd.h"
@@ -47,10 +48,27 @@ TrainingData open_data(const JobSpec& job, const ModelInfo& model, Communicator&
 }
 
 void check_model(const JobSpec& job) {
-  if (!job.parallel().compression().has_power_sgd()) return;
+  const CompressionSpec& compression = job.parallel().compression();
+  const bool recompute = job.train().recompute() == TrainSpec::BLOCKS;
+  if (!compression.has_power_sgd() && !recompute) return;
   Graph graph;
   build_model(job.model(), /*batch=*/1, graph);
-  check_power_sgd(make_parameter_table(graph), job.parallel().compression().power_sgd().rank());
+  if (recompute && graph.blocks() == 0) {
+    const auto* model = ModelSpec::descriptor()->FindFieldByNumber(job.model().kind_case());
+    fail_input("train.recompute", "BLOCKS needs a model that has blocks, gpt or resnet; ",
+               model->name(), " has none, write NONE");
+  }
+  if (compression.has_power_sgd())
+    check_power_sgd(make_parameter_table(graph), compression.power_sgd().rank());
+}
+
+std::string to_string(const MemoryTable& memory) {
+  const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
+  const std::string saved =
+      memory.saved > 0 ? cat(" (train.recompute saves ", bytes(memory.saved), ")") : "";
+  return cat("parameters ", bytes(memory.parameters), ", gradients ", bytes(memory.gradients),
+             ", optimizer ", bytes(memory.optimizer), ", activations ", bytes(memory.activations),
+             saved, ", scratch ", bytes(memory.scratch), ", together ", bytes(memory.total()));
 }
 
 Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
@@ -110,7 +128,9 @@ void Trainer::make_plans() {
   const int lanes = lanes_wanted();
   for (int lane = 0; lane < lanes; ++lane) {
     plans_.emplace_back(graph, table_, device_, /*training=*/true,
-                        PlanOptions{.precision = precision_, .outputs = false});
+                        PlanOptions{.precision = precision_,
+                                    .outputs = false,
+                                    .recompute = job_.train().recompute() == TrainSpec::BLOCKS});
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};
@@ -289,6 +309,8 @@ MemoryTable Trainer::memory() const {
   const auto count = [&](const Plan& plan) {
     table.activations += plan.memory().activations;
     table.scratch += plan.memory().scratch;
+    if (plan.memory().activations_kept > plan.memory().activations)
+      table.saved += plan.memory().activations_kept - plan.memory().activations;
   };
   for (const Plan& plan : plans_) count(plan);
   if (evaluation_) count(evaluation_->plan());

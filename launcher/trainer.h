@@ -40,8 +40,11 @@ void check_model(const JobSpec& job);
 // Bytes a rank holds; printed before step 1.
 struct MemoryTable {
   std::size_t parameters = 0, gradients = 0, optimizer = 0, activations = 0, scratch = 0;
+  std::size_t saved = 0;  // more that activations were without train.recompute
   std::size_t total() const { return parameters + gradients + optimizer + activations + scratch; }
 };
+
+std::string to_string(const MemoryTable& memory);  // for people
 
 // Where the time of steps went, in seconds, as lane 0 saw it.
 struct StepTimes {

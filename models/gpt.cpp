@@ -26,6 +26,7 @@ class Gpt {
 
   // x + attention(norm(x)), then + perceptron(norm)
   Value block(const std::string& name, Value x) const {
+    const Graph::Block marked(graph_);
     Value y = linear(name + ".attn.c_attn", norm(name + ".ln_1", x), 3 * width(), kDeviation);
     y = linear(name + ".attn.c_proj", attention(y, spec_.heads()), width(), last_deviation());
     x = add(x, drop(y));

@@ -52,6 +52,7 @@ class Builder {
       for (int i = 0; i < form_.blocks[stage]; ++i) {
         const std::string name = cat("layer", stage + 1, ".", i, ".");
         const std::int64_t stride = stage > 0 && i == 0 ? 2 : 1;
+        const Graph::Block marked(x.graph());
         x = form_.block == ResNetSpec::BASIC ? basic(name, x, width, stride)
                                              : bottleneck(name, x, width, stride);
       }

@@ -67,7 +67,7 @@ Value Graph::state(std::string name, const Shape& shape, float start) {
 std::vector<Value> Graph::add_op(std::string op, std::vector<Value> inputs,
                                  std::vector<std::pair<Shape, DType>> outputs, CompileOp compile,
                                  OpTraits traits) {
-  Node node{std::move(op), {}, {}, std::move(compile), std::move(traits)};
+  Node node{std::move(op), {}, {}, std::move(compile), std::move(traits), impl_->block};
   for (const Value& value : inputs) {
     if (!value.valid()) fail_input(node.op, "got a Value that was never assigned");
     if (&value.graph() != this) fail_input(node.op, "got Values of two graphs");
@@ -94,6 +94,20 @@ void Graph::add_slot(std::string name, Value value, CompileOp apply) {
     fail_input("slot \"" + name + "\"", "wants f32, got ", name_of(value.dtype()));
   impl_->claim("slot", name);
   impl_->slots.push_back({std::move(name), value.id(), std::move(apply)});
+}
+
+Graph::Block::Block(Graph& graph) : graph_(graph) {
+  if (graph.impl().block >= 0)
+    fail_input("graph", "a block inside a block; blocks follow one another");
+  graph.impl().block = graph.impl().blocks++;
+}
+
+Graph::Block::~Block() {
+  graph_.impl().block = -1;
+}
+
+int Graph::blocks() const {
+  return impl_->blocks;
 }
 
 void Graph::set_loss(Value loss) {

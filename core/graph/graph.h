@@ -86,6 +86,21 @@ class Graph {
   // the summed slot as its only input to update `state` values (OpCompiler::ref).
   void add_slot(std::string name, Value value, CompileOp apply = nullptr);
 
+  // A part of the model whose forward a Plan may run again in backward, so that between the two
+  // only what crosses its border is kept (PlanOptions::recompute). What is recorded while a Block
+  // lives belongs to it. Blocks follow one another: one inside another throws Error(input).
+  class Block {
+   public:
+    explicit Block(Graph& graph);
+    ~Block();
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+
+   private:
+    Graph& graph_;
+  };
+  int blocks() const;  // that were marked
+
   void set_loss(Value loss);  // one element: weighted sum over records; also slot "loss"
   void set_metric(std::string name, Value sum);    // one element; a slot of that name
   void set_output(std::string name, Value value);  // kept alive, readable after forward

@@ -26,6 +26,7 @@ struct Graph::Node {
   std::vector<int> inputs, outputs;  // value numbers
   CompileOp compile;
   OpTraits traits;
+  int block = -1;  // number of the Graph::Block, -1: none
 };
 
 struct Graph::Impl {
@@ -41,6 +42,8 @@ struct Graph::Impl {
   std::vector<std::pair<std::string, int>> outputs;
   std::set<std::string> names;
   int loss = -1;
+  int blocks = 0;  // begun so far
+  int block = -1;  // that is being recorded
 
   int root(int value) const { return values[static_cast<std::size_t>(value)].root; }
   const ValueInfo& root_info(int value) const {

@@ -9,7 +9,8 @@ namespace peal {
 namespace {
 
 bool overlap_in_time(const MemoryPiece& a, const MemoryPiece& b) {
-  return a.first <= b.last && b.first <= a.last;
+  return a.life.meets(b.life) || a.life.meets(b.again) || a.again.meets(b.life) ||
+         a.again.meets(b.again);
 }
 
 // The lowest offset at which `piece` fits between its neighbours, which are sorted by offset.

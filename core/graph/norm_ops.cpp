@@ -51,6 +51,7 @@ void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
   c.forward({x, weight, mean, variance}, [=, &k](Run& r) {
     k.batch_norm_statistics(r.stream, r[x], r[weight], r[mean], r[variance]);
   });
+  c.written({mean, variance});
   c.forward({x, weight, mean, variance, contribution}, [=, &k](Run& r) {
     k.batch_norm_contribution(r.stream, r[x], r[weight], r[mean], r[variance], r[contribution]);
   });

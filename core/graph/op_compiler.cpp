@@ -126,7 +126,11 @@ Ref OpCompiler::ref(Value value) {
 }
 
 void OpCompiler::forward(std::vector<Ref> uses, CallFunction call) {
-  builder_.calls_->push_back(builder_.make_call(step_.op, uses, std::move(call)));
+  builder_.add_call(builder_.make_call(step_.op, uses, std::move(call)));
+}
+
+void OpCompiler::written(std::initializer_list<Ref> refs) {
+  for (const Ref ref : refs) builder_.storage_of(ref.index).written = true;
 }
 
 void OpCompiler::backward(std::vector<Ref> uses, CallFunction call) {

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <vector>
@@ -124,6 +125,9 @@ class OpCompiler {
   // it, so an op that writes a weight's gradient in a call before its data's lets it travel early.
   // backward() does nothing when no gradient of the op is wanted.
   void forward(std::vector<Ref> uses, CallFunction call);
+  // No later forward call of this op writes them. Otherwise each that lists a tensor made by the op
+  // counts as writing it, and runs again where that is made again (PlanOptions::recompute).
+  void written(std::initializer_list<Ref> refs);
   void backward(std::vector<Ref> uses, CallFunction call);
   // Instead of forward and backward: out(0) is in(0), without a copy.
   void pass_through();

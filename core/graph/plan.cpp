@@ -127,7 +127,8 @@ float Plan::slot_value(Stream& s, const std::string& name) const {
 }
 
 PlanMemory Plan::memory() const {
-  return {impl_->program->activations.size(), impl_->program->scratch.size()};
+  const Program& program = *impl_->program;
+  return {program.activations.size(), program.scratch.size(), program.activations_kept};
 }
 
 }  // namespace peal

@@ -60,6 +60,7 @@ struct PassKey {
 struct PlanMemory {
   std::size_t activations = 0;  // forward values, their gradients and what is saved for backward
   std::size_t scratch = 0;
+  std::size_t activations_kept = 0;  // what `activations` would be without PlanOptions::recompute
 };
 
 struct PlanOptions {
@@ -67,6 +68,9 @@ struct PlanOptions {
   Precision precision = Precision::f32;  // of products and convolutions
   // Keep what set_output named; in training it is in the way of gradients that could lie there.
   bool outputs = true;
+  // In training: forget after forward what only a Graph::Block's own calls touch, and run its
+  // forward again before its backward. Less memory, more time, the same bits.
+  bool recompute = false;
 };
 
 class Plan {

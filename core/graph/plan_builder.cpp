@@ -4,7 +4,6 @@
 
 #include "core/base/error.h"
 #include "core/graph/graph_impl.h"
-#include "core/graph/memory_planner.h"
 
 namespace peal {
 namespace {
@@ -37,6 +36,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       device_(device),
       training_(training),
       outputs_(options.outputs),
+      recompute_(training && options.recompute),
       precision_(options.precision),
       kernels_(peal::kernels(device)),
       flow_(graph),
@@ -69,7 +69,8 @@ std::unique_ptr<Program> PlanBuilder::build() {
     arrange_backward();
     mark_final();
   }
-  mark_lives();
+  if (recompute_) program_->activations_kept = bytes_if_all_is_kept();
+  mark_lives(recompute_);
   overwrite();
   resolve();
   return std::move(program_);
@@ -101,6 +102,10 @@ int PlanBuilder::view(int of, const Shape& shape) {
   const int index = add_entry(shape, original.tensor.dtype, nullptr, original.storage);
   entry(index).base = original.base;
   return index;
+}
+
+PlanBuilder::Storage& PlanBuilder::storage_of(int index) {
+  return storages_[static_cast<std::size_t>(entry(entry(index).base).storage)];
 }
 
 PlanBuilder::Place& PlanBuilder::place(int value) {
@@ -143,7 +148,8 @@ int PlanBuilder::value_entry(int value, OpCompiler::Order order) {
   if (order == OpCompiler::Order::any && shape == entry(at.entry).tensor.shape) return at.entry;
   if (at.row_major == 0) {
     at.row_major = add_tensor(entry(at.entry).tensor.shape, DType::f32);
-    calls_->push_back(make_reorder(at.entry, at.row_major));
+    add_call(make_reorder(at.entry, at.row_major));
+    storage_of(at.row_major).written = true;
   }
   return view(at.row_major, shape);
 }
@@ -166,7 +172,8 @@ int PlanBuilder::gradient_entry(int value) {
 
 PlanCall PlanBuilder::make_call(const std::string& op, const std::vector<Ref>& uses,
                                 CallFunction function) {
-  PlanCall call{op, std::move(function), {}};
+  PlanCall call{
+      .op = op, .function = std::move(function), .uses = {}, .block = block_, .writes = {}};
   for (const Ref ref : uses)
     if (ref) call.uses.push_back(entry(ref.index).base);
   return call;
@@ -185,7 +192,20 @@ PlanCall PlanBuilder::make_reorder(int from, int to) {
                    [=](Run& r) { kernel->run(r.stream, r[x], r[y], r[scratch]); });
 }
 
+// What an op makes, no other op writes.
+void PlanBuilder::add_call(PlanCall call) {
+  for (const int used : call.uses) {
+    const Storage& storage = storage_of(used);
+    const bool own = entry(used).storage >= static_cast<int>(step_storages_);
+    if (own && storage.kind == Storage::Kind::arena && !storage.written)
+      call.writes.push_back(used);
+  }
+  calls_->push_back(std::move(call));
+}
+
 void PlanBuilder::compile(const PlanStep& step) {
+  block_ = step.node->block;
+  step_storages_ = storages_.size();
   step_backward_.emplace_back();
   backward_calls_ = &step_backward_.back();
   step_targets_.assign(step.node->inputs.size(), 0);
@@ -199,6 +219,7 @@ void PlanBuilder::compile(const PlanStep& step) {
 }
 
 void PlanBuilder::compile_slots() {
+  block_ = -1;
   for (std::size_t i = 0; i < impl_.slots.size(); ++i) {
     const Graph::Impl::Slot& slot = impl_.slots[i];
     const int value = value_entry(slot.value, OpCompiler::Order::row_major);
@@ -243,7 +264,15 @@ void PlanBuilder::seed_backward() {
 }
 
 void PlanBuilder::arrange_backward() {
+  if (recompute_) find_what_blocks_own();
+  int block = -1;
   for (auto calls = step_backward_.rbegin(); calls != step_backward_.rend(); ++calls) {
+    if (!calls->empty() && calls->front().block != block) {
+      block = calls->front().block;
+      if (recompute_ && block >= 0)
+        for (PlanCall& call : calls_made_again(block))
+          program_->backward.push_back(std::move(call));
+    }
     for (PlanCall& call : *calls) {
       std::vector<int> targets;
       for (const int used : call.uses)
@@ -308,20 +337,22 @@ void PlanBuilder::mark_final() {
 
 // ---- Memory --------------------------------------------------------------------------------
 
-void PlanBuilder::mark_lives() {
+void PlanBuilder::mark_lives(bool recompute) {
   int time = 0;
   for (const auto* calls : {&program_->forward, &program_->backward, &program_->apply}) {
+    const bool forward = calls == &program_->forward;
     for (const PlanCall& call : *calls) {
+      if (call.again && !recompute) continue;
       for (const int used : call.uses) {
         Storage& storage = storages_[static_cast<std::size_t>(entry(used).storage)];
-        storage.first = std::min(storage.first, time);
-        storage.last = std::max(storage.last, time);
+        const bool again = recompute && !forward && storage.block >= 0;
+        (again ? storage.again : storage.life).add(time);
       }
       ++time;
     }
   }
   for (Storage& storage : storages_)
-    if (storage.kept) storage.last = INT_MAX;
+    if (storage.kept) storage.life.last = INT_MAX;
 }
 
 // Where the call that writes a gradient is the last that uses what it is made from, both have one
@@ -332,25 +363,43 @@ void PlanBuilder::overwrite() {
     Storage &gradient = storages_[static_cast<std::size_t>(from)],
             &value = storages_[static_cast<std::size_t>(to)];
     if (gradient.kind != Storage::Kind::arena || value.kind != Storage::Kind::arena) continue;
-    if (from == to || value.last > gradient.first || value.bytes != gradient.bytes) continue;
+    if (from == to || value.latest().last > gradient.life.first || value.bytes != gradient.bytes)
+      continue;
     for (Entry& each : entries_)
       if (each.storage == from) each.storage = to;
-    value.last = gradient.last;
-    gradient.last = -1;
+    value.latest().last = gradient.life.last;
+    gradient.life = {};
   }
 }
 
-void PlanBuilder::resolve() {
+std::vector<MemoryPiece> PlanBuilder::pieces() {
   std::vector<MemoryPiece> pieces;
-  std::vector<Storage*> owners;
-  for (Storage& storage : storages_) {
-    if (storage.kind != Storage::Kind::arena || storage.last < 0) continue;
-    pieces.push_back({storage.bytes, storage.first, storage.last});
-    owners.push_back(&storage);
-  }
-  program_->activations = Buffer(peal::place(pieces), device_);
+  for (const Storage& storage : storages_)
+    if (storage.kind == Storage::Kind::arena && storage.life.last >= 0)
+      pieces.push_back({storage.bytes, storage.life, storage.again});
+  return pieces;
+}
+
+// The same calls without those that are made again.
+std::size_t PlanBuilder::bytes_if_all_is_kept() {
+  const std::vector<Storage> storages = storages_;
+  const std::vector<Entry> entries = entries_;
+  mark_lives(/*recompute=*/false);
+  overwrite();
+  std::vector<MemoryPiece> all = pieces();
+  storages_ = storages;
+  entries_ = entries;
+  return peal::place(all);
+}
+
+void PlanBuilder::resolve() {
+  std::vector<MemoryPiece> placed = pieces();
+  program_->activations = Buffer(peal::place(placed), device_);
   program_->scratch = Buffer(scratch_bytes_, device_);
-  for (std::size_t i = 0; i < pieces.size(); ++i) owners[i]->place = pieces[i].offset;
+  auto piece = placed.begin();
+  for (Storage& storage : storages_)
+    if (storage.kind == Storage::Kind::arena && storage.life.last >= 0)
+      storage.place = (piece++)->offset;
 
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const int index = static_cast<int>(i);
@@ -358,7 +407,7 @@ void PlanBuilder::resolve() {
     const Storage& storage = storages_[static_cast<std::size_t>(entry(entries_[i].base).storage)];
     switch (storage.kind) {
       case Storage::Kind::arena:
-        if (storage.last >= 0) tensor.data = program_->activations.data() + storage.place;
+        if (storage.life.last >= 0) tensor.data = program_->activations.data() + storage.place;
         break;
       case Storage::Kind::scratch:
         tensor.data = program_->scratch.data();

@@ -2,13 +2,13 @@
 // sums gradients of values with several consumers, and gives every tensor its place.
 #pragma once
 
-#include <climits>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "core/graph/fusion.h"
+#include "core/graph/memory_planner.h"
 #include "core/graph/op_compiler.h"
 #include "core/graph/plan.h"
 
@@ -19,6 +19,10 @@ struct PlanCall {
   CallFunction function;
   std::vector<int> uses;        // tensors it may touch (their bases)
   std::size_t bytes_final = 0;  // backward: of the gradient arena after this call, if that grew
+  // What recompute.cpp goes by.
+  int block = -1;           // of the op
+  std::vector<int> writes;  // forward: those of `uses` that it may write
+  bool again = false;       // in backward: a forward call's second run
 };
 
 // What a Plan replays.
@@ -51,6 +55,7 @@ struct Program {
   std::vector<Named> outputs;
   std::vector<Slot> slots;
   Buffer activations, scratch;
+  std::size_t activations_kept = 0;
 };
 
 class PlanBuilder {
@@ -69,7 +74,11 @@ class PlanBuilder {
     std::size_t bytes = 0;
     std::size_t place = 0;  // offset in its arena, or number of the input
     bool kept = false;      // to the end of the step and beyond
-    int first = INT_MAX, last = -1;
+    bool written = false;   // by the op that made it, which writes it no more
+    int block = -1;         // >= 0: only this block's calls touch it, and backward makes it again
+    Life life, again;       // the second: from its second making on
+
+    Life& latest() { return again.last < 0 ? life : again; }
   };
   struct Entry {
     Tensor tensor;
@@ -92,6 +101,7 @@ class PlanBuilder {
   int add_entry(const Shape& shape, DType dtype, const Layout* layout, int storage);
   int add_tensor(const Shape& shape, DType dtype, const Layout* layout = nullptr);
   int view(int entry, const Shape& shape);
+  Storage& storage_of(int entry);
   Entry& entry(int index) { return entries_[static_cast<std::size_t>(index)]; }
   Place& place(int value);
   int value_entry(int value, OpCompiler::Order order);
@@ -101,6 +111,7 @@ class PlanBuilder {
   // Calls
   PlanCall make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);
   PlanCall make_reorder(int from, int to);
+  void add_call(PlanCall call);  // to forward or apply
   void compile(const PlanStep& step);
   void compile_slots();
   void seed_backward();
@@ -108,16 +119,22 @@ class PlanBuilder {
   void settle(int target);
   void mark_final();
 
+  // Recomputation (recompute.cpp)
+  void find_what_blocks_own();
+  std::vector<PlanCall> calls_made_again(int block) const;
+
   // Memory
   void bind_values();
-  void mark_lives();
+  void mark_lives(bool recompute);
   void overwrite();
+  std::vector<MemoryPiece> pieces();
+  std::size_t bytes_if_all_is_kept();
   void resolve();
 
   const Graph::Impl& impl_;
   const ParameterTable& table_;
   const Device device_;
-  const bool training_, outputs_;
+  const bool training_, outputs_, recompute_;
   const Precision precision_;
   Kernels& kernels_;
   const GradientFlow flow_;
@@ -138,6 +155,8 @@ class PlanBuilder {
   // Of the step that is being compiled.
   std::vector<PlanCall>* calls_ = nullptr;
   std::vector<PlanCall>* backward_calls_ = nullptr;
+  int block_ = -1;
+  std::size_t step_storages_ = 0;  // the first that it made
   std::vector<int> step_targets_;  // entry of each input's gradient, 0: not asked for
   int slot_entry_ = 0;             // of an apply function
   std::vector<std::vector<PlanCall>> step_backward_;

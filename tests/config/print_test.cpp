@@ -40,6 +40,7 @@ train {
   accumulate_steps: 1
   clip_norm: 0
   precision: F32
+  recompute: NONE
 }
 parallel {
   virtual_ranks: 0

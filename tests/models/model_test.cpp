@@ -282,8 +282,8 @@ TEST(ResNet, StartsAsTorchvisionsDoes) {
   }
 }
 
-void expect_no_allocations(const ModelSpec& spec, const Shape& x) {
-  Trainer trainer(spec, x[0], /*training=*/true, {}, kCpu);
+void expect_no_allocations(const ModelSpec& spec, const Shape& x, const PlanOptions& options = {}) {
+  Trainer trainer(spec, x[0], /*training=*/true, options, kCpu);
   for (const char* input : {"x", "labels", "weight"}) {
     golden::Array array;
     array.shape = std::string(input) == "x" ? x : Shape({x[0]});
@@ -320,6 +320,51 @@ TEST(CpuRnn, StepsWithoutAllocating) {
     spec.mutable_rnn()->set_dropout(0.25f);
     expect_no_allocations(spec, {8, 28, 28});
   }
+}
+
+TEST(CpuResNet, StepsWithoutAllocatingWhereItComputesAgain) {
+  const ModelSpec spec = small_resnet(ResNetSpec::BOTTLENECK, {1, 2}, 8, 16);
+  expect_no_allocations(spec, {4, 3, 16, 16}, {.recompute = true});
+}
+
+// Running averages included, which must move once a step.
+TEST(Recompute, OfResNetChangesNoBit) {
+  for (const char* name : {"resnet_basic", "resnet_bottleneck"}) {
+    for (const bool fuse : {true, false}) {
+      Trainer kept(golden_spec(name), 4, true, {.fuse = fuse}),
+          again(golden_spec(name), 4, true, {.fuse = fuse, .recompute = true});
+      for (Trainer* each : {&kept, &again}) {
+        each->load(name);
+        each->step(0.25f);
+        each->step(0.25f);
+      }
+      const auto bytes = [](Trainer& t, const Buffer& arena) {
+        return from_device<std::byte>(t.stream, arena.data(), arena.size());
+      };
+      EXPECT_EQ(bytes(again, again.gradients), bytes(kept, kept.gradients)) << name;
+      EXPECT_EQ(bytes(again, again.states), bytes(kept, kept.states)) << name;
+      EXPECT_LT(again.plan->memory().activations, kept.plan->memory().activations) << name;
+    }
+  }
+}
+
+TEST(Models, MarkTheirBlocks) {
+  const auto blocks = [](const ModelSpec& spec) {
+    Graph graph;
+    build_model(spec, /*batch=*/1, graph);
+    return graph.blocks();
+  };
+  ModelSpec spec;
+  spec.mutable_resnet()->set_depth(18);
+  EXPECT_EQ(blocks(spec), 2 + 2 + 2 + 2);
+  spec.mutable_resnet()->set_depth(50);
+  EXPECT_EQ(blocks(spec), 3 + 4 + 6 + 3);
+  spec.mutable_gpt()->set_layers(3);
+  EXPECT_EQ(blocks(spec), 3);
+  spec.mutable_rnn();
+  EXPECT_EQ(blocks(spec), 0);
+  EXPECT_EQ(blocks(small_cnn(1, 8, 4, 4)), 0);
+  EXPECT_EQ(blocks(small_mlp({4}, 1, MlpSpec::BINARY, MlpSpec::RELU)), 0);
 }
 
 TEST(Models, HaveOneTableForTrainingAndEvaluation) {
