@@ -51,6 +51,7 @@ parallel {
   overlap: true
   device: CPU
   gpu_comm: AUTO
+  shard_optimizer: false
 }
 checkpoint {
   every_steps: 0
@@ -149,6 +150,7 @@ TEST(JobHash, IgnoresWhatDoesNotDefineTheResult) {
                                  "parallel.start_deadline_seconds=1",
                                  "parallel.bucket_size=1KiB",
                                  "parallel.overlap=false",
+                                 "parallel.shard_optimizer=true",
                                  "checkpoint.keep=1",
                                  "checkpoint.every_steps=5",
                                  "checkpoint.best_metric=test_loss",
@@ -197,6 +199,7 @@ TEST(JobHash, IgnoresHowShardsCome) {
 TEST(JobHash, BucketsCountWhereTheyChangeTheOrderOfSums) {
   for (const char* mode : {"parallel.reduction=FAST", "parallel.reduction=REPEATABLE"}) {
     EXPECT_NE(hash_with({mode}), hash_with({mode, "parallel.bucket_size=1KiB"})) << mode;
+    EXPECT_NE(hash_with({mode}), hash_with({mode, "parallel.shard_optimizer=true"})) << mode;
   }
 }
 
