@@ -57,7 +57,7 @@ std::vector<std::size_t> bucket_ends(std::size_t arena_bytes, std::size_t bucket
   return ends;
 }
 
-void check(const Sharding& sharding, const BucketOptions& options, std::size_t arena_bytes) {
+void check(const BucketSharding& sharding, const BucketOptions& options, std::size_t arena_bytes) {
   const auto require = [](bool condition, const auto&... parts) {
     if (!condition) fail_input("sharded gradients", parts...);
   };
@@ -117,7 +117,7 @@ GradientBuckets::GradientBuckets(Communicator& comm, std::size_t arena_bytes,
   const Compression& compression = options.compression;
   const bool compresses = compression.kind != Kind::none;
   if (compresses) check(compression, arena_bytes, options.reduction);
-  const std::optional<Sharding>& sharding = options.sharding;
+  const std::optional<BucketSharding>& sharding = options.sharding;
   if (sharding) check(*sharding, options, arena_bytes);
   PartialSums& sums = impl_->sums;
   sums.count = partials_of(comm, options, comm.rank());

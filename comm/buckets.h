@@ -32,7 +32,7 @@ struct Compression {
 };
 
 // Every rank gets the sum of its own slices only (BucketShards), but for what begins the arena.
-struct Sharding {
+struct BucketSharding {
   std::size_t whole_bytes = 0;  // at the start of the arena: a bucket that all ranks get whole
   // Buckets and slices are multiples of so many bytes, counted from there; a multiple of 64.
   std::size_t unit = kAlignment;
@@ -43,7 +43,7 @@ struct BucketOptions {
   Reduction reduction = Reduction::rank_invariant;
   int virtual_ranks = 1;
   Compression compression = {};
-  std::optional<Sharding> sharding = {};  // not with compression
+  std::optional<BucketSharding> sharding = {};  // not with compression
 };
 
 class GradientBuckets {

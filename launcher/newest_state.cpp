@@ -103,9 +103,9 @@ void NewestState::receive(Found& found, int giver, std::int64_t front, std::int6
 }
 
 void NewestState::begin(const MemoryStateInfo& info, const Tensors& tensors, bool in_parts,
-                        std::int64_t step, std::int64_t epoch, Collect collect) {
+                        std::int64_t step, std::int64_t epoch, Collect how) {
   saved_ = step;
-  collect_ = std::move(collect);
+  collect_ = std::move(how);
   if (keeps() && (!in_parts || comm_.rank() == 0)) {
     or_go_without([&] { make_writer(info, tensors); });
   }

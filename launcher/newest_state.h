@@ -42,9 +42,9 @@ class NewestState {
   // which is empty on ranks that keep nothing.
   using Collect = std::function<void(const std::vector<NamedTensor>& room)>;
   // From now on states are kept, this one first. With `in_parts` rank 0 alone keeps them. Where
-  // /dev/shm has no room, that host goes without, and says so once. Collective, if `collect` is.
+  // /dev/shm has no room, that host goes without, and says so once. Collective, if `how` is.
   void begin(const MemoryStateInfo& info, const Tensors& tensors, bool in_parts, std::int64_t step,
-             std::int64_t epoch, Collect collect);
+             std::int64_t epoch, Collect how);
   bool due(std::int64_t step) const { return every_ > 0 && step - saved_ >= every_; }
   void save(std::int64_t step, std::int64_t epoch);  // collective, if `collect` is
   void finished(std::int64_t step);

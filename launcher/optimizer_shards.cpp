@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "core/base/error.h"
 #include "core/kernels/kernels.h"
@@ -66,9 +67,13 @@ Tensor OptimizerShards::floats(std::byte* arena, ByteRange range, const Device& 
 }
 
 void OptimizerShards::share(Stream& s, std::size_t bucket, std::byte* parameters) {
-  requests_[shared_++] =
-      comm_.all_gather(s, names_[bucket], floats(parameters, slice(bucket), device_),
-                       floats(parameters, shards_.bucket(bucket), device_), shards_.counts(bucket));
+  const Counts counts = shards_.counts(bucket);
+  // NCCL has a call for blocks of one size.
+  const bool even =
+      std::adjacent_find(counts.begin(), counts.end(), std::not_equal_to<>()) == counts.end();
+  requests_[shared_++] = comm_.all_gather(
+      s, names_[bucket], floats(parameters, slice(bucket), device_),
+      floats(parameters, shards_.bucket(bucket), device_), even ? Counts() : counts);
 }
 
 void OptimizerShards::finish_sharing(Stream& s) {

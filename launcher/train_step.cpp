@@ -177,17 +177,17 @@ void Trainer::update(std::int64_t step, std::size_t begin, std::size_t end, floa
 }
 
 // `state`: where the slice begins in the arenas of states.
-void Trainer::update_slice(std::int64_t step, ByteRange range, std::size_t state,
+void Trainer::update_slice(std::int64_t step, ByteRange part, std::size_t state,
                            float gradient_scale) {
-  if (range.size() == 0) return;
+  if (part.size() == 0) return;
   std::vector<Tensor>& states = optimizer_slices_;
   for (std::size_t i = 0; i < states.size(); ++i)
-    states[i] = slice(optimizer_states_[i].data(), state, state + range.size());
+    states[i] = slice(optimizer_states_[i].data(), state, state + part.size());
   const double rate = optimizer_->learning_rate() * schedule_.factor(step, total_steps_);
   optimizer_->step(stream_,
                    {.number = step + 1, .learning_rate = rate, .gradient_scale = gradient_scale},
-                   gradient_slice(range.begin, range.end), states,
-                   slice(parameters_.data(), range.begin, range.end));
+                   gradient_slice(part.begin, part.end), states,
+                   slice(parameters_.data(), part.begin, part.end));
 }
 
 // The next forward pass reads the parameters of all ranks.

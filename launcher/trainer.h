@@ -140,7 +140,7 @@ class Trainer {
   void check_loss(std::int64_t step);
   StepResult read_slots(std::int64_t step) const;
   void update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale);
-  void update_slice(std::int64_t step, ByteRange range, std::size_t state, float gradient_scale);
+  void update_slice(std::int64_t step, ByteRange part, std::size_t state, float gradient_scale);
   double gradient_norm();
   void finish_sharing();
   void set_inputs(int lane, const Batch& batch);

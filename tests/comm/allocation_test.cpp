@@ -19,7 +19,7 @@ TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
     BucketOptions in_int8{4096, Reduction::fast, 1, {.kind = Compression::Kind::int8}};
     GradientBuckets int8_buckets(comm, 1 << 16, in_int8);
     BucketOptions in_shards{4096, Reduction::rank_invariant, 5};
-    in_shards.sharding = Sharding{.whole_bytes = 64, .unit = 256};
+    in_shards.sharding = BucketSharding{.whole_bytes = 64, .unit = 256};
     GradientBuckets sharded_buckets(comm, 1 << 16, in_shards);
     std::vector<float> x(1000), y(3000), z(3000);
     const Tensor view = contract::view(x), all = contract::view(y), other = contract::view(z);

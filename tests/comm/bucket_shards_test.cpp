@@ -73,7 +73,7 @@ TEST(BucketShards, BucketsAreWholeUnitsBehindTheFirst) {
                                     std::size_t{64 + 3 * 16'384 + 20}, std::size_t{1'000'000}}) {
       for (const std::size_t bucket : {std::size_t{1}, std::size_t{40'000}, std::size_t{1} << 20}) {
         BucketOptions options{bucket, Reduction::rank_invariant, 3};
-        options.sharding = Sharding{.whole_bytes = 64, .unit = 16'384};
+        options.sharding = BucketSharding{.whole_bytes = 64, .unit = 16'384};
         const GradientBuckets buckets(comm, bytes, options);
         const BucketShards& shards = *buckets.shards();
         std::size_t at = 64;
@@ -95,11 +95,11 @@ TEST(BucketShards, RefusesWhatItCannotDo) {
     GradientBuckets(*make_single_communicator(), 4096, options);
   };
   BucketOptions options;
-  options.sharding = Sharding{.whole_bytes = 64, .unit = 100};
+  options.sharding = BucketSharding{.whole_bytes = 64, .unit = 100};
   EXPECT_ANY_THROW(make(options));
-  options.sharding = Sharding{.whole_bytes = 4096, .unit = 64};
+  options.sharding = BucketSharding{.whole_bytes = 4096, .unit = 64};
   EXPECT_ANY_THROW(make(options));
-  options.sharding = Sharding{.whole_bytes = 64, .unit = 64};
+  options.sharding = BucketSharding{.whole_bytes = 64, .unit = 64};
   make(options);
   options.compression.kind = Compression::Kind::half;
   options.compression.wire = {DType::bf16, 1};

@@ -325,7 +325,7 @@ inline void sharded_buckets_match(Communicator& comm, Reduction reduction, int v
   constexpr std::int64_t kCount = 12'816 + 5;
   Stream s;
   BucketOptions options{1024, reduction, virtual_ranks};
-  options.sharding = Sharding{.whole_bytes = 64, .unit = 256};
+  options.sharding = BucketSharding{.whole_bytes = 64, .unit = 256};
   GradientBuckets buckets(comm, kCount * sizeof(float), options);
   const BucketShards& shards = *buckets.shards();
   require(shards.buckets() + 1 == buckets.bucket_count(), "one bucket is whole");

@@ -34,7 +34,7 @@ ParameterTable table() {
 
 BucketOptions options(const ParameterTable& t) {
   BucketOptions o{2 * kUnit, Reduction::rank_invariant, 8};
-  o.sharding = Sharding{.whole_bytes = t.slots_end, .unit = kUnit};
+  o.sharding = BucketSharding{.whole_bytes = t.slots_end, .unit = kUnit};
   return o;
 }
 
