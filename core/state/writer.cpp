@@ -308,7 +308,8 @@ void CheckpointWriter::save(const CheckpointInfo& info) {
 }
 
 const std::vector<NamedTensor>& CheckpointWriter::optimizer_room() {
-  impl_->wait_until_idle();
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait(lock, [this] { return !impl_->busy; });
   return impl_->optimizer.tensors();
 }
 

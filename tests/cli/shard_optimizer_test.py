@@ -134,7 +134,8 @@ class ShardOptimizer(ElasticTest):
     def test_a_rank_dies_under_the_supervisor(self):
         job = self.job(**{**LONG, "epochs": 2000})
         launched = Launched([PEAL, "launch", "-n", 3, "--elastic", "1:3", "--set", SHARD, "--set",
-                             SMALL, job])
+                             SMALL, "--set", "checkpoint.every_steps=1000000", "--set",
+                             "checkpoint.memory_every_steps=3", job])
         self.addCleanup(launched.stop)
         status = self.folder / "run/status.json"
         step = lambda: json.loads(status.read_text())["step"] if status.exists() else -1

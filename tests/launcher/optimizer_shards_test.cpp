@@ -170,7 +170,8 @@ TEST_P(OptimizerShardsTest, StatesGoOutAndComeBackAsTheyWere) {
     }
     rank.shards.collect(s, states, {});  // nobody wants them
     rank.shards.collect(s, states, first ? room : std::vector<NamedTensor>{});
-    if (first) EXPECT_EQ(room_values, saved_values);
+    if (!first) return;
+    EXPECT_EQ(room_values, saved_values);
   });
 }
 
