@@ -33,7 +33,7 @@ ParameterTable table() {
 }
 
 BucketOptions options(const ParameterTable& t) {
-  BucketOptions o{2 * kUnit, Reduction::rank_invariant, 8};
+  BucketOptions o{2 * kUnit, Reduction::rank_invariant, 9};
   o.sharding = BucketSharding{.whole_bytes = t.slots_end, .unit = kUnit};
   return o;
 }
