@@ -19,8 +19,13 @@ namespace {
 // As f32, where they are: the bytes of the collective.
 class PlainTravel final : public BucketTravel {
  public:
-  PlainTravel(Communicator& comm, const BucketOptions& options, const PartialSums& sums)
-      : comm_(comm), options_(options), sums_(sums), views_(static_cast<std::size_t>(sums.count)) {}
+  PlainTravel(Communicator& comm, const BucketOptions& options, const PartialSums& sums,
+              const BucketShards* shards)
+      : comm_(comm),
+        options_(options),
+        sums_(sums),
+        shards_(shards),
+        views_(static_cast<std::size_t>(sums.count)) {}
 
   void start(Stream& s, Bucket& bucket) override {
     for (int i = 0; i < sums_.count; ++i) {
@@ -29,14 +34,31 @@ class PlainTravel final : public BucketTravel {
           .shape = {static_cast<std::int64_t>(bucket.elements())},
           .device = sums_.device};
     }
-    bucket.request = reduce_views(comm_, s, bucket.name, options_, views_);
+    const bool whole = shards_ == nullptr || bucket.index == 0;
+    bucket.request =
+        whole ? reduce_views(comm_, s, bucket.name, options_, views_) : reduce_slices(s, bucket);
   }
 
  private:
+  // Half the bytes: every rank's slice of the sum becomes that rank's alone, in place.
+  Request reduce_slices(Stream& s, const Bucket& bucket) {
+    const std::size_t index = bucket.index - 1;
+    const ByteRange own = shards_->slice(index, comm_.rank());
+    const Tensor y = {.data = sums_.at(0) + own.begin,
+                      .shape = {static_cast<std::int64_t>(own.size() / sizeof(float))},
+                      .device = sums_.device};
+    const Counts counts = shards_->counts(index);
+    if (options_.reduction == Reduction::rank_invariant) {
+      return comm_.reduce_scatter_tree(s, bucket.name, options_.virtual_ranks, views_, y, counts);
+    }
+    return comm_.reduce_scatter(s, bucket.name, views_[0], y, ReduceOp::sum, counts);
+  }
+
   Communicator& comm_;
   BucketOptions options_;
   PartialSums sums_;
-  std::vector<Tensor> views_;  // of one bucket in every partial sum
+  const BucketShards* shards_;  // nullptr: every rank gets every sum
+  std::vector<Tensor> views_;   // of one bucket in every partial sum
 };
 
 // In 16 bits, half the bytes of the collective; each rank reads N and writes N/2 before (p times
@@ -94,8 +116,9 @@ class HalfTravel final : public BucketTravel {
 }  // namespace
 
 std::unique_ptr<BucketTravel> make_plain_travel(Communicator& comm, const BucketOptions& options,
-                                                const PartialSums& sums) {
-  return std::make_unique<PlainTravel>(comm, options, sums);
+                                                const PartialSums& sums,
+                                                const BucketShards* shards) {
+  return std::make_unique<PlainTravel>(comm, options, sums, shards);
 }
 
 std::unique_ptr<BucketTravel> make_half_travel(Communicator& comm, const BucketOptions& options,

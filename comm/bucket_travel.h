@@ -50,7 +50,8 @@ class BucketTravel {
 
 // Collective.
 std::unique_ptr<BucketTravel> make_plain_travel(Communicator& comm, const BucketOptions& options,
-                                                const PartialSums& sums);
+                                                const PartialSums& sums,
+                                                const BucketShards* shards);
 std::unique_ptr<BucketTravel> make_half_travel(Communicator& comm, const BucketOptions& options,
                                                const PartialSums& sums);
 std::unique_ptr<BucketTravel> make_int8_travel(Communicator& comm, const BucketOptions& options,

@@ -39,19 +39,35 @@ void check(const Compression& c, std::size_t arena_bytes, Reduction reduction) {
   }
 }
 
-// Ends of the buckets in bytes, all but the last a multiple of kAlignment. What travels exactly has
-// the first to itself.
+// Ends of the buckets in bytes. What travels exactly, or is not sharded, has the first to itself;
+// all but the last are multiples of `unit` behind it.
 std::vector<std::size_t> bucket_ends(std::size_t arena_bytes, std::size_t bucket_bytes,
-                                     std::size_t exact_bytes) {
-  const std::size_t full = std::max(align_up(bucket_bytes), kAlignment);
-  const std::size_t tail = align_up(full / kTailFraction);
+                                     std::size_t first_bytes, std::size_t unit) {
+  const auto up = [&](std::size_t bytes) { return (bytes + unit - 1) / unit * unit; };
+  const std::size_t full = std::max(up(bucket_bytes), unit), tail = up(full / kTailFraction);
   std::vector<std::size_t> ends;
-  std::size_t at = exact_bytes;
-  if (exact_bytes > 0) ends.push_back(exact_bytes);
+  std::size_t at = first_bytes;
+  if (first_bytes > 0) ends.push_back(first_bytes);
   while (arena_bytes - at > full) ends.push_back(at += full);
-  if (arena_bytes - at > tail) ends.push_back((arena_bytes - tail) / kAlignment * kAlignment);
+  if (arena_bytes - at > tail) {
+    const std::size_t end = first_bytes + (arena_bytes - tail - first_bytes) / unit * unit;
+    if (end > at) ends.push_back(end);
+  }
   if (ends.empty() || ends.back() < arena_bytes) ends.push_back(arena_bytes);
   return ends;
+}
+
+void check(const BucketSharding& sharding, const BucketOptions& options, std::size_t arena_bytes) {
+  const auto require = [](bool condition, const auto&... parts) {
+    if (!condition) fail_input("sharded gradients", parts...);
+  };
+  require(options.compression.kind == Kind::none, "travel as f32, without compression");
+  require(sharding.whole_bytes > 0 && sharding.whole_bytes % kAlignment == 0 &&
+              sharding.whole_bytes < arena_bytes,
+          sharding.whole_bytes, " bytes for all ranks; a multiple of ", kAlignment,
+          " from there to ", arena_bytes, " is needed");
+  require(sharding.unit > 0 && sharding.unit % kAlignment == 0, "units of ", sharding.unit,
+          " bytes; a multiple of ", kAlignment, " is needed");
 }
 
 // What is done here and not in a collective.
@@ -73,6 +89,7 @@ struct GradientBuckets::Impl {
   Communicator& comm;
   BucketOptions options;
   PartialSums sums;
+  std::optional<BucketShards> shards;
   Buffer memory;
   std::vector<Bucket> buckets;
   std::unique_ptr<BucketTravel> plain, compressed;  // compressed may be null
@@ -93,13 +110,15 @@ struct GradientBuckets::Impl {
 
 GradientBuckets::GradientBuckets(Communicator& comm, std::size_t arena_bytes,
                                  const BucketOptions& options)
-    : impl_(new Impl{comm, options, {}, {}, {}, {}, {}, 0, 0, 0}) {
+    : impl_(new Impl{comm, options, {}, {}, {}, {}, {}, {}, 0, 0, 0}) {
   if (arena_bytes % sizeof(float) != 0) {
     fail_input("gradient arena", arena_bytes, " bytes; a multiple of 4 (f32) is needed");
   }
   const Compression& compression = options.compression;
   const bool compresses = compression.kind != Kind::none;
   if (compresses) check(compression, arena_bytes, options.reduction);
+  const std::optional<BucketSharding>& sharding = options.sharding;
+  if (sharding) check(*sharding, options, arena_bytes);
   PartialSums& sums = impl_->sums;
   sums.count = partials_of(comm, options, comm.rank());
   // Every rank allocates as much as the one with the most partial sums.
@@ -113,14 +132,22 @@ GradientBuckets::GradientBuckets(Communicator& comm, std::size_t arena_bytes,
   sums.data = impl_->memory.data();
   sums.device = impl_->memory.device();
   if (compresses) require_host(sums.device, "gradient compression");
+  const std::size_t exact = compresses ? compression.exact_bytes : 0;
+  const std::vector<std::size_t> ends =
+      bucket_ends(arena_bytes, options.bucket_bytes, sharding ? sharding->whole_bytes : exact,
+                  sharding ? sharding->unit : kAlignment);
+  if (sharding) {
+    impl_->shards.emplace(sharding->whole_bytes,
+                          std::vector<std::size_t>(ends.begin() + 1, ends.end()), sharding->unit,
+                          comm.world_size());
+  }
   std::size_t begin = 0;
-  for (const std::size_t end :
-       bucket_ends(arena_bytes, options.bucket_bytes, compresses ? compression.exact_bytes : 0)) {
+  for (const std::size_t end : ends) {
     const std::size_t index = impl_->buckets.size();
     impl_->buckets.push_back({cat("bucket ", index), index, begin, end, end - begin, {}});
     begin = end;
   }
-  impl_->plain = make_plain_travel(comm, options, sums);
+  impl_->plain = make_plain_travel(comm, options, sums, shards());
   if (compression.kind == Kind::half) impl_->compressed = make_half_travel(comm, options, sums);
   if (compression.kind == Kind::int8) {
     impl_->compressed = make_int8_travel(comm, options, sums, impl_->buckets);
@@ -138,6 +165,10 @@ std::byte* GradientBuckets::partial(int index) {
     fail_internal("gradient buckets", "partial ", index, " of ", impl_->sums.count);
   }
   return impl_->sums.at(index);
+}
+
+const BucketShards* GradientBuckets::shards() const {
+  return impl_->shards ? &*impl_->shards : nullptr;
 }
 
 std::size_t GradientBuckets::bytes() const {

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "comm/bucket_shards.h"
 #include "comm/communicator.h"
 #include "comm/tree.h"
 #include "comm/wire.h"
@@ -29,11 +31,19 @@ struct Compression {
   std::size_t exact_bytes = 0;  // at the start of the arena, travel as f32; a multiple of 64
 };
 
+// Every rank gets the sum of its own slices only (BucketShards), but for what begins the arena.
+struct BucketSharding {
+  std::size_t whole_bytes = 0;  // at the start of the arena: a bucket that all ranks get whole
+  // Buckets and slices are multiples of so many bytes, counted from there; a multiple of 64.
+  std::size_t unit = kAlignment;
+};
+
 struct BucketOptions {
   std::size_t bucket_bytes = std::size_t{1} << 20;
   Reduction reduction = Reduction::rank_invariant;
   int virtual_ranks = 1;
   Compression compression = {};
+  std::optional<BucketSharding> sharding = {};  // not with compression
 };
 
 class GradientBuckets {
@@ -45,8 +55,9 @@ class GradientBuckets {
   ~GradientBuckets();
 
   int partials() const;
-  std::byte* partial(int index);  // the total lands in partial(0)
-  std::size_t bytes() const;      // of all memory held here
+  std::byte* partial(int index);  // the total lands in partial(0), sharded: the own slices of it
+  const BucketShards* shards() const;  // of all buckets but the first; nullptr: not sharded
+  std::size_t bytes() const;           // of all memory held here
 
   // into += from over bytes [begin, end) of two arenas: the sum of two nodes of the tree, with the
   // rounding that they get when two ranks hold them. Who adds up nodes in other ways gets other

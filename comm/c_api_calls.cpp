@@ -149,6 +149,21 @@ peal_status peal_reduce_scatter_v(peal_comm* comm, const char* name, const void*
   });
 }
 
+peal_status peal_reduce_scatter_tree(peal_comm* comm, const char* name, int virtual_ranks,
+                                     const void* const* partials, int partial_count, void* y,
+                                     const int64_t* counts, peal_request* request) {
+  return collective(comm, name, request, [&](Communicator& c, Stream& s) {
+    require(partials, "partials");
+    const Counts all = counts_of(c, counts, "counts");
+    std::vector<Tensor> views;
+    for (int i = 0; i < partial_count; ++i) {
+      views.push_back(view(s, partials[i], sum(all), PEAL_F32));
+    }
+    return c.reduce_scatter_tree(s, name, virtual_ranks, views, view(s, y, mine(c, all), PEAL_F32),
+                                 all);
+  });
+}
+
 peal_status peal_all_gather_v(peal_comm* comm, const char* name, const void* x, void* y,
                               const int64_t* counts, peal_dtype dtype, peal_request* request) {
   return collective(comm, name, request, [&](Communicator& c, Stream& s) {

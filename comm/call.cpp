@@ -34,8 +34,8 @@ std::string_view name_of(CallKind kind) {
       return "send";
     case CallKind::recv:
       return "recv";
-    case CallKind::reduce_slices:
-      return "reduce_slices";
+    case CallKind::reduce_scatter_tree:
+      return "reduce_scatter_tree";
   }
   return "call";
 }
@@ -67,7 +67,7 @@ ErrorKind kind_of(int code) {
 
 bool reduces(CallKind kind) {
   return kind == CallKind::all_reduce || kind == CallKind::reduce_scatter ||
-         kind == CallKind::reduce || kind == CallKind::reduce_slices;
+         kind == CallKind::reduce;
 }
 
 bool has_root(CallKind kind) {
@@ -182,7 +182,9 @@ std::string long_name(const CallRecord& record) {
   if (has_root(record.kind)) add(cat("root ", record.parameter));
   if (record.kind == CallKind::send) add(cat("to rank ", record.parameter));
   if (record.kind == CallKind::recv) add(cat("from rank ", record.parameter));
-  if (record.kind == CallKind::all_reduce_tree) add(cat(record.parameter, " virtual ranks"));
+  const bool tree =
+      record.kind == CallKind::all_reduce_tree || record.kind == CallKind::reduce_scatter_tree;
+  if (tree) add(cat(record.parameter, " virtual ranks"));
   if (record.kind == CallKind::barrier) return short_name(record);
   add(std::string(name_of(record.dtype)));
   add(describe_sizes(record));

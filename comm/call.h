@@ -26,7 +26,7 @@ enum class CallKind : std::uint8_t {
   all_to_all,
   send,
   recv,
-  reduce_slices  // part of an all_reduce: every rank keeps its block of the reduction
+  reduce_scatter_tree  // also a part of an all_reduce over hosts, with a tree over this one's ranks
 };
 inline constexpr std::size_t kCallKinds = 13;
 
@@ -82,7 +82,7 @@ struct Call : CallArrays {
   CallRecord record;
   std::int64_t input_elements = 0;  // of each input, but for a group
   std::int64_t longest = 0;         // elements of the longest block, or of the whole array
-  const TreePlan* tree = nullptr;   // all_reduce_tree and reduce_slices only
+  const TreePlan* tree = nullptr;   // all_reduce_tree and reduce_scatter_tree only
   // Where the blocks of different sizes lie: block i has elements [bounds[i], bounds[i + 1]). An
   // all_to_all has those of its output behind those of its input.
   const std::int64_t* bounds = nullptr;

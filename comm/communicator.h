@@ -101,6 +101,11 @@ class Communicator {
   // x: blocks; y receives the reduced block of this rank, and may be that block of x.
   virtual Request reduce_scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                                  ReduceOp op, Counts counts = {}) = 0;
+  // The sums of all_reduce_tree, of which every rank gets its block: partials as there, each of
+  // blocks; y may be the block of partials[0]. With counts always.
+  virtual Request reduce_scatter_tree(Stream& s, std::string_view name, int virtual_ranks,
+                                      std::span<const Tensor> partials, Tensor y,
+                                      Counts counts) = 0;
   // y: blocks; x becomes the block of this rank on every rank, and may be that block of y.
   virtual Request all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                              Counts counts = {}) = 0;

@@ -69,14 +69,46 @@ void DeviceCollectives::run(const Call& call) {
       return send_or_receive(call);
     case CallKind::barrier:
       return barrier();
-    case CallKind::reduce_slices:
-      fail_internal("device communicator", "reduce_slices is a part of calls in host memory");
+    case CallKind::reduce_scatter_tree:
+      return reduce_scatter_tree(call);
   }
 }
 
 bool DeviceCollectives::is_native(const Call& call) {
   return call.record.algorithm != Algorithm::ordered_tree &&
          peal::is_native(call.record.dtype, call.record.op);
+}
+
+// Every rank sends each slice of its inputs to the owner of the slice. `scratch` holds this rank's
+// slice of all sources.
+template <typename SliceOf>
+SumSources DeviceCollectives::to_owners(const Call& call, std::span<const std::byte* const> inputs,
+                                        std::byte* scratch, const SliceOf& slice_of) {
+  const std::size_t size = call.element_size();
+  const auto first_of = [&](int r) { return call.tree != nullptr ? call.tree->first[at(r)] : r; };
+  const Slice mine = slice_of(rank_);
+  const std::size_t bytes = mine.size() * size;
+  SumSources sources;
+  sources.stride = align_up(bytes);
+  sources.arrived = scratch;
+  sources.first_own = first_of(rank_);
+  for (const std::byte* input : inputs) {
+    sources.own[sources.own_count++] = input + mine.begin * size;
+  }
+  engine_.begin_group();
+  for (int k = 1; k < ranks_; ++k) {
+    const int from = around(rank_ - k), to = around(rank_ + k);
+    for (int source = first_of(from); bytes > 0 && source < first_of(from + 1); ++source) {
+      engine_.receive(const_cast<std::byte*>(sources.at(source)), bytes, from);
+    }
+    const Slice theirs = slice_of(to);
+    for (const std::byte* input : inputs) {
+      if (theirs.size() == 0) continue;
+      engine_.send(input + theirs.begin * size, theirs.size() * size, to);
+    }
+  }
+  engine_.end_group();
+  return sources;
 }
 
 // NCCL's: a ring or a tree, 2 (n-1)/n N bytes per rank; the tensors of a group are one launch.
@@ -152,6 +184,17 @@ void DeviceCollectives::reduce_scatter(const Call& call) {
   engine_.sum(chain_, sources, call.output(), mine.size(), record.dtype, record.op, ranks_);
 }
 
+// 1 step, p (n-1)/n N bytes per rank with p partial sums each.
+void DeviceCollectives::reduce_scatter_tree(const Call& call) {
+  const std::size_t elements = call.block(rank_).size(), size = call.element_size();
+  const ReducePlan& plan = call.tree->reduce;
+  std::byte* scratch = engine_.scratch(at(plan.sources) * align_up(elements * size));
+  const SumSources sources = to_owners(call, {call.inputs.data(), at(call.input_count)}, scratch,
+                                       [&](int r) { return call.block(r); });
+  if (elements == 0) return;
+  engine_.sum(plan, sources, call.output(), elements, call.record.dtype, call.record.op, ranks_);
+}
+
 void DeviceCollectives::all_gather(const Call& call) {
   if (call.bounds != nullptr) return exchange(call);
   if (call.count() == 0) return;
@@ -209,36 +252,17 @@ void DeviceCollectives::ordered(const Call& call, const ReducePlan& plan, const 
   }
 }
 
-// Every rank sends each slice of its inputs to the owner of the slice, which reduces it in the
-// order of `plan` by a kernel; then all-gather, or gather to the root: 2 steps, (p + 1) (n-1)/n N
-// bytes per rank with p inputs each.
+// Every rank sends each slice of its inputs to its owner, which reduces it in the order of `plan`
+// by a kernel; then all-gather, or gather to the root: 2 steps, (p + 1) (n-1)/n N bytes per rank
+// with p inputs each.
 void DeviceCollectives::ordered_piece(const Call& call, const ReducePlan& plan,
                                       const Array& piece) {
   const std::size_t size = call.element_size();
-  const auto first_of = [&](int r) { return call.tree != nullptr ? call.tree->first[at(r)] : r; };
   const Slice mine = slice(call, piece, rank_);
   const std::size_t bytes = mine.size() * size;
-  SumSources sources;
-  sources.stride = align_up(bytes);
-  std::byte* scratch = engine_.scratch((at(plan.sources) + 1) * sources.stride);
-  sources.arrived = scratch;
-  sources.first_own = first_of(rank_);
-  for (const std::byte* input : piece.inputs) {
-    sources.own[sources.own_count++] = input + mine.begin * size;
-  }
-  engine_.begin_group();
-  for (int k = 1; k < ranks_; ++k) {
-    const int from = around(rank_ - k), to = around(rank_ + k);
-    for (int source = first_of(from); bytes > 0 && source < first_of(from + 1); ++source) {
-      engine_.receive(const_cast<std::byte*>(sources.at(source)), bytes, from);
-    }
-    const Slice theirs = slice(call, piece, to);
-    for (const std::byte* input : piece.inputs) {
-      if (theirs.size() == 0) continue;
-      engine_.send(input + theirs.begin * size, theirs.size() * size, to);
-    }
-  }
-  engine_.end_group();
+  std::byte* scratch = engine_.scratch((at(plan.sources) + 1) * align_up(bytes));
+  const SumSources sources =
+      to_owners(call, piece.inputs, scratch, [&](int r) { return slice(call, piece, r); });
   std::byte* total = piece.y != nullptr ? piece.y + mine.begin * size
                                         : scratch + at(plan.sources) * sources.stride;
   if (bytes > 0) {

@@ -30,11 +30,15 @@ class DeviceCollectives {
   void all_reduce(const Call& call);
   void reduce(const Call& call);
   void reduce_scatter(const Call& call);
+  void reduce_scatter_tree(const Call& call);
   void all_gather(const Call& call);
   void exchange(const Call& call);
   void send_or_receive(const Call& call);
   void barrier();
 
+  template <typename SliceOf>
+  SumSources to_owners(const Call& call, std::span<const std::byte* const> inputs,
+                       std::byte* scratch, const SliceOf& slice_of);
   void ordered(const Call& call, const ReducePlan& plan, const Array& array);
   void ordered_piece(const Call& call, const ReducePlan& plan, const Array& piece);
   void share(const Call& call, const Array& piece, const std::byte* total);

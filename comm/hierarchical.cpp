@@ -215,7 +215,7 @@ void HierarchicalCollectives::run_inside(Call& inside, const Call& whole) {
 void HierarchicalCollectives::reduce_inside(const Call& call, const Plan& plan, int partial,
                                             Slice piece, std::byte* y) {
   Call inside;
-  inside.record.kind = CallKind::reduce_slices;
+  inside.record.kind = CallKind::reduce_scatter_tree;
   inside.record.dtype = call.record.dtype;
   inside.record.op = call.record.op == ReduceOp::mean ? ReduceOp::sum : call.record.op;
   inside.input_elements = inside.longest = static_cast<std::int64_t>(piece.size());

@@ -45,6 +45,8 @@ void MessageCollectives::run(const Call& call, Way way) {
       return reduce(call, way);
     case CallKind::reduce_scatter:
       return reduce_scatter(call);
+    case CallKind::reduce_scatter_tree:
+      return reduce_scatter_tree(call);
     case CallKind::all_gather:
     case CallKind::gather:
     case CallKind::scatter:
@@ -55,7 +57,6 @@ void MessageCollectives::run(const Call& call, Way way) {
     case CallKind::send:
     case CallKind::recv:
     case CallKind::barrier:
-    case CallKind::reduce_slices:
       return;
   }
 }
@@ -158,6 +159,45 @@ void MessageCollectives::reduce_scatter(const Call& call) {
     messages_.finish(call, lane_);
     std::byte* y = call.output() + (mine.begin - block.begin) * size;
     reducer_.run(chain_, call.record.dtype, call.record.op, ranks_, sources_, std::span(&y, 1),
+                 mine.size());
+  }
+}
+
+// The same of partial sums, p on this rank: 1 step, p (n-1)/n N bytes per rank.
+void MessageCollectives::reduce_scatter_tree(const Call& call) {
+  const std::size_t size = call.element_size(), unit = kAlignment / size;
+  const TreePlan& tree = *call.tree;
+  std::size_t longest = 0;
+  for (int r = 0; r < ranks_; ++r) longest = std::max(longest, call.block(r).size());
+  const std::size_t pieces = at(ranks_) * at(tree.most);
+  const std::size_t step = std::max(piece_elements(call) / pieces / unit * unit, unit);
+  const auto place = [&](int input, Slice part) {
+    return call.inputs[at(input)] + part.begin * size;
+  };
+  for (std::size_t begin = 0; begin < longest; begin += step) {
+    const Slice chunk{begin, std::min(longest, begin + step)};
+    const Slice block = call.block(rank_), mine = clip(block, chunk);
+    const std::size_t bytes = mine.size() * size;
+    std::byte* arrived = scratch(at(tree.reduce.sources) * bytes);
+    sources_.clear();
+    for (int peer = 0; peer < ranks_; ++peer) {
+      for (int i = 0; i < tree.count(peer); ++i) {
+        sources_.push_back(peer == rank_ ? place(i, mine) : arrived);
+        if (peer == rank_) continue;
+        messages_.receive(arrived, bytes, peer, lane_);
+        arrived += bytes;
+      }
+    }
+    for (int k = 1; k < ranks_; ++k) {
+      const int peer = around(rank_ + k);
+      const Slice theirs = clip(call.block(peer), chunk);
+      for (int i = 0; i < call.input_count; ++i) {
+        messages_.send(place(i, theirs), theirs.size() * size, peer, lane_);
+      }
+    }
+    messages_.finish(call, lane_);
+    std::byte* y = call.output() + (mine.begin - block.begin) * size;
+    reducer_.run(tree.reduce, call.record.dtype, call.record.op, ranks_, sources_, std::span(&y, 1),
                  mine.size());
   }
 }

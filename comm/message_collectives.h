@@ -28,6 +28,7 @@ class MessageCollectives {
   void pack(const Call& call, Slice piece, std::vector<std::byte>& packed);
   void unpack(const Call& call, Slice piece, const std::vector<std::byte>& packed);
   void reduce_scatter(const Call& call);
+  void reduce_scatter_tree(const Call& call);
   void exchange(const Call& call);
   void broadcast(const Call& call);
   std::byte* scratch(std::size_t bytes);

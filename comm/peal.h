@@ -208,6 +208,10 @@ peal_status peal_all_to_all(peal_comm* comm, const char* name, const void* x, vo
 peal_status peal_reduce_scatter_v(peal_comm* comm, const char* name, const void* x, void* y,
                                   const int64_t* counts, peal_dtype dtype, peal_op op,
                                   peal_request* request);
+/* all_reduce_tree, of which rank r gets block r; every partial has all blocks. f32. */
+peal_status peal_reduce_scatter_tree(peal_comm* comm, const char* name, int virtual_ranks,
+                                     const void* const* partials, int partial_count, void* y,
+                                     const int64_t* counts, peal_request* request);
 peal_status peal_all_gather_v(peal_comm* comm, const char* name, const void* x, void* y,
                               const int64_t* counts, peal_dtype dtype, peal_request* request);
 peal_status peal_gather_v(peal_comm* comm, const char* name, const void* x, void* y,

@@ -141,18 +141,9 @@ Request QueuedCommunicator::all_reduce_group(Stream& s, std::string_view name,
 Request QueuedCommunicator::all_reduce_tree(Stream& s, std::string_view name, int virtual_ranks,
                                             std::span<const Tensor> partials, Tensor y) {
   const CallPlace place{"all_reduce_tree", name};
-  if (y.dtype != DType::f32 && !partial_is_f32(y.dtype)) {
-    fail_input(place.text(), "y is ", name_of(y.dtype), "; allowed: f32, f16, bf16");
-  }
-  const TreePlan& tree = tree_for(virtual_ranks);
-  const int expected = tree.count(rank());
-  if (static_cast<int>(partials.size()) != expected) {
-    fail_input(place.text(), partials.size(), " partial sums; rank ", rank(), " of ", world_size(),
-               " with ", virtual_ranks, " virtual ranks has ", expected);
-  }
   Call call = make_call(CallKind::all_reduce_tree, y.dtype, y.numel());
   call.record.parameter = virtual_ranks;
-  call.tree = &tree;
+  call.tree = &tree_of(place, virtual_ranks, partials.size(), y.dtype);
   add_output(place, call, y);
   for (const Tensor& partial : partials) {
     require_pair(place, partial, 1, y, 1);
@@ -188,6 +179,31 @@ Request QueuedCommunicator::reduce_scatter(Stream& s, std::string_view name, con
   add_input(place, call, x);
   add_output(place, call, y);
   check_blocks(place, call, y, &x, counts);
+  return enqueue(s, call, name);
+}
+
+Request QueuedCommunicator::reduce_scatter_tree(Stream& s, std::string_view name, int virtual_ranks,
+                                                std::span<const Tensor> partials, Tensor y,
+                                                Counts counts) {
+  const CallPlace place{"reduce_scatter_tree", name};
+  require_counts(place, counts, "counts", world_size());
+  require_memory(place, y, "y");
+  require_elements(place, y, "y", counts[static_cast<std::size_t>(rank())]);
+  Call call = make_call(CallKind::reduce_scatter_tree, y.dtype, 0);
+  call.record.parameter = virtual_ranks;
+  call.tree = &tree_of(place, virtual_ranks, partials.size(), y.dtype);
+  add_bounds(call, counts);
+  set_blocks(call.record, call.bounds, world_size());
+  call.longest = call.record.count;
+  add_output(place, call, y);
+  for (const Tensor& partial : partials) {
+    require_same_dtype(place, partial, y);
+    require_elements(place, partial, "a partial sum", call.record.count);
+    const bool first = &partial == partials.data();
+    const auto mine = static_cast<std::int64_t>(call.block(rank()).begin);
+    require_apart(place, y, partial, first ? mine : -1);
+    add_input(place, call, partial);
+  }
   return enqueue(s, call, name);
 }
 
@@ -303,6 +319,20 @@ const TreePlan& QueuedCommunicator::tree_for(int virtual_ranks) {
   TreePlan plan = tree_plan(virtual_ranks, world_size());
   plan.reduce.rounds_each_step = true;
   return trees_.emplace(virtual_ranks, std::move(plan)).first->second;
+}
+
+const TreePlan& QueuedCommunicator::tree_of(const CallPlace& place, int virtual_ranks,
+                                            std::size_t partials, DType dtype) {
+  if (dtype != DType::f32 && !partial_is_f32(dtype)) {
+    fail_input(place.text(), "y is ", name_of(dtype), "; allowed: f32, f16, bf16");
+  }
+  const TreePlan& tree = tree_for(virtual_ranks);
+  const int expected = tree.count(rank());
+  if (static_cast<int>(partials) != expected) {
+    fail_input(place.text(), partials, " partial sums; rank ", rank(), " of ", world_size(),
+               " with ", virtual_ranks, " virtual ranks has ", expected);
+  }
+  return tree;
 }
 
 std::size_t QueuedCommunicator::bounds_per_slot() const {

@@ -83,6 +83,8 @@ class QueuedCommunicator : public Communicator {
                  int root) override;
   Request reduce_scatter(Stream& s, std::string_view name, const Tensor& x, Tensor y, ReduceOp op,
                          Counts counts = {}) override;
+  Request reduce_scatter_tree(Stream& s, std::string_view name, int virtual_ranks,
+                              std::span<const Tensor> partials, Tensor y, Counts counts) override;
   Request all_gather(Stream& s, std::string_view name, const Tensor& x, Tensor y,
                      Counts counts = {}) override;
   Request gather(Stream& s, std::string_view name, const Tensor& x, Tensor y, int root,
@@ -144,6 +146,8 @@ class QueuedCommunicator : public Communicator {
                     Counts counts);
   std::unique_ptr<Communicator> split_as(std::string_view name, int colour, int key);
   const TreePlan& tree_for(int virtual_ranks);
+  const TreePlan& tree_of(const CallPlace& place, int virtual_ranks, std::size_t partials,
+                          DType dtype);
   void run_or_wait(std::unique_lock<std::mutex>& lock);
   void run_next(std::unique_lock<std::mutex>& lock, bool spin);
   template <typename Work>

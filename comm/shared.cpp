@@ -435,8 +435,8 @@ void SharedTransport::work(const Call& call, Slice chunk) {
       return reduce(call, chunk);
     case CallKind::reduce_scatter:
       return reduce_scatter(call, chunk);
-    case CallKind::reduce_slices:
-      return reduce_slices(call, chunk);
+    case CallKind::reduce_scatter_tree:
+      return reduce_scatter_tree(call, chunk);
     case CallKind::all_gather:
     case CallKind::gather:
     case CallKind::scatter:
@@ -503,13 +503,16 @@ void SharedTransport::collect_sources(const Call& call, int part, Slice elements
 
 // Every rank reduces its block, in the order of call.tree. 2 meetings; a rank reads N bytes (p N
 // with p partial sums a rank) and writes N/n.
-void SharedTransport::reduce_slices(const Call& call, Slice chunk) {
+void SharedTransport::reduce_scatter_tree(const Call& call, Slice chunk) {
   const Slice block = call.block(rank_), mine = intersection(block, chunk);
-  if (mine.size() == 0) return;
-  collect_sources(call, /*part=*/0, mine, /*ring=*/false);
-  outputs_.assign(1, call.output() + (mine.begin - block.begin) * call.element_size());
-  reducer_.run(call.tree->reduce, call.record.dtype, call.record.op, ranks_, sources_, outputs_,
-               mine.size());
+  const std::size_t step = apart_ ? brought_at_once(call) : mine.size();
+  for (std::size_t begin = mine.begin; begin < mine.end; begin += step) {
+    const Slice part{begin, std::min(mine.end, begin + step)};
+    collect_sources(call, /*part=*/0, part, /*ring=*/false);
+    outputs_.assign(1, call.output() + (part.begin - block.begin) * call.element_size());
+    reducer_.run(call.tree->reduce, call.record.dtype, call.record.op, ranks_, sources_, outputs_,
+                 part.size());
+  }
 }
 
 // 2 meetings; a rank reads N bytes and writes N/n.

@@ -206,7 +206,8 @@ class SharedTransport final : public Transport {
   void reduce_part(const Call& call, int part, Slice elements);
   Slice slice_in(const Call& call, Slice chunk, int rank) const;
   void collect_sources(const Call& call, int part, Slice elements, bool ring);
-  void reduce_slices(const Call& call, Slice chunk);
+  void reduce_scatter_tree(const Call& call, Slice chunk);
+  std::size_t brought_at_once(const Call& call) const;
   void reduce_scatter(const Call& call, Slice chunk);
   void pull(const Call& call, Slice chunk);
 

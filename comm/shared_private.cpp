@@ -46,7 +46,7 @@ bool SharedTransport::is_fetched(const Call& call) const {
 // The elements of a chunk of this rank's input that no peer reads.
 Slice SharedTransport::read_by_none(const Call& call, Slice chunk) const {
   if (call.reduces_whole()) return slice_in(call, chunk, rank_);
-  if (call.record.kind == CallKind::reduce_slices) {
+  if (call.record.kind == CallKind::reduce_scatter_tree) {
     return intersection(call.block(rank_), chunk);
   }
   return {chunk.begin, chunk.begin};
@@ -115,6 +115,14 @@ void SharedTransport::fetch(const Call& call, int rank, std::byte* to, const std
                       gone ? " is gone, waited for in " : " has memory that cannot be read, in ",
                       short_name(beyond_ != nullptr ? beyond_->call() : call.record), "; ",
                       last_of(rank))));
+}
+
+// Elements of which this rank's bounce buffers hold what all others bring. A rank's block may be
+// all of a chunk.
+std::size_t SharedTransport::brought_at_once(const Call& call) const {
+  const std::size_t unit = kAlignment / call.element_size();
+  const std::size_t others = at(std::max(call.tree->reduce.sources, 1)) * call.element_size();
+  return std::max(2 * SharedSpace::kBounceBytes / others / unit * unit, unit);
 }
 
 // A rank's input as this rank can read it.

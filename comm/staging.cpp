@@ -76,6 +76,11 @@ std::size_t Staging::place_of_arrivals(const Call& call, Slice chunk) const {
   return stride(call, {0, place});
 }
 
+// Of a chunk of the whole array, what is in this rank's block.
+Slice Staging::mine_of_array(const Call& call, Slice chunk) const {
+  return intersection(call.block(rank_), chunk);
+}
+
 // visit(array, its elements, where they lie in the buffer: elements from its begin)
 template <typename Visit>
 void Staging::visit_inputs(const Call& call, Slice chunk, const Visit& visit) const {
@@ -110,6 +115,11 @@ void Staging::visit_outputs(const Call& call, Slice chunk, const Visit& visit) c
     }
   } else if (has_blocks(kind)) {
     visit(0, mine(call, chunk), place_of_mine(call, chunk));
+  } else if (kind == CallKind::reduce_scatter_tree) {
+    const Slice part = mine_of_array(call, chunk);
+    if (part.size() == 0) return;
+    const std::size_t first = call.block(rank_).begin;
+    visit(0, Slice{part.begin - first, part.end - first}, part.begin - chunk.begin);
   } else {
     visit(0, chunk, 0);
   }
@@ -139,6 +149,10 @@ Call Staging::call_on(const Call& call, Slice chunk, std::byte* buffer) {
     on.inputs[at(i)] = place(at(i) * stride(call, chunk));
   }
   if (on.output_count > 0) on.outputs[0] = buffer;
+  if (call.record.kind == CallKind::reduce_scatter_tree) {
+    const Slice part = mine_of_array(call, chunk);
+    if (part.size() > 0) on.outputs[0] = place(part.begin - chunk.begin);
+  }
   if (call.is_group()) {
     for (int i = 0; i < call.parts(); ++i) {
       const std::size_t begin = intersection(call.part(i), chunk).begin;
@@ -179,6 +193,8 @@ void Staging::set_bounds(Call& on, const Call& call, Slice chunk) {
   };
   if (call.is_group()) {
     add_all(call.parts(), [&](int i) { return intersection(call.part(i), chunk); });
+  } else if (call.record.kind == CallKind::reduce_scatter_tree) {
+    add_all(ranks_, [&](int r) { return intersection(call.block(r), chunk); });
   } else {
     on.record.count = add_all(ranks_, [&](int r) { return clip(call.block(r), chunk); });
     if (call.record.kind == CallKind::all_to_all) {

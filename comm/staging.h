@@ -1,8 +1,8 @@
 // How the arrays of a call go through a buffer of host memory: which elements are in a chunk, where
 // they lie in the buffer, and the call on the buffer that does the chunk's part.
 //
-// A chunk is the elements [chunk.begin, chunk.end) of every block, of every partial sum, or of the
-// array (a group: of its tensors in a row).
+// A chunk is the elements [chunk.begin, chunk.end) of every block, of every partial sum (with
+// blocks or without), or of the array (a group: of its tensors in a row).
 #pragma once
 
 #include <cstddef>
@@ -37,6 +37,7 @@ class Staging {
   Slice outgoing(const Call& call, Slice chunk, int rank) const;
   Slice incoming(const Call& call, Slice chunk, int rank) const;
   Slice mine(const Call& call, Slice chunk) const;
+  Slice mine_of_array(const Call& call, Slice chunk) const;
   std::size_t place_of_mine(const Call& call, Slice chunk) const;
   std::size_t place_of_arrivals(const Call& call, Slice chunk) const;
   template <typename Visit>

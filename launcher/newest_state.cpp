@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 
 #include "core/base/error.h"
@@ -101,24 +102,20 @@ void NewestState::receive(Found& found, int giver, std::int64_t front, std::int6
   }
 }
 
-void NewestState::begin(const MemoryStateInfo& info, const Tensors& tensors, bool compressed,
-                        std::int64_t step, std::int64_t epoch) {
+void NewestState::begin(const MemoryStateInfo& info, const Tensors& tensors, bool in_parts,
+                        std::int64_t step, std::int64_t epoch, Collect how) {
   saved_ = step;
-  if (!keeps() || (compressed && comm_.rank() != 0)) return;
-  const std::filesystem::path path = memory_state_path(run_);
-  const std::size_t needed =
-      MemoryStateWriter::bytes(info, tensors.weights, tensors.optimizer, tensors.compression);
-  // What an earlier start left is not needed any more, now that the ranks have it.
-  if (free_bytes(path.parent_path()) < needed) remove_memory_state(run_);
+  collect_ = std::move(how);
+  if (keeps() && (!in_parts || comm_.rank() == 0)) {
+    or_go_without([&] { make_writer(info, tensors); });
+  }
+  collect();
+  if (writer_) or_go_without([&] { writer_->save(step, epoch); });
+}
+
+void NewestState::or_go_without(const std::function<void()>& work) {
   try {
-    const std::size_t room = free_bytes(path.parent_path());
-    if (room < needed) {
-      fail_input(path.parent_path().string(), "has ", human_bytes(static_cast<double>(room)),
-                 " free, the newest state needs ", human_bytes(static_cast<double>(needed)));
-    }
-    writer_ = std::make_unique<MemoryStateWriter>(path, info, tensors.weights, tensors.optimizer,
-                                                  tensors.compression);
-    writer_->save(step, epoch);
+    work();
   } catch (const Error& error) {
     writer_.reset();
     log::warn(cat(error.what(), "; ", comm_.rank_name(comm_.rank()),
@@ -126,9 +123,30 @@ void NewestState::begin(const MemoryStateInfo& info, const Tensors& tensors, boo
   }
 }
 
-void NewestState::save(std::int64_t step, std::int64_t epoch,
-                       std::chrono::steady_clock::time_point begun) {
+void NewestState::make_writer(const MemoryStateInfo& info, const Tensors& tensors) {
+  const std::filesystem::path path = memory_state_path(run_);
+  const std::size_t needed =
+      MemoryStateWriter::bytes(info, tensors.weights, tensors.optimizer, tensors.compression);
+  // What an earlier start left is not needed any more, now that the ranks have it.
+  if (free_bytes(path.parent_path()) < needed) remove_memory_state(run_);
+  const std::size_t room = free_bytes(path.parent_path());
+  if (room < needed) {
+    fail_input(path.parent_path().string(), "has ", human_bytes(static_cast<double>(room)),
+               " free, the newest state needs ", human_bytes(static_cast<double>(needed)));
+  }
+  writer_ = std::make_unique<MemoryStateWriter>(path, info, tensors.weights, tensors.optimizer,
+                                                tensors.compression);
+}
+
+void NewestState::collect() {
+  static const std::vector<NamedTensor> kNone;
+  collect_(writer_ ? writer_->optimizer_room() : kNone);
+}
+
+void NewestState::save(std::int64_t step, std::int64_t epoch) {
+  const auto begun = std::chrono::steady_clock::now();
   saved_ = step;
+  collect();
   if (writer_) writer_->save(step, epoch);
   promised_ = every_;
   const double seconds =

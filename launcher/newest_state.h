@@ -1,11 +1,12 @@
 // The newest finished step of a run in the memory of its hosts, so that a start after a failure
 // reads no disk. The first rank of each host keeps it: data parallelism means that every host has
-// everything. Only what compression keeps is on the host of rank 0 alone.
+// everything. Where ranks hold parts of it (what compression keeps, a sharded optimizer's state),
+// rank 0 collects them and its host alone keeps it.
 #pragma once
 
 #include <array>
-#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,13 +38,15 @@ class NewestState {
   struct Tensors {
     std::vector<NamedTensor> weights, optimizer, compression;
   };
-  // From now on states are kept, this one first. With `compressed` the rank 0 alone keeps them.
-  // Where /dev/shm has no room, that host goes without, and says so once.
-  void begin(const MemoryStateInfo& info, const Tensors& tensors, bool compressed,
-             std::int64_t step, std::int64_t epoch);
+  // Brings the tensors up to date, and puts those of the optimizer that have no memory into `room`,
+  // which is empty on ranks that keep nothing.
+  using Collect = std::function<void(const std::vector<NamedTensor>& room)>;
+  // From now on states are kept, this one first. With `in_parts` rank 0 alone keeps them. Where
+  // /dev/shm has no room, that host goes without, and says so once. Collective, if `how` is.
+  void begin(const MemoryStateInfo& info, const Tensors& tensors, bool in_parts, std::int64_t step,
+             std::int64_t epoch, Collect how);
   bool due(std::int64_t step) const { return every_ > 0 && step - saved_ >= every_; }
-  // `begun`: when the work for it began (compression is collected before), to know what it costs.
-  void save(std::int64_t step, std::int64_t epoch, std::chrono::steady_clock::time_point begun);
+  void save(std::int64_t step, std::int64_t epoch);  // collective, if `collect` is
   void finished(std::int64_t step);
 
   // Steps from one state to the next; 0: none are kept.
@@ -58,6 +61,9 @@ class NewestState {
 
  private:
   bool keeps() const { return comm_.local_rank() == 0; }
+  void make_writer(const MemoryStateInfo& info, const Tensors& tensors);
+  void collect();
+  void or_go_without(const std::function<void()>& work);
   void receive(Found& found, int giver, std::int64_t front, std::int64_t payload,
                std::optional<MemoryState>& mine);
   std::optional<MemoryState> open_own(std::uint64_t job_hash) const;
@@ -65,6 +71,7 @@ class NewestState {
   Communicator& comm_;
   std::uint64_t run_;
   std::unique_ptr<MemoryStateWriter> writer_;  // none where this rank keeps nothing
+  Collect collect_;
   Buffer received_;
   std::int64_t every_ = 0, saved_ = 0, saves_ = 0;
   std::int64_t promised_ = 0;  // the most that every_ was since the last save

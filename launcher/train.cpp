@@ -228,8 +228,9 @@ void Run::keep_in_memory() {
   if (memory_->every() == 0 || first_step_ == trainer_->total_steps()) return;
   memory_->begin({.job = effective_job(job_), .job_hash = job_hash(job_)},
                  {trainer_->weights(), trainer_->optimizer_state(), trainer_->compression_state()},
-                 trainer_->has_compression_state(), first_step_,
-                 first_step_ > 0 ? epoch_of(first_step_) : 0);
+                 trainer_->state_is_in_parts(), first_step_,
+                 first_step_ > 0 ? epoch_of(first_step_) : 0,
+                 [this](const std::vector<NamedTensor>& room) { trainer_->collect_state(room); });
 }
 
 RunStatus Run::first_status() {
@@ -351,7 +352,7 @@ void Run::announce() {
                     job_.run().directory()));
   progress_.say(cat("model: ", trainer_->table().parameters.size(), " parameter tensors, ", values,
                     " values; job ", hex(job_hash(job_))));
-  progress_.say(cat("memory of a rank: ", to_string(trainer_->memory())));
+  progress_.say(cat("memory of a rank: ", to_text(trainer_->memory())));
   if (const std::string& weights = job_.model().weights(); !weights.empty()) {
     progress_.say(first_step_ == 0 ? cat("weights from ", weights)
                                    : cat("weights from this run; ", weights, " is not read"));
@@ -424,10 +425,8 @@ void Run::after_step(std::int64_t step, const StepResult& result) {
   window_.records += result.records;
   window_.loss += result.loss * static_cast<double>(result.records);
   window_.correct += result.accuracy * static_cast<double>(result.records);
-  if (first_rank()) {
-    log_window(step, result);
-    histograms(step);
-  }
+  if (first_rank()) log_window(step, result);
+  histograms(step);
   if (checkpoint_due(step)) save(step);
   if (evaluation_due(step)) evaluate(step);
   if (memory_->due(step)) save_in_memory(step);
@@ -435,10 +434,8 @@ void Run::after_step(std::int64_t step, const StepResult& result) {
 }
 
 void Run::save_in_memory(std::int64_t step) {
-  const auto begun = Clock::now();
   const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "keep in memory");
-  trainer_->collect_state();
-  memory_->save(step, epoch_of(step), begun);
+  memory_->save(step, epoch_of(step));
 }
 
 // What ranks tell each other decides how often states are kept: on all alike, since keeping
@@ -516,7 +513,9 @@ void Run::log_window(std::int64_t step, const StepResult& result) {
 
 void Run::histograms(std::int64_t step) {
   const int every = job_.run().histograms_every_steps();
-  if (every == 0 || step % every != 0 || metrics_->tensorboard() == nullptr) return;
+  if (every == 0 || step % every != 0 || !job_.run().tensorboard()) return;
+  trainer_->collect_gradients();
+  if (!first_rank()) return;
   const auto write = [&](const std::string& prefix, const std::vector<NamedTensor>& tensors) {
     for (const NamedTensor& t : tensors) {
       metrics_->tensorboard()->histogram(
@@ -559,7 +558,7 @@ void Run::evaluate(std::int64_t step) {
 void Run::save(std::int64_t step) {
   if (saved_step_ == step) return;
   const TimelineScope scope(Timeline::active(timeline_.get()), /*lane=*/0, "save");
-  trainer_->collect_state();
+  trainer_->collect_state(writer_ ? writer_->optimizer_room() : std::vector<NamedTensor>{});
   saved_step_ = step;
   if (!writer_) return;
   writer_->save({.step = step,

@@ -60,16 +60,19 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
   }
   times_.comm -= update_seconds;
   times_.optimizer += update_seconds;
-  const Timer timer(times_.optimizer);
-  const TimelineScope scope(timeline, /*lane=*/0, "optimizer");
   StepResult result = read_slots(step);
-  if (need_norm) {
-    result.gradient_norm = gradient_norm();
-    const double clip = job_.train().clip_norm();
-    update(step, 0, table_.gradient_bytes,
-           clip > 0 ? clip_factor(result.gradient_norm, clip) : 1.0f);
+  {
+    const Timer timer(times_.optimizer);
+    const TimelineScope scope(timeline, /*lane=*/0, "optimizer");
+    if (need_norm) {
+      result.gradient_norm = gradient_norm();
+      const double clip = job_.train().clip_norm();
+      update(step, 0, table_.gradient_bytes,
+             clip > 0 ? clip_factor(result.gradient_norm, clip) : 1.0f);
+    }
+    plans_[0].apply_slots(stream_, sum_->total());
   }
-  plans_[0].apply_slots(stream_, sum_->total());
+  if (shards_) finish_sharing();
   return result;
 }
 
@@ -160,20 +163,42 @@ void Trainer::check_loss(std::int64_t step) {
                   "learning rate or train.clip_norm may help; the newest checkpoint is intact"));
 }
 
-// Steps the optimizer over [begin, end) of the arenas, slots left out.
+// Steps the optimizer over [begin, end) of the arenas, slots left out; sharded: whole buckets, of
+// each this rank's slice, whose parameters then go to all ranks while the next bucket is stepped.
 void Trainer::update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale) {
   begin = std::max(begin, table_.slots_end);
   if (begin >= end) return;
+  if (!shards_) return update_slice(step, {begin, end}, begin, gradient_scale);
+  const BucketShards& all = shards_->shards();
+  for (std::size_t b = all.bucket_at(begin); b < all.buckets() && all.bucket(b).end <= end; ++b) {
+    update_slice(step, shards_->slice(b), shards_->place(b), gradient_scale);
+    shards_->share(stream_, b, parameters_.data());
+  }
+}
+
+// `state`: where the slice begins in the arenas of states.
+void Trainer::update_slice(std::int64_t step, ByteRange part, std::size_t state,
+                           float gradient_scale) {
+  if (part.size() == 0) return;
   std::vector<Tensor>& states = optimizer_slices_;
   for (std::size_t i = 0; i < states.size(); ++i)
-    states[i] = slice(optimizer_states_[i].data(), begin, end);
+    states[i] = slice(optimizer_states_[i].data(), state, state + part.size());
   const double rate = optimizer_->learning_rate() * schedule_.factor(step, total_steps_);
   optimizer_->step(stream_,
                    {.number = step + 1, .learning_rate = rate, .gradient_scale = gradient_scale},
-                   gradient_slice(begin, end), states, slice(parameters_.data(), begin, end));
+                   gradient_slice(part.begin, part.end), states,
+                   slice(parameters_.data(), part.begin, part.end));
+}
+
+// The next forward pass reads the parameters of all ranks.
+void Trainer::finish_sharing() {
+  const Timer timer(times_.comm);
+  const TimelineScope scope(Timeline::active(timeline_), /*lane=*/0, "parameters");
+  shards_->finish_sharing(stream_);
 }
 
 double Trainer::gradient_norm() {
+  if (shards_) return shards_->gradient_norm(stream_, sum_->total(), norm_blocks_);
   return global_norm(stream_, gradient_slice(table_.slots_end, table_.gradient_bytes),
                      {.data = norm_blocks_.data(),
                       .shape = {static_cast<std::int64_t>(norm_blocks_.size() / sizeof(double))},

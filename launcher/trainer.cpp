@@ -62,15 +62,6 @@ void check_model(const JobSpec& job) {
     check_power_sgd(make_parameter_table(graph), compression.power_sgd().rank());
 }
 
-std::string to_string(const MemoryTable& memory) {
-  const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
-  const std::string saved =
-      memory.saved > 0 ? cat(" (train.recompute saves ", bytes(memory.saved), ")") : "";
-  return cat("parameters ", bytes(memory.parameters), ", gradients ", bytes(memory.gradients),
-             ", optimizer ", bytes(memory.optimizer), ", activations ", bytes(memory.activations),
-             saved, ", scratch ", bytes(memory.scratch), ", together ", bytes(memory.total()));
-}
-
 Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
     : job_(job),
       comm_(comm),
@@ -92,15 +83,12 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   parameters_ = Mirror(table_.gradient_bytes, device_);
   optimizer_ = make_optimizer(job_.optimizer());
   schedule_ = make_schedule(job_.schedule());
-  for (std::size_t i = 0; i < optimizer_->state_names().size(); ++i) {
-    optimizer_states_.emplace_back(table_.gradient_bytes, device_);
-  }
-  optimizer_slices_.resize(optimizer_states_.size());
   const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
   norm_blocks_ = Mirror(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
   if (device_.kind != Device::Kind::cpu) slots_ = pinned(Buffer(table_.slots_end), device_);
 
   make_sum();
+  make_optimizer_states();
   sum_->set_overlap(job_.parallel().overlap());
   if (sum_->errors() != Errors::none) {
     compression_ = std::make_unique<CompressionState>(comm_, table_, virtual_ranks, *sum_);
@@ -169,12 +157,30 @@ void Trainer::make_sum() {
     return;
   }
   options.compression.exact_bytes = table_.slots_end;
+  // Blocks of the norm stay whole.
+  constexpr std::size_t kUnit = Kernels::kNormBlock * sizeof(float);
+  if (job_.parallel().shard_optimizer()) {
+    options.sharding = {.whole_bytes = table_.slots_end, .unit = kUnit};
+  }
   buckets_ = std::make_unique<GradientBuckets>(gradient_comm(), table_.gradient_bytes, options);
   const bool invariant = options.reduction == Reduction::rank_invariant;
   first_leaf_ = invariant ? 0 : block_.begin;
   const TreeNode leaves = invariant ? block_ : TreeNode{0, block_.end - block_.begin};
   sum_ = std::make_unique<GradientTree>(invariant ? options.virtual_ranks : leaves.end, leaves,
                                         lanes, parts, table_.gradient_bytes, *buckets_, device_);
+}
+
+void Trainer::make_optimizer_states() {
+  std::size_t bytes = table_.gradient_bytes;
+  if (buckets_ && buckets_->shards() != nullptr) {
+    shards_ = std::make_unique<OptimizerShards>(*buckets_->shards(), gradient_comm(), comm_, table_,
+                                                device_);
+    bytes = shards_->state_bytes();
+  }
+  for (std::size_t i = 0; i < optimizer_->state_names().size(); ++i) {
+    optimizer_states_.emplace_back(bytes, device_);
+  }
+  optimizer_slices_.resize(optimizer_states_.size());
 }
 
 void Trainer::make_loader(std::int64_t first_step) {
@@ -204,9 +210,26 @@ void Trainer::initialize_weights() {
     load_weights(job_.model(), job_.model().weights(), weights());
 }
 
+namespace {
+
+// What load_tensors has compared, in the order of `names`.
+std::vector<NamedTensor> in_order(const std::vector<NamedTensor>& saved,
+                                  const std::vector<NamedTensor>& names) {
+  std::vector<NamedTensor> list;
+  for (const NamedTensor& wanted : names) {
+    list.push_back(*std::find_if(saved.begin(), saved.end(), [&](const NamedTensor& t) {
+      return current_name(t.name) == wanted.name;
+    }));
+  }
+  return list;
+}
+
+}  // namespace
+
 void Trainer::load(const Checkpoint& checkpoint) {
   checkpoint.load_weights(weights());
   checkpoint.load_optimizer(optimizer_state());
+  if (shards_) saved_optimizer_ = in_order(checkpoint.optimizer(), optimizer_state());
   saved_compression_ = checkpoint.compression();
   if (compression_) compression_->check(saved_compression_, checkpoint.path().string());
 }
@@ -214,6 +237,7 @@ void Trainer::load(const Checkpoint& checkpoint) {
 void Trainer::load(const MemoryState& state) {
   load_tensors(state.where(), state.weights(), weights());
   load_tensors(state.where(), state.optimizer(), optimizer_state());
+  if (shards_) saved_optimizer_ = in_order(state.optimizer(), optimizer_state());
   saved_compression_ = state.compression();
   if (compression_) compression_->check(saved_compression_, state.where());
 }
@@ -231,7 +255,13 @@ void Trainer::start(std::int64_t first_step, const Say& say) {
   };
   send("parameters", parameters_);
   send("states", states_);
-  for (Mirror& state : optimizer_states_) send("optimizer state", state);
+  if (!shards_) {
+    for (Mirror& state : optimizer_states_) send("optimizer state", state);
+  } else if (first_step > 0) {  // else zero, as they are
+    shards_->give(host_, saved_optimizer_, optimizer_states_);
+    for (Mirror& state : optimizer_states_) state.upload(stream_);
+  }
+  saved_optimizer_.clear();
   stream_.synchronize();
   if (compression_ && first_step > 0) compression_->restore(host_, saved_compression_);
   saved_compression_.clear();
@@ -274,6 +304,7 @@ std::vector<NamedTensor> Trainer::optimizer_state() const {
   const std::vector<std::string> names = optimizer_->state_names();
   for (std::size_t i = 0; i < names.size(); ++i) {
     for (NamedTensor& view : views(optimizer_states_[i].host(), names[i] + "/")) {
+      if (shards_) view.tensor.data = nullptr;
       list.push_back(std::move(view));
     }
   }
@@ -284,9 +315,14 @@ std::vector<NamedTensor> Trainer::compression_state() {
   return compression_ ? compression_->tensors() : std::vector<NamedTensor>{};
 }
 
-void Trainer::collect_state() {
+void Trainer::collect_state(const std::vector<NamedTensor>& room) {
   if (compression_) compression_->collect(host_);
   read_back();
+  if (shards_) shards_->collect(host_, optimizer_states_, room);
+}
+
+void Trainer::collect_gradients() {
+  if (shards_) shards_->collect_gradients(stream_, sum_->total());
 }
 
 void Trainer::read_back() {
@@ -306,6 +342,12 @@ MemoryTable Trainer::memory() const {
   table.parameters = parameters_.size() + states_.size();
   table.gradients = sum_->bytes();
   for (const Mirror& state : optimizer_states_) table.optimizer += state.size();
+  table.whole_optimizer = table.optimizer;
+  if (shards_) {
+    table.whole_optimizer = optimizer_states_.size() * table_.gradient_bytes;
+    table.slices = comm_.world_size();
+    table.scratch += shards_->bytes();
+  }
   const auto count = [&](const Plan& plan) {
     table.activations += plan.memory().activations;
     table.scratch += plan.memory().scratch;
@@ -317,6 +359,20 @@ MemoryTable Trainer::memory() const {
   return table;
 }
 
+std::string to_text(const MemoryTable& memory) {
+  const auto bytes = [](std::size_t n) { return human_bytes(static_cast<double>(n)); };
+  const std::string sharded = memory.slices == 1
+                                  ? ""
+                                  : cat(" (sharded over ", memory.slices,
+                                        " ranks: ", bytes(memory.whole_optimizer), " in all)");
+  const std::string saved =
+      memory.saved > 0 ? cat(" (train.recompute saves ", bytes(memory.saved), ")") : "";
+  return cat("parameters ", bytes(memory.parameters), ", gradients ", bytes(memory.gradients),
+             ", optimizer ", bytes(memory.optimizer), sharded, ", activations ",
+             bytes(memory.activations), saved, ", scratch ", bytes(memory.scratch), ", together ",
+             bytes(memory.total()));
+}
+
 TimelineRoom Trainer::timeline_room() const {
   constexpr std::size_t kPhases = 4, kOthers = 2;  // data, forward, backward, merge
   TimelineRoom room;
@@ -326,8 +382,8 @@ TimelineRoom Trainer::timeline_room() const {
         static_cast<std::size_t>((leaves.end - leaves.begin) * job_.train().accumulate_steps());
     room.spans.push_back(kPhases * passes + kOthers);
   }
-  room.spans[0] += 2 * sum_->slices();  // wait, optimizer
-  room.calls = 2 * sum_->slices();
+  room.spans[0] += 2 * sum_->slices() + 1;              // wait, optimizer; parameters
+  room.calls = (shards_ ? 3 : 2) * sum_->slices() + 1;  // sums, parameters; the norm
   return room;
 }
 

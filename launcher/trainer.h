@@ -21,6 +21,7 @@
 #include "launcher/lanes.h"
 #include "launcher/mirror.h"
 #include "launcher/open_records.h"
+#include "launcher/optimizer_shards.h"
 #include "launcher/timeline.h"
 #include "models/model.h"
 
@@ -40,11 +41,13 @@ void check_model(const JobSpec& job);
 // Bytes a rank holds; printed before step 1.
 struct MemoryTable {
   std::size_t parameters = 0, gradients = 0, optimizer = 0, activations = 0, scratch = 0;
-  std::size_t saved = 0;  // more that activations were without train.recompute
+  std::size_t whole_optimizer = 0;  // what `optimizer` would be if it were not sharded
+  int slices = 1;                   // of it
+  std::size_t saved = 0;            // more that activations were without train.recompute
   std::size_t total() const { return parameters + gradients + optimizer + activations + scratch; }
 };
 
-std::string to_string(const MemoryTable& memory);  // for people
+std::string to_text(const MemoryTable& memory);  // "parameters 1.0 MiB, gradients ..."
 
 // Where the time of steps went, in seconds, as lane 0 saw it.
 struct StepTimes {
@@ -95,18 +98,23 @@ class Trainer {
   std::int64_t total_steps() const { return total_steps_; }
   const ParameterTable& table() const { return table_; }
   // In host memory that stays where it is. What a GPU has, and what compression has to keep (which
-  // is on rank 0 only), is as it was at the last collect_state().
+  // is on rank 0 only), is as it was at the last collect_state(). A sharded optimizer's state has
+  // no memory here: collect_state() puts it into the room it is given.
   std::vector<NamedTensor> weights() const;  // parameters and states
   std::vector<NamedTensor> parameters() const;
   std::vector<NamedTensor> optimizer_state() const;
   std::vector<NamedTensor> compression_state();
-  void collect_state();                  // collective
-  void read_back();                      // what a GPU has
-  std::vector<NamedTensor> gradients();  // of the last step, after the reduction
+  // `room`: tensors in the order of optimizer_state(); empty: nobody wants them. Collective.
+  void collect_state(const std::vector<NamedTensor>& room = {});
+  void read_back();  // what a GPU has
+  // Of the last step, after the reduction; sharded: of use on rank 0, after collect_gradients().
+  std::vector<NamedTensor> gradients();
+  void collect_gradients();  // collective
   const Device& device() const { return device_; }
   // "host", "nccl" or "staged": what sums the gradients.
   std::string_view gradient_backend() const { return gradient_comm().backend(); }
-  bool has_compression_state() const { return compression_ != nullptr; }
+  // Ranks have parts of it, which collect_state() brings to rank 0.
+  bool state_is_in_parts() const { return compression_ != nullptr || shards_ != nullptr; }
   MemoryTable memory() const;
   StepTimes& times() { return times_; }
   // Steps are recorded in `timeline` while that is recording; nullptr: in none.
@@ -126,13 +134,16 @@ class Trainer {
   void make_plans();
   void make_batches(int lanes);
   void make_sum();
+  void make_optimizer_states();
   void make_loader(std::int64_t first_step);
   void run_lane(int lane, std::int64_t step);
   void note_ready(std::size_t bytes_final);
   void check_loss(std::int64_t step);
   StepResult read_slots(std::int64_t step) const;
   void update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale);
+  void update_slice(std::int64_t step, ByteRange part, std::size_t state, float gradient_scale);
   double gradient_norm();
+  void finish_sharing();
   void set_inputs(int lane, const Batch& batch);
   void tell_device_comm(std::int64_t step);
   void read_back_slots();
@@ -162,6 +173,8 @@ class Trainer {
   Schedule schedule_;
   std::unique_ptr<GradientBuckets> buckets_;  // none where the sum needs none
   std::unique_ptr<GradientSum> sum_;
+  std::unique_ptr<OptimizerShards> shards_;        // none where every rank has all state
+  std::vector<NamedTensor> saved_optimizer_;       // rank 0, from load() to start(), if sharded
   std::unique_ptr<CompressionState> compression_;  // none where there is no state
   std::vector<NamedTensor> saved_compression_;     // rank 0, from load() to start()
   int first_leaf_ = 0;                             // virtual rank of the tree's leaf 0

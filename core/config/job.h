@@ -40,7 +40,7 @@ std::string effective_source(const SourceSpec& source);  // in the same way
 // - model.weights, which a run that goes on does not read,
 // - train.recompute,
 // - data.prefetch_batches, data.loader_threads, parallel.threads and the deadlines,
-// - parallel.bucket_size where it cannot change a bit (RANK_INVARIANT),
+// - parallel.bucket_size and shard_optimizer where they cannot change a bit (RANK_INVARIANT),
 // - train.epochs and train.max_steps where no learning rate depends on the length of the run (a
 //   constant or step schedule), so that a finished run can be made longer.
 std::uint64_t job_hash(const JobSpec& job);

@@ -164,7 +164,10 @@ std::uint64_t job_hash(const JobSpec& job) {
   parallel.clear_overlap();
   parallel.clear_start_deadline_seconds();
   parallel.clear_deadline_seconds();
-  if (parallel.reduction() == ParallelSpec::RANK_INVARIANT) parallel.clear_bucket_size();
+  if (parallel.reduction() == ParallelSpec::RANK_INVARIANT) {
+    parallel.clear_bucket_size();
+    parallel.clear_shard_optimizer();
+  }
   if (!schedule_needs_length(full.schedule())) {
     full.mutable_train()->clear_epochs();
     full.mutable_train()->clear_max_steps();

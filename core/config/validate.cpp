@@ -245,6 +245,9 @@ void check_compression(const Checker& check, const ParallelSpec& parallel) {
                 "rounds by rank, so that bits depend on the number of ranks, and "
                 "parallel.reduction is RANK_INVARIANT; write parallel.reduction: REPEATABLE or "
                 "FAST, or another of f16, bf16, power_sgd");
+  check.require(!parallel.shard_optimizer(), "parallel.shard_optimizer",
+                "is not there with parallel.compression, whose sums every rank needs whole; leave "
+                "one of them out");
 }
 
 void check_parallel(const Checker& check, const JobSpec& job, int ranks) {

@@ -88,7 +88,8 @@ void load_tensors(const std::string& where, const std::vector<NamedTensor>& from
   }
   for (const NamedTensor& target : into) {
     const std::size_t bytes = target.tensor.bytes();
-    if (bytes > 0) std::memcpy(target.tensor.data, find(from, target.name)->tensor.data, bytes);
+    if (bytes == 0 || target.tensor.data == nullptr) continue;
+    std::memcpy(target.tensor.data, find(from, target.name)->tensor.data, bytes);
   }
 }
 

@@ -46,7 +46,8 @@ struct CheckpointOptions {
 
 // One per job, on rank 0. save() copies the tensors (into buffers made at construction, so that a
 // step allocates nothing) and returns; a thread writes. What lands is what save() saw. Tensors are
-// row-major on the CPU and stay where they are. Equal tensors and info give equal bytes on disk.
+// row-major on the CPU and stay where they are; those of the optimizer may have no memory
+// (optimizer_room). Equal tensors and info give equal bytes on disk.
 // Checkpoints of steps after the one being saved are from before the run went back: they are
 // neither counted nor removed, and replaced when their step is saved again.
 class CheckpointWriter {
@@ -62,6 +63,10 @@ class CheckpointWriter {
   // before (a full disk names the file); the run's newest good checkpoint is never touched by a
   // failed write.
   void save(const CheckpointInfo& info);
+  // The buffers of the optimizer's tensors, in their order, once the checkpoint before is written or
+  // has failed (which save() throws): the caller fills those of tensors without memory before each
+  // save().
+  const std::vector<NamedTensor>& optimizer_room();
   void wait();  // until everything is on disk; throws what the writer threw
 
   // Adds metrics measured after `step` was saved (evaluation) and marks it best if it is:
@@ -80,7 +85,7 @@ std::string current_name(const std::string& saved);
 
 // Copies `from` into `into` by name; throws Error(input) at `where` that names the first tensor
 // that is missing, left over or of another shape, and both models' shapes. Everything is compared
-// before anything is copied.
+// before anything is copied; a target without memory is compared only.
 void load_tensors(const std::string& where, const std::vector<NamedTensor>& from,
                   const std::vector<NamedTensor>& into);
 

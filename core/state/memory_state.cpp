@@ -127,6 +127,7 @@ struct MemoryStateWriter::Impl {
   std::size_t bytes = 0;
   bool in_place = false;
   int next = 0;
+  std::array<std::vector<NamedTensor>, kSlots> rooms;  // the optimizer's tensors in each slot
 
   ~Impl() {
     if (data != nullptr) ::munmap(data, bytes);
@@ -168,9 +169,22 @@ struct MemoryStateWriter::Impl {
     for (std::size_t i = 0; i < content.tensors.size(); ++i) {
       const Tensor& t = content.tensors[i].tensor;
       const std::size_t offset = content.index.tensor(static_cast<int>(i)).offset();
-      hash = copy_chunks(slot + offset, t.as<const std::byte>(), t.bytes(), hash);
+      hash = t.data == nullptr
+                 ? hash_chunks(slot + offset, t.bytes(), hash)
+                 : copy_chunks(slot + offset, t.as<const std::byte>(), t.bytes(), hash);
     }
     return hash;
+  }
+
+  void make_rooms(std::size_t first, std::size_t count) {
+    for (int k = 0; k < kSlots; ++k) {
+      for (std::size_t i = first; i < first + count; ++i) {
+        NamedTensor t = content.tensors[i];
+        t.tensor.data =
+            data + slot_offset(head(), k) + content.index.tensor(static_cast<int>(i)).offset();
+        rooms[static_cast<std::size_t>(k)].push_back(std::move(t));
+      }
+    }
   }
 };
 
@@ -194,9 +208,16 @@ MemoryStateWriter::MemoryStateWriter(const fs::path& path, const MemoryStateInfo
   impl_->bytes = kPage + pages(index.size()) + kSlots * impl_->content.slot_bytes;
   impl_->create();
   impl_->write_index(index);
+  impl_->make_rooms(weights.size(), optimizer.size());
 }
 
 MemoryStateWriter::~MemoryStateWriter() = default;
+
+const std::vector<NamedTensor>& MemoryStateWriter::optimizer_room() {
+  const auto k = static_cast<std::size_t>(impl_->next);
+  std::atomic_ref(impl_->head().slots[k].check).store(0);  // no state while it is being written
+  return impl_->rooms[k];
+}
 
 // Cost: one read and one write of the tensors' bytes; the checksum finds them in the cache.
 void MemoryStateWriter::save(std::int64_t step, std::int64_t epoch) {

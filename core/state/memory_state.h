@@ -35,8 +35,9 @@ class MemoryStateWriter {
                            const std::vector<NamedTensor>& compression);
 
   // Makes the file, with its memory, and puts it in the place of an older one when the first state
-  // is whole in it. Tensors are row-major on the CPU and stay where they are. Throws Error(input)
-  // that names the file when there is no room.
+  // is whole in it. Tensors are row-major on the CPU and stay where they are; those of the
+  // optimizer may have no memory (optimizer_room). Throws Error(input) that names the file when
+  // there is no room.
   MemoryStateWriter(const std::filesystem::path& path, const MemoryStateInfo& info,
                     const std::vector<NamedTensor>& weights,
                     const std::vector<NamedTensor>& optimizer,
@@ -45,6 +46,9 @@ class MemoryStateWriter {
   MemoryStateWriter(const MemoryStateWriter&) = delete;
   MemoryStateWriter& operator=(const MemoryStateWriter&) = delete;
 
+  // Where the next save() will have the optimizer's tensors, in their order: the caller fills those
+  // of tensors without memory before each save().
+  const std::vector<NamedTensor>& optimizer_room();
   // Copies all tensors as they are after `step`. One pass over the bytes, no allocation.
   void save(std::int64_t step, std::int64_t epoch);
   // Notes that `step` is over, saved or not, and that a state is saved at least every so many

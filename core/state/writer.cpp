@@ -50,7 +50,8 @@ class Snapshot {
   void take() {
     for (std::size_t i = 0; i < sources_.size(); ++i) {
       const Tensor& source = sources_[i].tensor;
-      if (source.bytes() > 0) std::memcpy(copies_[i].tensor.data, source.data, source.bytes());
+      if (source.bytes() == 0 || source.data == nullptr) continue;
+      std::memcpy(copies_[i].tensor.data, source.data, source.bytes());
     }
   }
 
@@ -304,6 +305,12 @@ void CheckpointWriter::save(const CheckpointInfo& info) {
     impl_->busy = true;
   }
   impl_->changed.notify_all();
+}
+
+const std::vector<NamedTensor>& CheckpointWriter::optimizer_room() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait(lock, [this] { return !impl_->busy; });
+  return impl_->optimizer.tensors();
 }
 
 void CheckpointWriter::wait() {

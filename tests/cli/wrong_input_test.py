@@ -260,10 +260,11 @@ class WrongInput(PealTest):
         self.addCleanup(subprocess.run, [*as_root, "umount", "-l", disk])
         arguments = ["train", self.job(epochs=4), "--set", f"run.directory={disk}/run", "--set",
                      "checkpoint.every_steps=2", "--set", "checkpoint.keep=100"]
-        for n in (0, 2):
+        for n, sharded in ((0, "false"), (2, "false"), (2, "true")):
             shutil.rmtree(disk / "run", ignore_errors=True)
             before = time.monotonic()
-            result, codes = run_failing(arguments, n)
+            result, codes = run_failing(
+                [*arguments, "--set", f"parallel.shard_optimizer={sharded}"], n)
             self.assertEqual(result.returncode, INPUT, result.stdout + result.stderr)
             self.assertEqual(codes, [INPUT] * n, result.stderr)
             self.assertLess(time.monotonic() - before, 10)

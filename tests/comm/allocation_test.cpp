@@ -18,6 +18,9 @@ TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
     GradientBuckets half_buckets(comm, 1 << 16, in_half);
     BucketOptions in_int8{4096, Reduction::fast, 1, {.kind = Compression::Kind::int8}};
     GradientBuckets int8_buckets(comm, 1 << 16, in_int8);
+    BucketOptions in_shards{4096, Reduction::rank_invariant, 5};
+    in_shards.sharding = BucketSharding{.whole_bytes = 64, .unit = 256};
+    GradientBuckets sharded_buckets(comm, 1 << 16, in_shards);
     std::vector<float> x(1000), y(3000), z(3000);
     const Tensor view = contract::view(x), all = contract::view(y), other = contract::view(z);
     const Tensor group[] = {{x.data(), {100}}, {x.data() + 100, {7}}, {x.data() + 200, {800}}};
@@ -31,6 +34,8 @@ TEST(Allocation, SteadyCallsTakeNoHeapMemory) {
       half_buckets.finish(s);
       int8_buckets.ready(s, 1 << 16);
       int8_buckets.finish(s);
+      sharded_buckets.ready(s, 1 << 16);
+      sharded_buckets.finish(s);
       comm.wait(s, comm.all_reduce(s, "loss", view, view, ReduceOp::mean));
       comm.wait(s, comm.all_reduce(s, "half", half, half, ReduceOp::mean));
       comm.wait(s, comm.all_reduce_group(s, "group", group, group, ReduceOp::sum));

@@ -110,6 +110,13 @@ TEST_P(CApi, BlocksOfEqualAndOfDifferentSizes) {
                                     PEAL_SUM, nullptr),
               PEAL_OK);
     for (const std::int32_t value : sum) EXPECT_EQ(value, n * r);
+    const std::vector<float> ones(ragged.size(), 1);
+    std::vector<float> total(part.size());
+    const void* partial = ones.data();
+    EXPECT_EQ(
+        peal_reduce_scatter_tree(comm, "t", n, &partial, 1, total.data(), counts.data(), nullptr),
+        PEAL_OK);
+    for (const float value : total) EXPECT_EQ(value, n);
     whole.assign(whole.size(), -1);
     EXPECT_EQ(
         peal_gather_v(comm, "v", part.data(), whole.data(), counts.data(), PEAL_I32, root, nullptr),

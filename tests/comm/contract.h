@@ -188,6 +188,46 @@ inline void tree_is_invariant(Communicator& comm, int most_virtual_ranks) {
   }
 }
 
+// Each rank's block of that sum; blocks of many sizes, one of them empty.
+inline void tree_scatters(Communicator& comm, int most_virtual_ranks) {
+  Stream s;
+  const int n = comm.world_size(), me = comm.rank();
+  for (int v = n; v <= most_virtual_ranks; ++v) {
+    for (const std::int64_t unit : {0, 1, 33, 2053, 40'009}) {
+      if (unit > 5000 && v < most_virtual_ranks) continue;
+      std::vector<std::int64_t> counts;
+      std::int64_t total = 0, begin = 0;
+      for (int r = 0; r < n; ++r) {
+        counts.push_back((r + v) % 3 * unit + (r + v) % 3);
+        if (r < me) begin += counts.back();
+        total += counts.back();
+      }
+      const std::int64_t mine = counts[static_cast<std::size_t>(me)];
+      const std::size_t nodes = maximal_nodes(v, block_of(v, n, me)).size();
+      std::vector<float> memory(nodes * static_cast<std::size_t>(total) + 1);
+      fill_partials(comm, v, memory.data(), total, total);
+      std::vector<Tensor> partials;
+      for (std::size_t k = 0; k < nodes; ++k) {
+        partials.push_back({&memory[k * static_cast<std::size_t>(total)], {total}});
+      }
+      std::vector<float> apart(static_cast<std::size_t>(mine) + 1, -1);
+      comm.wait(
+          s, comm.reduce_scatter_tree(s, "scatter", v, partials, {apart.data(), {mine}}, counts));
+      const Tensor in_place{memory.data() + begin, {mine}};
+      const std::vector<float> before(memory.begin(), memory.begin() + total);
+      comm.wait(s, comm.reduce_scatter_tree(s, "scatter", v, partials, in_place, counts));
+      for (std::int64_t i = 0; i < total; ++i) {
+        const bool own = i >= begin && i < begin + mine;
+        const float want = own ? tree_sum(0, v, i) : before[static_cast<std::size_t>(i)];
+        require(memory[static_cast<std::size_t>(i)] == want, "scattered tree sum over ", v,
+                " virtual ranks: element ", i, " of ", total);
+        const std::size_t k = static_cast<std::size_t>(i - begin);
+        require(!own || apart[k] == want, "scattered tree sum apart, element ", i);
+      }
+    }
+  }
+}
+
 // More calls than the queue has room for, all in flight, waited for from the back.
 inline void calls_run_in_order(Communicator& comm) {
   constexpr int kCalls = 200;
@@ -277,6 +317,45 @@ inline void buckets_match(Communicator& comm, Reduction reduction, int virtual_r
       for (std::int64_t i = 0; i < kCount; ++i) {
         require(y[i] == expected<float>(ReduceOp::sum, comm.world_size(), i), "bucket sum ", i);
       }
+    }
+  }
+}
+
+// Every rank gets its own slices of the sum of 25 buckets and the first whole.
+inline void sharded_buckets_match(Communicator& comm, Reduction reduction, int virtual_ranks) {
+  constexpr std::int64_t kCount = 12'816 + 5;
+  Stream s;
+  BucketOptions options{1024, reduction, virtual_ranks};
+  options.sharding = BucketSharding{.whole_bytes = 64, .unit = 256};
+  GradientBuckets buckets(comm, kCount * sizeof(float), options);
+  const BucketShards& shards = *buckets.shards();
+  require(shards.buckets() + 1 == buckets.bucket_count(), "one bucket is whole");
+  const bool tree = reduction == Reduction::rank_invariant;
+  for (std::uint64_t step = 0; step < 2; ++step) {
+    for (int p = 0; p < buckets.partials(); ++p) {
+      auto* x = reinterpret_cast<float*>(buckets.partial(p));
+      for (std::int64_t i = 0; i < kCount; ++i) x[i] = value<float>(comm.rank(), i);
+    }
+    auto* y = reinterpret_cast<float*>(buckets.partial(0));
+    const std::int64_t stride =
+        buckets.partials() > 1 ? reinterpret_cast<float*>(buckets.partial(1)) - y : 0;
+    if (tree) fill_partials(comm, virtual_ranks, y, stride, kCount);
+    const Random random(
+        {.seed = 4, .step = step, .stream = static_cast<std::uint64_t>(comm.rank())});
+    become_final(buckets, kCount * sizeof(float), random, /*shuffled=*/step > 0);
+    buckets.finish(s);
+    const auto require_sum = [&](std::size_t begin, std::size_t end) {
+      for (std::size_t at = begin; at < end; at += sizeof(float)) {
+        const auto i = static_cast<std::int64_t>(at / sizeof(float));
+        const float want = tree ? tree_sum(0, virtual_ranks, i)
+                                : expected<float>(ReduceOp::sum, comm.world_size(), i);
+        require(y[i] == want, "sharded bucket sum ", i, " is ", y[i], ", not ", want);
+      }
+    };
+    require_sum(0, 64);
+    for (std::size_t b = 0; b < shards.buckets(); ++b) {
+      const ByteRange own = shards.slice(b, comm.rank());
+      require_sum(own.begin, own.end);
     }
   }
 }

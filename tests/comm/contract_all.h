@@ -27,11 +27,14 @@ inline void everything(
   polling_makes_progress(comm);
   passed("calls in flight");
   tree_is_invariant(comm, 12);
+  tree_scatters(comm, 9);
   half_tree_is_invariant<F16>(comm, 9);
   half_tree_is_invariant<Bf16>(comm, 9);
   buckets_match(comm, Reduction::repeatable, 1);
   buckets_match(comm, Reduction::fast, 1);
   for (const int v : {8, 11}) buckets_match(comm, Reduction::rank_invariant, v);
+  sharded_buckets_match(comm, Reduction::rank_invariant, 11);
+  sharded_buckets_match(comm, Reduction::repeatable, 1);
   passed("trees and buckets");
 }
 

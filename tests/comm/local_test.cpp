@@ -64,13 +64,19 @@ TEST_P(Local, PollingMakesProgress) {
   run(contract::polling_makes_progress);
 }
 TEST_P(Local, TreeIsInvariant) {
-  run([](Communicator& comm) { contract::tree_is_invariant(comm, 12); });
+  run([](Communicator& comm) {
+    contract::tree_is_invariant(comm, 12);
+    contract::tree_scatters(comm, 9);
+  });
 }
 TEST_P(Local, BucketsOfEveryReduction) {
   run([](Communicator& comm) {
     contract::buckets_match(comm, Reduction::repeatable, 1);
     contract::buckets_match(comm, Reduction::fast, 1);
     for (const int v : {8, 11}) contract::buckets_match(comm, Reduction::rank_invariant, v);
+    contract::sharded_buckets_match(comm, Reduction::rank_invariant, 11);
+    contract::sharded_buckets_match(comm, Reduction::repeatable, 1);
+    contract::sharded_buckets_match(comm, Reduction::fast, 1);
   });
 }
 TEST_P(Local, KnowsItsPlace) {
@@ -96,7 +102,9 @@ TEST(Single, FollowsTheContract) {
   contract::roots_and_blocks<float>(*comm, contract::Memory::shared);
   contract::all_reduce_groups<float>(*comm, contract::Memory::own);
   contract::tree_is_invariant(*comm, 12);
+  contract::tree_scatters(*comm, 5);
   contract::buckets_match(*comm, Reduction::rank_invariant, 5);
+  contract::sharded_buckets_match(*comm, Reduction::rank_invariant, 5);
 }
 
 TEST(GradientBuckets, TheLastBucketIsSmall) {

@@ -50,6 +50,12 @@ class Mirrored final : public Communicator {
     Call call(*this, {x}, {y});
     return call.made(inner_->reduce_scatter(stream_, name, call.x(), call.y(), op, counts));
   }
+  Request reduce_scatter_tree(Stream&, std::string_view name, int virtual_ranks,
+                              std::span<const Tensor> partials, Tensor y, Counts counts) override {
+    Call call(*this, {partials.begin(), partials.end()}, {y});
+    return call.made(
+        inner_->reduce_scatter_tree(stream_, name, virtual_ranks, call.xs, call.y(), counts));
+  }
   Request all_gather(Stream&, std::string_view name, const Tensor& x, Tensor y,
                      Counts counts) override {
     Call call(*this, {x}, {y});

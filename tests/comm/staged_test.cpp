@@ -37,6 +37,7 @@ TEST_P(Staged, FollowsTheContractInTheLeastChunks) {
     contract::all_reduce_groups<float>(comm, contract::Memory::own);
     contract::ragged_calls_in_flight(comm);
     contract::tree_is_invariant(comm, 12);
+    contract::tree_scatters(comm, 5);
   });
 }
 TEST_P(Staged, FollowsTheContractInOneChunk) {

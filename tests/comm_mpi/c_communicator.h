@@ -76,6 +76,13 @@ class CCommunicator final : public Communicator {
                          Counts) override {
     return start(peal_reduce_scatter, name, x.data, y.data, y.numel(), type(x), code(op));
   }
+  Request reduce_scatter_tree(Stream&, std::string_view name, int virtual_ranks,
+                              std::span<const Tensor> partials, Tensor y, Counts counts) override {
+    std::vector<const void*> in;
+    for (const Tensor& partial : partials) in.push_back(partial.data);
+    return start(peal_reduce_scatter_tree, name, virtual_ranks, in.data(),
+                 static_cast<int>(in.size()), y.data, counts.data());
+  }
   Request all_gather(Stream&, std::string_view name, const Tensor& x, Tensor y, Counts) override {
     return start(peal_all_gather, name, x.data, y.data, x.numel(), type(x));
   }

@@ -52,10 +52,13 @@ void run_contract(Communicator& comm) {
   contract::calls_run_in_order(comm);
   contract::polling_makes_progress(comm);
   contract::tree_is_invariant(comm, 12);
+  contract::tree_scatters(comm, 9);
   contract::buckets_match(comm, Reduction::repeatable, 1);
   contract::buckets_match(comm, Reduction::fast, 1);
   contract::buckets_match(comm, Reduction::rank_invariant, 8);
   contract::buckets_match(comm, Reduction::rank_invariant, 11);
+  contract::sharded_buckets_match(comm, Reduction::rank_invariant, 11);
+  contract::sharded_buckets_match(comm, Reduction::repeatable, 1);
   contract::compressed_buckets(comm);
   agree(comm, {{"job", "same"}});
   agree_on_error(comm, nullptr);

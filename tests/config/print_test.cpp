@@ -52,6 +52,7 @@ parallel {
   overlap: true
   device: CPU
   gpu_comm: AUTO
+  shard_optimizer: false
 }
 checkpoint {
   every_steps: 0
@@ -150,6 +151,7 @@ TEST(JobHash, IgnoresWhatDoesNotDefineTheResult) {
                                  "parallel.start_deadline_seconds=1",
                                  "parallel.bucket_size=1KiB",
                                  "parallel.overlap=false",
+                                 "parallel.shard_optimizer=true",
                                  "checkpoint.keep=1",
                                  "checkpoint.every_steps=5",
                                  "checkpoint.best_metric=test_loss",
@@ -198,6 +200,7 @@ TEST(JobHash, IgnoresHowShardsCome) {
 TEST(JobHash, BucketsCountWhereTheyChangeTheOrderOfSums) {
   for (const char* mode : {"parallel.reduction=FAST", "parallel.reduction=REPEATABLE"}) {
     EXPECT_NE(hash_with({mode}), hash_with({mode, "parallel.bucket_size=1KiB"})) << mode;
+    EXPECT_NE(hash_with({mode}), hash_with({mode, "parallel.shard_optimizer=true"})) << mode;
   }
 }
 

@@ -190,6 +190,8 @@ INSTANTIATE_TEST_SUITE_P(
               "parallel.compression.int8.block: 10 is no multiple of 4"},
         Wrong{"parallel { compression { power_sgd { rank: 0 } } }",
               "parallel.compression.power_sgd.rank: 0 is not allowed; wants"},
+        Wrong{"parallel { shard_optimizer: true compression { bf16 {} } }",
+              "parallel.shard_optimizer: is not there with parallel.compression"},
         Wrong{"parallel { deadline_seconds: 0 }",
               "parallel.deadline_seconds: 0 is not allowed; wants a finite number in (0, inf)"},
         Wrong{"run { directory: '' }", "run.directory: is empty"},

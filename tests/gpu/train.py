@@ -25,7 +25,8 @@ data {{
 model {{ cnn {{ dropout: 0.25 }} }}
 optimizer {{ sgd {{ learning_rate: 0.05 momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
 train {{ max_steps: {steps} global_batch: 64 clip_norm: {clip} }}
-parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm} }}
+parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
+            shard_optimizer: {shard} }}
 """
 
 
@@ -47,7 +48,7 @@ class Trials:
             raise Failed(f"{' '.join(start)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
-    def train(self, ranks, comm="AUTO", device="CUDA", steps=(STEPS,), clip=0):
+    def train(self, ranks, comm="AUTO", device="CUDA", steps=(STEPS,), clip=0, shard="false"):
         """Starts once for each number of steps, each going on where the last ended; `ranks` of the
         last start."""
         self.number += 1
@@ -55,7 +56,7 @@ class Trials:
         for number, end in enumerate(steps):
             job = self.folder / "job.textproto"
             job.write_text(JOB.format(run=run, data=self.data, device=device, comm=comm, steps=end,
-                                      clip=clip))
+                                      clip=clip, shard=shard))
             self.run(["train", str(job)], ranks if number + 1 == len(steps) else 1)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
@@ -83,7 +84,12 @@ def main():
                               ("2 ranks", {"ranks": 2}), ("3 ranks", {"ranks": 3}),
                               ("4 ranks", {"ranks": 4}),
                               ("2 ranks, NCCL", {"ranks": 2, "comm": "NCCL"}),
-                              ("stopped after 25 steps, then 2 ranks", {"ranks": 2, "steps": (25, STEPS)})]:
+                              ("stopped after 25 steps, then 2 ranks", {"ranks": 2, "steps": (25, STEPS)}),
+                              ("sharded, 1 rank", {"ranks": 1, "shard": "true"}),
+                              ("sharded, 3 ranks", {"ranks": 3, "shard": "true"}),
+                              ("sharded, 2 ranks, NCCL", {"ranks": 2, "comm": "NCCL", "shard": "true"}),
+                              ("sharded and clipped, stopped, then 2 ranks",
+                               {"ranks": 2, "steps": (25, STEPS), "clip": 1e6, "shard": "true"})]:
             try:
                 good &= expect_equal(what, trials.train(**options)[0], first)
             except (Failed, subprocess.TimeoutExpired) as error:

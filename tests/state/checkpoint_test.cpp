@@ -41,6 +41,35 @@ class CheckpointTest : public ::testing::Test {
   SmallModel model_;
 };
 
+// Tensors without memory are filled where the writer has them; others are copied.
+TEST_F(CheckpointTest, TheOptimizersTensorsMayBeElsewhere) {
+  std::vector<NamedTensor> elsewhere = model_.optimizer;
+  for (NamedTensor& t : elsewhere) t.tensor.data = nullptr;
+  CheckpointWriter writer(options(), model_.weights, elsewhere);
+  for (const std::int64_t step : {1, 2}) {
+    model_.fill(step);
+    const std::vector<NamedTensor>& room = writer.optimizer_room();
+    ASSERT_EQ(room.size(), model_.optimizer.size());
+    for (std::size_t i = 0; i < room.size(); ++i) {
+      EXPECT_EQ(room[i].name, model_.optimizer[i].name);
+      std::memcpy(room[i].tensor.data, model_.optimizer[i].tensor.data, room[i].tensor.bytes());
+    }
+    writer.save(info_at(step));
+  }
+  writer.wait();
+  for (const std::int64_t step : {1, 2}) {
+    const Checkpoint checkpoint = Checkpoint::open(folder(step));
+    SmallModel other;
+    checkpoint.load_weights(other.weights);
+    checkpoint.load_optimizer(elsewhere);  // compares names and shapes
+    checkpoint.load_optimizer(other.optimizer);
+    EXPECT_TRUE(other.holds(step));
+    elsewhere.back().tensor.shape = {999};
+    EXPECT_ANY_THROW(checkpoint.load_optimizer(elsewhere));
+    elsewhere.back().tensor.shape = model_.optimizer.back().tensor.shape;
+  }
+}
+
 TEST_F(CheckpointTest, ComesBackAsItWas) {
   save_steps({7});
   EXPECT_THAT(entries(folder(7)),
