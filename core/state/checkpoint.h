@@ -63,9 +63,9 @@ class CheckpointWriter {
   // before (a full disk names the file); the run's newest good checkpoint is never touched by a
   // failed write.
   void save(const CheckpointInfo& info);
-  // The buffers of the optimizer's tensors, in their order, once the checkpoint before is written or
-  // has failed (which save() throws): the caller fills those of tensors without memory before each
-  // save().
+  // The buffers of the optimizer's tensors, in their order, once the checkpoint before is written
+  // or has failed (which save() throws): the caller fills those of tensors without memory before
+  // each save().
   const std::vector<NamedTensor>& optimizer_room();
   void wait();  // until everything is on disk; throws what the writer threw
 
