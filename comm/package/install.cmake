@@ -4,8 +4,8 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(PEAL_PUBLIC_HEADERS
-    comm/communicator.h comm/device_comm.h comm/buckets.h comm/bucket_shards.h comm/tree.h comm/wire.h comm/mpi_comm.h
-    comm/peal.h
+    comm/communicator.h comm/device_comm.h comm/buckets.h comm/bucket_shards.h comm/tree.h
+    comm/wire.h comm/mpi_comm.h comm/peal.h
     core/base/dtype.h core/base/error.h core/base/text.h
     core/device/buffer.h core/device/device.h core/device/stream.h core/device/tensor.h)
 
