@@ -81,42 +81,44 @@ class Elastic(ElasticTest):
 
     def killed(self, job):
         """A run without a supervisor, killed with newer states in memory than on disk: both slots
-        whole, and the newest checkpoint finished."""
+        whole. Also returns the step of the newest checkpoint."""
         arguments = ["train", job, "--set", "checkpoint.memory_every_steps=3", "--set",
                      "checkpoint.every_steps=40"]
         process = start(arguments, 2)
         memory = None
 
-        def between_checkpoints():
+        def newest_on_disk():
+            manifests = (self.run_folder / "checkpoints").glob("step-*/manifest.pb")
+            return max((int(path.parent.name[5:]) for path in manifests), default=0)
+
+        def newer_in_memory():
             try:
-                step = memory.slots()[1][0]
+                return memory.slots()[1][0] > newest_on_disk() >= 40
             except (OSError, IndexError):
                 return False
-            disk = self.run_folder / f"checkpoints/step-{step // 40 * 40:09d}/manifest.pb"
-            return step > 40 and 5 <= step % 40 <= 20 and disk.exists()
 
         # Looked at while they stand still, so that it is still so when they are killed.
         def stopped_there():
             ranks = ranks_of(job)
             kill(ranks, signal.SIGSTOP)
             self.wait_for(lambda: all(is_stopped(pid) for pid in ranks), what="for ranks to stop")
-            if between_checkpoints():
+            if newer_in_memory():
                 return True
             kill(ranks, signal.SIGCONT)
             return False
 
         self.wait_for((self.run_folder / ".run").exists)
         memory = MemoryFile(self.run_folder)
-        self.wait_for(lambda: between_checkpoints() and stopped_there())
+        self.wait_for(lambda: newer_in_memory() and stopped_there())
         kill_tree(process)
         process.communicate()
-        return arguments, memory
+        return arguments, memory, newest_on_disk()
 
     def test_damaged_memory_is_named_and_passed_over(self):
         job = self.job(**LONG)
         for damaged in (0, 1, 2):
             with self.subTest(damaged=damaged):
-                arguments, memory = self.killed(job)
+                arguments, memory, on_disk = self.killed(job)
                 (newest, _), (older, _) = memory.slots()
                 self.assertEqual(newest - older, 3)
                 for slot in range(damaged):
@@ -126,7 +128,7 @@ class Elastic(ElasticTest):
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
                 self.assertEqual(done.stderr.count("is damaged and passed over"), damaged)
                 if damaged == 2:
-                    self.assertIn(f"going on after step {newest // 40 * 40}\n", done.stdout)
+                    self.assertIn(f"going on after step {on_disk}\n", done.stdout)
                 else:
                     step = (newest, older)[damaged]
                     self.assertIn(f"going on after step {step}, from the memory of rank 0",
@@ -137,7 +139,7 @@ class Elastic(ElasticTest):
 
     def test_memory_that_is_not_this_runs(self):
         job = self.job(**LONG)
-        _, memory = self.killed(job)
+        _, memory, _ = self.killed(job)
         other = self.folder / "other"
         self.train(job, 2, [f"run.directory={other}", "checkpoint.memory_every_steps=2",
                             "train.max_steps=10"])

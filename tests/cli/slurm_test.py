@@ -199,6 +199,10 @@ class Slurm(BedTest):
         job = self.job_of(process)
         self.wait_for(lambda: self.status()["step"] > 1, process, 120)
         self.assertEqual(testbed("scancel", job).returncode, 0)
+        # At full speed it could end before it hears of that.
+        end = time.monotonic() + 60
+        while self.status()["state"] == "running" and time.monotonic() < end:
+            time.sleep(0.1)
         testbed("rate", "none")
         said, _ = process.communicate(timeout=120)
         self.assertEqual(process.returncode, 3, said)
