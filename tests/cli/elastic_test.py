@@ -85,6 +85,7 @@ class Elastic(ElasticTest):
         arguments = ["train", job, "--set", "checkpoint.memory_every_steps=3", "--set",
                      "checkpoint.every_steps=40"]
         process = start(arguments, 2)
+        self.addCleanup(lambda: process.poll() is None and kill_tree(process))
         memory = None
 
         def newest_on_disk():
