@@ -1,5 +1,7 @@
 #include "launcher/host_source.h"
 
+#include <signal.h>
+
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -45,9 +47,14 @@ class Hostfile final : public HostSource {
 class Allocation final : public HostSource {
  public:
   explicit Allocation(std::vector<HostSlots> hosts)
-      : slots_(hosts.at(0).slots),
-        told_(host_list(hosts)),
-        thread_([this](const auto& stop) { ask_on(stop); }) {}
+      : slots_(hosts.at(0).slots), told_(host_list(hosts)) {
+    // Signals are the supervisor's: a thread that does not block them would end the process.
+    sigset_t all, before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread_ = std::jthread([this](const auto& stop) { ask_on(stop); });
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
 
   std::string name() const override { return "job " + slurm_job_id() + " of Slurm"; }
 

@@ -4,11 +4,13 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import time
 import unittest
 
 from bed import TESTBED, BedTest, testbed, traces
+from elastic import ranks_of
 from peal_cli import PEAL, SOURCE, run
 
 JOB = SOURCE / "examples/fashion_mnist_cnn.textproto"
@@ -236,9 +238,21 @@ class Slurm(BedTest):
                         "sh", "-c", f"cd {self.folder}; scontrol update jobid=$SLURM_JOB_ID NumNodes=0")
         self.assertEqual(grown.returncode, 0, grown.stderr)
         self.wait_for(lambda: self.status()["hosts"] == ["h1", "h2", "h3", "h4"], process, 60)
-        testbed("rate", "none")
+        supervisors = ranks_of(JOB, "launch")
+        for pid in supervisors:  # a thread that blocked no signals would let one end the process
+            for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+                blocked = re.search(r"SigBlk:\s+(\w+)", (task / "status").read_text())[1]
+                if task.name != str(pid):
+                    self.assertTrue(int(blocked, 16) >> (signal.SIGINT - 1) & 1, blocked)
+            os.kill(pid, signal.SIGINT)
+        self.assertTrue(supervisors)
         said, _ = process.communicate(timeout=120)
         self.assertEqual(process.returncode, 0, said)
+        self.assertEqual(self.status()["state"], "stopped", said)
+        stopped = self.status()["step"]
+        testbed("rate", "none")
+        done = run(["train", *self.words()], 3)
+        self.assertIn(f"going on after step {stopped}", done.stdout)
         self.assertIn(f"hosts as job {job} of Slurm names them now: h1:1,h2:1,h3:1,h4:1", said)
         self.assertEqual(self.hash(self.folder / "run"), self.expected())
 
