@@ -156,7 +156,7 @@ void Run::prepare() {
   const Say say = [this](const std::string& line) { progress_.say(line); };
   together(comm_, [&] { check_model(job_); });
   TrainingData data = open_data(job_, model_info(job_.model()), comm_, say);
-  trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data));
+  trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data), options_.hooks);
   agree(comm_, {{"parameter table", std::to_string(trainer_->table().hash())},
                 {"training steps", std::to_string(trainer_->total_steps())}});
   together(comm_, [&] {

@@ -62,8 +62,10 @@ void check_model(const JobSpec& job) {
     check_power_sgd(make_parameter_table(graph), compression.power_sgd().rank());
 }
 
-Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
+Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
+                 const TrainerHooks& hooks)
     : job_(job),
+      hooks_(hooks),
       comm_(comm),
       data_(std::move(data)),
       model_(model_info(job.model())),
@@ -94,7 +96,10 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
     compression_ = std::make_unique<CompressionState>(comm_, table_, virtual_ranks, *sum_);
   }
   lanes_ = std::make_unique<Lanes>(sum_->lanes());
-  for (Plan& plan : plans_) plan.bind(parameters_.data(), states_.data());
+  for (Plan& plan : plans_) {
+    plan.bind(parameters_.data(), states_.data());
+    plan.set_gradient_bounds(sum_->bounds());
+  }
   if (evaluation_) evaluation_->plan().bind(parameters_.data(), states_.data());
 }
 
@@ -114,16 +119,19 @@ void Trainer::make_plans() {
   add_stop_slot(graph);
   table_ = make_parameter_table(graph);
   const int lanes = lanes_wanted();
+  const bool on_gpu = device_.kind != Device::Kind::cpu;
   for (int lane = 0; lane < lanes; ++lane) {
-    plans_.emplace_back(graph, table_, device_, /*training=*/true,
-                        PlanOptions{.precision = precision_,
-                                    .outputs = false,
-                                    .recompute = job_.train().recompute() == TrainSpec::BLOCKS});
+    plans_.emplace_back(
+        graph, table_, device_, /*training=*/true,
+        PlanOptions{.precision = precision_,
+                    .outputs = false,
+                    .recompute = job_.train().recompute() == TrainSpec::BLOCKS,
+                    .record = hooks_.record || (on_gpu && job_.train().cuda_graphs())});
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};
   for (const std::int64_t dim : model_.record_shape) x_shape_.push_back(dim);
-  if (device_.kind != Device::Kind::cpu) make_batches(lanes);
+  if (on_gpu) make_batches(lanes);
   if (data_.test) {
     evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
                                                job_.eval().batch(), precision_, device_);

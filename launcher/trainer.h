@@ -23,6 +23,7 @@
 #include "launcher/open_records.h"
 #include "launcher/optimizer_shards.h"
 #include "launcher/timeline.h"
+#include "launcher/trainer_hooks.h"
 #include "models/model.h"
 
 namespace peal {
@@ -73,7 +74,8 @@ class Trainer {
  public:
   // Collective: every rank makes it with the same job, whose virtual_ranks is resolved. `comm` is
   // of host memory; where the job computes on GPUs, one for gradients there is made over it.
-  Trainer(const JobSpec& job, Communicator& comm, TrainingData data);
+  Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
+          const TrainerHooks& hooks = {});
   ~Trainer();
 
   // On rank 0, one of these before start(); nothing is communicated, and what is loaded stays until
@@ -153,6 +155,7 @@ class Trainer {
   std::vector<NamedTensor> views(std::byte* arena, const std::string& prefix) const;
 
   JobSpec job_;
+  const TrainerHooks hooks_;
   Communicator& comm_;
   TrainingData data_;
   ModelInfo model_;

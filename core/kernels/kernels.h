@@ -277,6 +277,9 @@ class Kernels {
   // ---- Memory -----------------------------------------------------------------------------
   virtual void fill(Stream& s, Tensor x, float value) = 0;
   virtual void copy(Stream& s, const Tensor& from, Tensor to) = 0;  // same bytes, any dtype
+  // to (N) i64 becomes `values`, which the caller need not keep; N is at most kMostValues.
+  static constexpr int kMostValues = 4;
+  virtual void set_values(Stream& s, std::span<const std::int64_t> values, Tensor to) = 0;
 
   // ---- Pointwise; x, y, dy, dx share one shape and one layout; may be in place -------------
   // slope is leaky_relu's. gelu is the exact form, x * Phi(x) (Hendrycks & Gimpel 2016); gelu_tanh
@@ -289,9 +292,12 @@ class Kernels {
   virtual void accumulate(Stream& s, const Tensor& x, Tensor y) = 0;           // y += x
   // z = x op y with NumPy's broadcasting; same shape and in place (z is x) is the fast case.
   virtual void binary(Stream& s, BinaryOp op, const Tensor& x, const Tensor& y, Tensor z) = 0;
-  // y = x / (1-p) where a draw keyed by (key, element index) is >= p, else 0. Backward is the same
-  // call on dy. Philox words of counter i/4 serve elements 4*(i/4)..+3 (word w of 24 bits).
-  virtual void dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) = 0;
+  // y = x / (1-p) where a draw keyed by (draws, site, element index) is >= p, else 0. Backward is
+  // the same call on dy. Philox words of counter i/4 serve elements 4*(i/4)..+3 (word w of 24
+  // bits). draws (2) i64 is a DrawKey (philox.h) in memory, read when the work is done: a step that
+  // is recorded once and replayed (recording.h) draws anew each time.
+  virtual void dropout(Stream& s, const Tensor& draws, std::uint64_t site, float p, const Tensor& x,
+                       Tensor y) = 0;
 
   // ---- Shape ------------------------------------------------------------------------------
   // y[i_perm[0], i_perm[1], ...] = x[i_0, i_1, ...], PyTorch's permute.

@@ -41,6 +41,7 @@ train {
   clip_norm: 0
   precision: F32
   recompute: NONE
+  cuda_graphs: false
 }
 parallel {
   virtual_ranks: 0

@@ -286,10 +286,17 @@ class MirroredKernels final : public Kernels {
       inner_.binary(s, op, in[0], in[1], out[0]);
     });
   }
-  void dropout(Stream&, const RandomKey& key, float p, const Tensor& x, Tensor y) override {
-    mirrored(device_, "dropout", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {
-      inner_.dropout(s, key, p, in[0], out[0]);
+  void set_values(Stream&, std::span<const std::int64_t> values, Tensor to) override {
+    mirrored(device_, "set_values", {}, {to}, [&](Stream& s, const Tensors&, const Tensors& out) {
+      inner_.set_values(s, values, out[0]);
     });
+  }
+  void dropout(Stream&, const Tensor& draws, std::uint64_t site, float p, const Tensor& x,
+               Tensor y) override {
+    mirrored(device_, "dropout", {draws, x}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.dropout(s, in[0], site, p, in[1], out[0]);
+             });
   }
   void transpose(Stream&, const Tensor& x, std::span<const int> perm, Tensor y) override {
     mirrored(device_, "transpose", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {

@@ -12,7 +12,8 @@ constexpr int kWords = 4;  // of a counter
 constexpr int kMine = 4;   // counters of a thread, whose elements are read before any is written
 
 struct Drop {
-  PhiloxKey key;
+  const DrawKey* draws;
+  std::uint64_t site;
   std::uint32_t dropped;  // of 2^24 draws: p * 2^24, rounded up
   float keep_scale;
 
@@ -37,12 +38,13 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
+  const PhiloxKey key = philox_key(*drop.draws, drop.site);
 #pragma unroll
   for (int k = 0; k < kMine; ++k) {
     const std::int64_t counter = start + k * kThreads, first = counter * kWords;
     if (first >= n) break;
     std::uint32_t words[kWords];
-    philox(static_cast<std::uint64_t>(counter), drop.key, words);
+    philox(static_cast<std::uint64_t>(counter), key, words);
 #pragma unroll
     for (int i = 0; i < kWords; i += kWidth) {
       if (first + i + kWidth <= n) {
@@ -62,11 +64,12 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void CudaKernels::dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) {
+void CudaKernels::dropout(Stream& s, const Tensor& draws, std::uint64_t site, float p,
+                          const Tensor& x, Tensor y) {
   const std::int64_t n = x.numel();
   if (n == 0) return;
   const auto dropped = static_cast<std::uint32_t>(std::ceil(p * 0x1p24f));
-  const Drop drop{Random(key).philox_key(), dropped, 1.0f / (1.0f - p)};
+  const Drop drop{draws.as<DrawKey>(), site, dropped, 1.0f / (1.0f - p)};
   const unsigned blocks = blocks_for(n, kWords * kMine * kThreads);
   const OnStream on(s);
   if (aligned(x.data) && aligned(y.data)) {

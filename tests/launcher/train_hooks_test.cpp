@@ -1,0 +1,132 @@
+// What only a GPU needs, done on the CPU as well (trainer_hooks.h): recorded passes. A run with it
+// leaves what a run without leaves.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/base/error.h"
+#include "core/base/file.h"
+#include "core/base/random.h"
+#include "core/config/job.h"
+#include "launcher/train.h"
+#include "launcher/trainer_hooks.h"
+#include "tests/temporary_folder.h"
+
+namespace peal {
+namespace {
+
+// 90 records in batches of 32: the last of an epoch is ragged.
+std::string csv() {
+  std::ostringstream text;
+  text << "a,b,c,d,class\n";
+  const Random random({.seed = 4});
+  for (std::uint64_t i = 0; i < 90; ++i) {
+    double sum = 0;
+    for (std::uint64_t j = 0; j < 4; ++j) {
+      const double value = random.normal(4 * i + j);
+      sum += value;
+      text << value << ",";
+    }
+    text << (sum > 0 ? 1 : 0) << "\n";
+  }
+  return text.str();
+}
+
+constexpr const char* kJob = R"(
+data { train { csv { path: "DATA" label_column: "class" } }
+       test { csv { path: "DATA" label_column: "class" } limit: 30 } }
+model { mlp { inputs: 4 hidden: 40 hidden: 24 outputs: 2 loss: SOFTMAX dropout: 0.3 batch_norm: true } }
+optimizer { adam { learning_rate: 0.01 } }
+schedule { cosine {} warmup_steps: 3 }
+train { epochs: 5 global_batch: 32 seed: 3 }
+parallel { virtual_ranks: 8 bucket_size: "1KiB" }
+checkpoint { every_steps: 4 keep: 2 }
+eval { every_epochs: 2 }
+run { directory: "RUN" log_every_steps: 2 tensorboard: false }
+)";
+
+struct Outcome {
+  std::string weights;                        // bytes of the newest checkpoint
+  std::vector<nlohmann::ordered_json> lines;  // of metrics, without speeds
+};
+
+std::string newest_weights(const std::filesystem::path& run) {
+  std::filesystem::path newest;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(run / "checkpoints"))
+    if (entry.path().filename() == "weights.safetensors" && entry.path() > newest)
+      newest = entry.path();
+  return read_file(newest);
+}
+
+std::vector<nlohmann::ordered_json> metrics_of(const std::filesystem::path& run) {
+  std::vector<nlohmann::ordered_json> lines;
+  std::istringstream file(read_file(run / "metrics.jsonl"));
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(nlohmann::ordered_json::parse(line));
+    lines.back().erase("samples_per_second");
+  }
+  return lines;
+}
+
+class TrainHooks : public testing::Test {
+ protected:
+  TrainHooks() { write_file_atomically(folder_.path() / "records.csv", csv()); }
+
+  JobSpec job(const std::vector<std::string>& settings) {
+    std::string text = kJob;
+    const auto replace = [&](const std::string& word, const std::string& by) {
+      for (std::size_t at; (at = text.find(word)) != std::string::npos;)
+        text.replace(at, word.size(), by);
+    };
+    run_ = folder_.path() / cat("run-", ++runs_);
+    replace("DATA", (folder_.path() / "records.csv").string());
+    replace("RUN", run_.string());
+    JobSpec spec = parse_job(text, "job");
+    for (const std::string& setting : settings) set_field(spec, setting);
+    return spec;
+  }
+
+  Outcome run(const std::vector<std::string>& settings, int ranks, const TrainerHooks& hooks) {
+    const JobSpec spec = job(settings);
+    run_local_ranks(ranks, [&](Communicator& comm) { train(spec, comm, {.hooks = hooks}); });
+    return {newest_weights(run_), metrics_of(run_)};
+  }
+
+  TemporaryFolder folder_;
+  std::filesystem::path run_;  // the newest
+  int runs_ = 0;
+};
+
+TEST_F(TrainHooks, RecordedPassesHaveTheBitsOfPlainOnes) {
+  const std::vector<std::vector<std::string>> jobs = {
+      {},
+      {"train.accumulate_steps=2", "parallel.threads=1"},
+      {"train.clip_norm=0.5", "parallel.shard_optimizer=true"},
+      {"parallel.overlap=false", "train.accumulate_steps=4"},
+      {"parallel.compression.bf16={}"},
+      {"parallel.compression.power_sgd.rank=2"}};
+  for (const auto& settings : jobs) {
+    const Outcome plain = run(settings, 1, {});
+    EXPECT_GT(plain.lines.size(), 9u);
+    for (const int ranks : {1, 2, 3}) {
+      const Outcome recorded = run(settings, ranks, {.record = true});
+      const std::string what = cat(settings.empty() ? "the job" : settings[0], ", ranks ", ranks);
+      EXPECT_EQ(recorded.weights, plain.weights) << what;
+      EXPECT_EQ(recorded.lines, plain.lines) << what;
+    }
+  }
+  EXPECT_NE(run({"train.seed=4"}, 1, {.record = true}).weights, run({}, 1, {}).weights);
+}
+
+// What a GPU's users set, a CPU's need not take out.
+TEST_F(TrainHooks, CudaGraphsAreNothingToACpu) {
+  const Outcome without = run({"train.max_steps=5"}, 1, {});
+  const Outcome with = run({"train.max_steps=5", "train.cuda_graphs=true"}, 1, {});
+  EXPECT_EQ(with.weights, without.weights);
+  EXPECT_EQ(job_hash(job({"train.cuda_graphs=true"})), job_hash(job({})));
+}
+
+}  // namespace
+}  // namespace peal
