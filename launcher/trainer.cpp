@@ -86,8 +86,9 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
   optimizer_ = make_optimizer(job_.optimizer());
   schedule_ = make_schedule(job_.schedule());
   const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
-  norm_blocks_ = Mirror(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
-  if (device_.kind != Device::Kind::cpu) slots_ = pinned(Buffer(table_.slots_end), device_);
+  norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
+  const bool late = hooks_.late || device_.kind != Device::Kind::cpu;
+  control_ = std::make_unique<StepControl>(table_.slots_end, device_, late);
 
   make_sum();
   make_optimizer_states();
@@ -184,6 +185,11 @@ void Trainer::make_optimizer_states() {
     shards_ = std::make_unique<OptimizerShards>(*buckets_->shards(), gradient_comm(), comm_, table_,
                                                 device_);
     bytes = shards_->state_bytes();
+    const std::vector<std::int64_t>& order = shards_->block_order();
+    norm_order_ = Buffer(order.size() * sizeof order[0], device_);
+    copy(stream_, norm_order_.data(), reinterpret_cast<const std::byte*>(order.data()),
+         norm_order_.size());
+    stream_.synchronize();
   }
   for (std::size_t i = 0; i < optimizer_->state_names().size(); ++i) {
     optimizer_states_.emplace_back(bytes, device_);

@@ -5,6 +5,7 @@ namespace peal {
 
 struct TrainerHooks {
   bool record = false;  // replay recorded passes, as train.cuda_graphs does
+  bool late = false;    // read what a step gave while the next one runs
 };
 
 }  // namespace peal

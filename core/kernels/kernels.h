@@ -395,11 +395,25 @@ class Kernels {
   static constexpr std::int64_t kNormBlock = 4096;
   virtual void sum_squares(Stream& s, const Tensor& x, Tensor sums) = 0;
 
-  // Options are f64, so that 1 - beta is what PyTorch uses; kernels round each factor once.
+  // What a step decides by its own numbers stays on the device, so that the host need not wait for
+  // them to enqueue what follows: control (2) f32 in memory is {go, factor}.
+  // go (1), 1 or 0, stays 1 where it is and every element of x is finite, else it becomes 0. Where
+  // it is 0 then, `cleared` becomes zeros. x may be part of cleared.
+  virtual void guard(Stream& s, const Tensor& x, Tensor go, Tensor cleared) = 0;
+  // norm (1) f64 = sqrt(sum over i of sums[order[i]]), sums (N) f64, order (N) i64 or empty: as
+  // they lie; factor (1) f32 = min(1, clip / (norm + 1e-6)), PyTorch's clip_grad_norm_, where a NaN
+  // stays one; 1 where clip is 0.
+  virtual void clip(Stream& s, const Tensor& sums, const Tensor& order, double clip, Tensor norm,
+                    Tensor factor) = 0;
+
+  // Options are f64, so that 1 - beta is what PyTorch uses; kernels round each factor once. With a
+  // control (else it is empty) the gradient's factor is gradient_scale * factor, and nothing
+  // changes where go is 0.
   struct SgdStep {
     double learning_rate, momentum, weight_decay;
     bool nesterov, first;  // first: the velocity becomes the gradient
-    float gradient_scale;  // clipping factor, 1 for none
+    float gradient_scale;  // 1 for none
+    Tensor control = {};
   };
   // PyTorch's SGD: g += wd*x; v = momentum*v + g; x -= lr * (nesterov ? g + momentum*v : v).
   // velocity is empty when momentum is 0.
@@ -409,6 +423,7 @@ class Kernels {
     bool decoupled;                   // AdamW
     double correction1, correction2;  // 1 - beta^t
     float gradient_scale;
+    Tensor control = {};
   };
   // Kingma & Ba 2015, algorithm 1, in PyTorch's form: x -= lr/c1 * m / (sqrt(v)/sqrt(c2) + eps).
   virtual void adam(Stream& s, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
@@ -416,6 +431,7 @@ class Kernels {
   struct RmsPropStep {
     double learning_rate, alpha, epsilon, momentum, weight_decay;
     float gradient_scale;
+    Tensor control = {};
   };
   // PyTorch's RMSprop, not centred: v = a*v + (1-a)*g^2; step = g / (sqrt(v) + eps), through a
   // velocity when momentum > 0 (empty otherwise).

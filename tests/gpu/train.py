@@ -27,14 +27,14 @@ data {{
   preprocess {{ scale {{ factor: 0.0111093 offset: -0.810198 }} }}
 }}
 model {{ cnn {{ dropout: 0.25 batch_norm: {norm} }} }}
-optimizer {{ sgd {{ learning_rate: 0.05 momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
+optimizer {{ sgd {{ learning_rate: {rate} momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
 train {{ epochs: 4 max_steps: {steps} global_batch: 64 clip_norm: {clip} cuda_graphs: {graphs}
          accumulate_steps: {parts} }}
 parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
             shard_optimizer: {shard} }}
 """
 USUAL = {"device": "CUDA", "comm": "AUTO", "clip": 0, "shard": "false", "graphs": "false",
-         "limit": 10000, "norm": "false", "parts": 1}
+         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05}
 # 1000 records are 15 batches of 64 and 40 records more.
 RAGGED = {"limit": 1000, "norm": "true", "parts": 2}
 
@@ -76,6 +76,19 @@ def expect_equal(what, got, want):
     print(f"{'ok  ' if got == want else 'FAIL'} {what}: {got}{'' if got == want else f', not {want}'}",
           flush=True)
     return got == want
+
+
+def refuses_a_bad_loss(trials):
+    """The host sees it a step late; the exit code and what is told are the CPU's."""
+    seen = {}
+    for device in ("CPU", "CUDA"):
+        try:
+            trials.train(1, rate="1e30", device=device)
+            seen[device] = "no error"
+        except Failed as error:
+            seen[device] = str(error)
+    return all("exit 4" in text and "weights are as they were before this step" in text
+               for text in seen.values()) or expect_equal("a loss that is not finite", seen, "exit 4")
 
 
 def main():
@@ -120,6 +133,7 @@ def main():
                 good = False
         # clip_norm so large that nothing is cut: the norm is computed and read back.
         good &= expect_equal("with clipping", trials.train(1, clip=1e6)[0], first)
+        good &= refuses_a_bad_loss(trials)
         _, cpu_losses, cpu_accuracy = trials.train(1, device="CPU")
         gap = max(abs(a - b) / b for a, b in zip(losses[:10], cpu_losses[:10]))
         print(f"     the CPU's first ten losses within {gap:.2e}, accuracy {cpu_accuracy}")

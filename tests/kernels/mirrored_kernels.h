@@ -467,27 +467,45 @@ class MirroredKernels final : public Kernels {
                inner_.sum_squares(s, in[0], out[0]);
              });
   }
-  void sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override {
-    mirrored(device_, "sgd", {g, velocity, x}, {velocity, x},
+  void guard(Stream&, const Tensor& x, Tensor go, Tensor cleared) override {
+    mirrored(device_, "guard", {x, go, cleared}, {go, cleared},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.sgd(s, step, in[0], out[0], out[1]);
+               inner_.guard(s, in[0], out[0], out[1]);
+             });
+  }
+  void clip(Stream&, const Tensor& sums, const Tensor& order, double clip, Tensor norm,
+            Tensor factor) override {
+    mirrored(device_, "clip", {sums, order}, {norm, factor},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.clip(s, in[0], in[1], clip, out[0], out[1]);
+             });
+  }
+  void sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override {
+    mirrored(device_, "sgd", {g, velocity, x, step.control}, {velocity, x},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.sgd(s, controlled(step, in[3]), in[0], out[0], out[1]);
              });
   }
   void adam(Stream&, const AdamStep& step, const Tensor& g, Tensor m, Tensor v, Tensor x) override {
-    mirrored(device_, "adam", {g, m, v, x}, {m, v, x},
+    mirrored(device_, "adam", {g, m, v, x, step.control}, {m, v, x},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.adam(s, step, in[0], out[0], out[1], out[2]);
+               inner_.adam(s, controlled(step, in[4]), in[0], out[0], out[1], out[2]);
              });
   }
   void rmsprop(Stream&, const RmsPropStep& step, const Tensor& g, Tensor v, Tensor velocity,
                Tensor x) override {
-    mirrored(device_, "rmsprop", {g, v, velocity, x}, {v, velocity, x},
+    mirrored(device_, "rmsprop", {g, v, velocity, x, step.control}, {v, velocity, x},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.rmsprop(s, step, in[0], out[0], out[1], out[2]);
+               inner_.rmsprop(s, controlled(step, in[4]), in[0], out[0], out[1], out[2]);
              });
   }
 
  private:
+  template <typename Step>
+  static Step controlled(Step step, const Tensor& control) {
+    step.control = control;
+    return step;
+  }
   template <typename Outer, typename Inner>
   std::unique_ptr<Outer> over(std::unique_ptr<Inner> inner) const {
     return std::make_unique<Outer>(std::move(inner), device_);

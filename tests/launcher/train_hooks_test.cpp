@@ -1,8 +1,8 @@
-// What only a GPU needs, done on the CPU as well (trainer_hooks.h): recorded passes. A run with it
-// leaves what a run without leaves.
+// What only a GPU needs, done on the CPU as well (trainer_hooks.h): recorded passes, and results of
+// steps that are read one step late. A run with them leaves what a run without leaves.
 #include <gtest/gtest.h>
 
-#include <fstream>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -10,7 +10,9 @@
 #include "core/base/file.h"
 #include "core/base/random.h"
 #include "core/config/job.h"
+#include "launcher/job_setup.h"
 #include "launcher/train.h"
+#include "launcher/trainer.h"
 #include "launcher/trainer_hooks.h"
 #include "tests/temporary_folder.h"
 
@@ -118,6 +120,103 @@ TEST_F(TrainHooks, RecordedPassesHaveTheBitsOfPlainOnes) {
     }
   }
   EXPECT_NE(run({"train.seed=4"}, 1, {.record = true}).weights, run({}, 1, {}).weights);
+}
+
+TEST_F(TrainHooks, LateResultsLeaveTheSameRun) {
+  const std::vector<std::vector<std::string>> jobs = {
+      {},
+      {"train.clip_norm=0.5"},
+      {"train.clip_norm=0.5", "parallel.shard_optimizer=true", "run.log_every_steps=3"},
+      {"checkpoint.every_steps=0", "eval.every_epochs=0", "run.log_every_steps=1"},
+      {"optimizer.sgd.momentum=0.9", "train.max_steps=7", "train.accumulate_steps=2"}};
+  for (const auto& settings : jobs) {
+    const Outcome prompt = run(settings, 1, {});
+    EXPECT_GT(prompt.lines.size(), 3u);
+    for (const int ranks : {1, 2, 3}) {
+      for (const bool record : {false, true}) {
+        const Outcome late = run(settings, ranks, {.record = record, .late = true});
+        const std::string what = cat(settings.empty() ? "the job" : settings[0], ", ranks ", ranks);
+        EXPECT_EQ(late.weights, prompt.weights) << what;
+        EXPECT_EQ(late.lines, prompt.lines) << what;
+      }
+    }
+  }
+}
+
+TEST_F(TrainHooks, ClippingClips) {
+  const Outcome clipped = run({"train.clip_norm=0.05"}, 1, {.late = true});
+  EXPECT_NE(clipped.weights, run({}, 1, {}).weights);
+  EXPECT_EQ(run({"train.clip_norm=1e6"}, 1, {.late = true}).weights, run({}, 1, {}).weights);
+  EXPECT_GT(clipped.lines[0]["gradient_norm"].get<double>(), 0.05) << "as it was before";
+}
+
+// The trainer alone, with all that it has of a state.
+struct Stepped {
+  std::string error;
+  std::int64_t at = -1;  // step() that threw
+  std::vector<std::int64_t> results;
+  std::vector<float> state;  // weights, running averages, optimizer states
+};
+
+Stepped step_until_error(const JobSpec& job, Communicator& comm, const TrainerHooks& hooks) {
+  Trainer trainer(job, comm, open_data(job, model_info(job.model()), comm), hooks);
+  if (comm.rank() == 0) trainer.initialize_weights();
+  trainer.start(0);
+  Stepped out;
+  try {
+    for (std::int64_t step = 0; step < trainer.total_steps(); ++step) {
+      out.at = step;
+      if (const auto result = trainer.step(step, /*stop_asked=*/step == 2, /*want_norm=*/false)) {
+        out.results.push_back(result->step);
+        EXPECT_EQ(result->stop, result->step == 2);
+      }
+    }
+    if (const auto result = trainer.finish()) out.results.push_back(result->step);
+    EXPECT_FALSE(trainer.finish());
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::numeric);
+    out.error = error.what();
+  }
+  trainer.read_back();
+  std::vector<NamedTensor> all = trainer.weights();
+  for (NamedTensor& state : trainer.optimizer_state()) all.push_back(state);
+  for (const NamedTensor& each : all)
+    out.state.insert(out.state.end(), each.tensor.as<float>(),
+                     each.tensor.as<float>() + each.tensor.numel());
+  return out;
+}
+
+// However late the host sees it, a loss that is not finite changes nothing: the step that was
+// enqueued since neither, running averages and optimizer states included.
+TEST_F(TrainHooks, ALossThatIsNotFiniteChangesNothing) {
+  for (const std::string clip : {"train.clip_norm=0", "train.clip_norm=1e30"}) {
+    JobSpec spec = job({"optimizer.sgd.learning_rate=1e18", "optimizer.sgd.momentum=0.9", clip,
+                        "model.mlp.batch_norm=false", "schedule={constant{}}"});
+    spec.mutable_model()->mutable_mlp()->set_activation(MlpSpec::LEAKY_RELU);
+    for (const bool norm : {false, true}) {
+      spec.mutable_model()->mutable_mlp()->set_batch_norm(norm);
+      std::vector<Stepped> seen;
+      for (const bool late : {false, true}) {
+        for (const int ranks : {1, 2}) {
+          run_local_ranks(ranks, [&](Communicator& comm) {
+            Stepped one = step_until_error(spec, comm, {.late = late});
+            if (comm.rank() == 0) seen.push_back(std::move(one));
+          });
+        }
+      }
+      for (const Stepped& one : seen) {
+        EXPECT_EQ(one.error, seen[0].error);
+        EXPECT_EQ(one.state, seen[0].state);
+        EXPECT_EQ(one.results, seen[0].results);
+      }
+      ASSERT_EQ(seen.size(), 4u);
+      EXPECT_NE(seen[0].error.find("weights are as they were before this step"), std::string::npos)
+          << "the test tests nothing: " << seen[0].error;
+      EXPECT_EQ(seen[2].at, seen[0].at + 1) << "seen one step late";
+      if (norm) continue;  // where a finite loss comes before weights that are not
+      for (const float value : seen[0].state) ASSERT_TRUE(std::isfinite(value));
+    }
+  }
 }
 
 // What a GPU's users set, a CPU's need not take out.

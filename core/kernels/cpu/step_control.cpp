@@ -1,0 +1,27 @@
+#include <algorithm>
+#include <cmath>
+
+#include "core/kernels/cpu/cpu_kernels.h"
+
+namespace peal::cpu {
+
+void CpuKernels::guard(Stream&, const Tensor& x, Tensor go, Tensor cleared) {
+  const float* values = x.as<float>();
+  const bool finite =
+      std::all_of(values, values + x.numel(), [](float value) { return std::isfinite(value); });
+  if (!finite) *go.as<float>() = 0;
+  if (*go.as<float>() == 0) std::fill_n(cleared.as<float>(), cleared.numel(), 0.0f);
+}
+
+void CpuKernels::clip(Stream&, const Tensor& sums, const Tensor& order, double clip, Tensor norm,
+                      Tensor factor) {
+  const auto* const at = order.as<std::int64_t>();
+  double sum = 0;
+  for (std::int64_t i = 0; i < sums.numel(); ++i)
+    sum += sums.as<double>()[at == nullptr ? i : at[i]];
+  const double root = std::sqrt(sum), by = clip / (root + 1e-6);
+  *norm.as<double>() = root;
+  *factor.as<float>() = clip == 0 || by > 1 ? 1.0f : static_cast<float>(by);
+}
+
+}  // namespace peal::cpu

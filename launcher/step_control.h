@@ -1,0 +1,67 @@
+// What a step's own numbers decide, on the device where they are made, and what the host reads of
+// them when it comes to that: so that it enqueues the next step without waiting for this one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "core/device/buffer.h"
+#include "core/device/stream.h"
+#include "core/device/tensor.h"
+
+namespace peal {
+
+// What the host reads of one step.
+struct StepValues {
+  std::int64_t step = -1;  // -1: nothing to read, or it was read
+  bool has_norm = false;
+  Buffer memory;  // the head of the gradient arena, where the summed slots are; last the norm, f64
+  Event there;
+
+  float slot(std::size_t offset) const {
+    return *reinterpret_cast<const float*>(memory.data() + offset);
+  }
+  double norm() const {
+    return *reinterpret_cast<const double*>(memory.data() + memory.size() - sizeof(double));
+  }
+};
+
+// The control of a step (kernels.h), {go, factor}, and the gradient's norm beside it. `go` is 1
+// until some loss was not finite and 0 from then on, so that steps that were enqueued before the
+// host has seen that change nothing. (A loss scale that adapts wants the same with go set again in
+// each step and guarded by the norm of the gradient: a step is then skipped and is not the last.)
+class StepControl {
+ public:
+  // `slot_bytes`: of the gradient arena, from its start. `late`: a step's values are read while the
+  // next one runs.
+  StepControl(std::size_t slot_bytes, const Device& device, bool late);
+
+  bool late() const { return late_; }
+  Tensor control() const { return at(0, 2, DType::f32); }
+  Tensor factor() const { return at(sizeof(float), 1, DType::f32); }
+  Tensor norm() const { return at(2 * sizeof(float), 1, DType::f64); }
+
+  // In a step, each at most once. The summed slots are at `slots`, the loss is one of them. Copies
+  // them; where values are read late, a loss that is not finite closes go, and they become 0.
+  void take_slots(Stream& s, std::int64_t step, std::byte* slots, std::size_t loss_offset);
+  void take_norm(Stream& s);
+  void end(Stream& s);
+
+  StepValues& newest() { return values_[newest_]; }
+  // What step() may read at its end, waited for: its own values, or late those of the step before.
+  StepValues& due();
+
+ private:
+  Tensor at(std::size_t offset, std::int64_t count, DType dtype) const {
+    return {memory_.data() + offset, {count}, dtype, device_};
+  }
+
+  const std::size_t slot_bytes_;
+  const Device device_;
+  const bool late_;
+  Buffer memory_;
+  std::array<StepValues, 2> values_;
+  std::size_t newest_ = 0;
+};
+
+}  // namespace peal
