@@ -1,6 +1,6 @@
 #include "comm/f16.h"
 
-#include "comm/half_bits.h"
+#include "core/base/half_bits.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "comm/f16.h"
-#include "comm/half_bits.h"
+#include "core/base/half_bits.h"
 #include "core/base/clones.h"
 
 namespace peal {

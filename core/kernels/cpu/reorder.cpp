@@ -6,7 +6,7 @@ namespace {
 
 class OneDnnReorder final : public Reorder {
  public:
-  OneDnnReorder(const Shape& shape, const Layout* from, const Layout* to) {
+  OneDnnReorder(const Shape& shape, const Form& from, const Form& to) {
     const auto source = program_.bound(describe(shape, from));
     const auto target = program_.bound(describe(shape, to));
     program_.convert(source, target);
@@ -23,8 +23,8 @@ class OneDnnReorder final : public Reorder {
 
 }  // namespace
 
-std::unique_ptr<Reorder> CpuKernels::make_reorder(const Shape& shape, const Layout* from,
-                                                  const Layout* to) {
+std::unique_ptr<Reorder> CpuKernels::make_reorder(const Shape& shape, const Form& from,
+                                                  const Form& to) {
   return with_onednn("make_reorder",
                      [&] { return std::make_unique<OneDnnReorder>(shape, from, to); });
 }
