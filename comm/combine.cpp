@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "comm/f16.h"
-#include "comm/half_bits.h"
+#include "core/base/half_arrays.h"
+#include "core/base/half_bits.h"
 #include "core/base/clones.h"
 #include "core/base/error.h"
 

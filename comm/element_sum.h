@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "comm/call.h"
-#include "comm/half_bits.h"
+#include "core/base/half_bits.h"
 #include "comm/reduce.h"
 
 namespace peal {

@@ -58,20 +58,7 @@ std::vector<std::string> names_in(MPI_Comm comm) {
 // of this exchange, and of that of the names, therefore never changes.
 void require_same_versions(MPI_Comm comm, const std::vector<std::string>& names) {
   const std::string mine = pack_facts(library_versions());
-  const int size = static_cast<int>(mine.size());
-  std::vector<int> sizes(names.size()), begins(names.size(), 0);
-  check(MPI_Allgather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, comm), "exchange of versions");
-  for (std::size_t r = 1; r < sizes.size(); ++r) begins[r] = begins[r - 1] + sizes[r - 1];
-  std::string all(static_cast<std::size_t>(begins.back() + sizes.back()), 0);
-  check(MPI_Allgatherv(mine.data(), size, MPI_CHAR, all.data(), sizes.data(), begins.data(),
-                       MPI_CHAR, comm),
-        "exchange of versions");
-  std::vector<std::string> packed;
-  for (std::size_t r = 0; r < sizes.size(); ++r) {
-    packed.push_back(
-        all.substr(static_cast<std::size_t>(begins[r]), static_cast<std::size_t>(sizes[r])));
-  }
-  compare_facts(names, packed);
+  compare_facts(names, gather_texts(comm, mine, "exchange of versions"));
 }
 
 Cores cores_in(MPI_Comm host) {

@@ -4,6 +4,7 @@
 #include <net/if.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -40,22 +41,16 @@ std::vector<NetAddress> own_addresses() {
 // Of all ranks, sorted; a host's addresses are there once for each of its ranks.
 std::vector<std::pair<NetAddress, int>> addresses_of_all(MPI_Comm ranks) {
   const std::vector<NetAddress> mine = own_addresses();
-  int n = 0;
-  MPI_Comm_size(ranks, &n);
-  const int bytes = static_cast<int>(mine.size() * sizeof(NetAddress));
-  std::vector<int> sizes(static_cast<std::size_t>(n)), begins(sizes.size(), 0);
-  check_mpi(MPI_Allgather(&bytes, 1, MPI_INT, sizes.data(), 1, MPI_INT, ranks),
-            "exchange of addresses");
-  for (std::size_t r = 1; r < sizes.size(); ++r) begins[r] = begins[r - 1] + sizes[r - 1];
-  std::vector<NetAddress> all(static_cast<std::size_t>(begins.back() + sizes.back()) /
-                              sizeof(NetAddress));
-  check_mpi(MPI_Allgatherv(mine.data(), bytes, MPI_BYTE, all.data(), sizes.data(), begins.data(),
-                           MPI_BYTE, ranks),
-            "exchange of addresses");
+  const std::string_view bytes(reinterpret_cast<const char*>(mine.data()),
+                               mine.size() * sizeof(NetAddress));
   std::vector<std::pair<NetAddress, int>> of_ranks;
-  for (std::size_t r = 0, i = 0; r < sizes.size(); ++r) {
-    const std::size_t end = i + static_cast<std::size_t>(sizes[r]) / sizeof(NetAddress);
-    for (; i < end; ++i) of_ranks.emplace_back(all[i], static_cast<int>(r));
+  for (int rank = 0; const std::string& theirs : gather_texts(ranks, bytes, "addresses")) {
+    for (std::size_t at = 0; at < theirs.size(); at += sizeof(NetAddress)) {
+      NetAddress address{};
+      std::memcpy(&address, theirs.data() + at, sizeof address);
+      of_ranks.emplace_back(address, rank);
+    }
+    ++rank;
   }
   std::sort(of_ranks.begin(), of_ranks.end());
   return of_ranks;
@@ -70,6 +65,26 @@ void check_mpi(int status, std::string_view what) {
   MPI_Error_string(status, text, &length);
   throw Error(ErrorKind::peer, std::string(what),
               std::string(text, static_cast<std::size_t>(length)));
+}
+
+std::vector<std::string> gather_texts(MPI_Comm ranks, std::string_view mine,
+                                      std::string_view what) {
+  int n = 0;
+  MPI_Comm_size(ranks, &n);
+  const int size = static_cast<int>(mine.size());
+  std::vector<int> sizes(static_cast<std::size_t>(n)), begins(sizes.size(), 0);
+  check_mpi(MPI_Allgather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, ranks), what);
+  for (std::size_t r = 1; r < sizes.size(); ++r) begins[r] = begins[r - 1] + sizes[r - 1];
+  std::string all(static_cast<std::size_t>(begins.back() + sizes.back()), 0);
+  check_mpi(MPI_Allgatherv(mine.data(), size, MPI_CHAR, all.data(), sizes.data(), begins.data(),
+                           MPI_CHAR, ranks),
+            what);
+  std::vector<std::string> texts;
+  for (std::size_t r = 0; r < sizes.size(); ++r) {
+    texts.push_back(
+        all.substr(static_cast<std::size_t>(begins[r]), static_cast<std::size_t>(sizes[r])));
+  }
+  return texts;
 }
 
 MpiChannel::MpiChannel(MPI_Comm ranks) : data(duplicate(ranks)), control(duplicate(ranks)) {

@@ -1,6 +1,7 @@
 // What the communicators of a process that use MPI messages have in common.
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -12,6 +13,9 @@ namespace peal {
 
 // Throws MPI's own text of an error as Error(peer) of `what`.
 void check_mpi(int status, std::string_view what);
+
+// What each rank brings, in rank order. Collective.
+std::vector<std::string> gather_texts(MPI_Comm ranks, std::string_view mine, std::string_view what);
 
 // The two MPI communicators, for data and for notices, that a communicator and all groups split
 // from it share: a group tells its messages from others by their tags. So making and freeing a

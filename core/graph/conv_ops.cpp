@@ -34,15 +34,17 @@ Value pool2d(const char* op, PoolKind kind, Value x, const PoolOptions& options)
   }
   const auto compile = [=](OpCompiler& c) {
     Pool2dSpec spec = make_spec(kind, c.in_shape(0), options);
-    spec.x_layout = c.in_layout(0);
+    const DType t = c.stored();
+    spec.stored = t;
+    spec.x_layout = c.in_layout(0, t);
     spec.training = c.needs_backward();
     const std::shared_ptr<Pool2d> kernel = c.kernels().make_pool2d(spec);
-    const Ref in = c.in(0, kAny), y = c.out(0, kernel->y_layout());
+    const Ref in = c.in(0, kAny, t), y = c.out(0, kernel->y_layout(), t);
     const Ref saved = c.bytes(spec.training ? kernel->saved_bytes() : 0);
     const Ref scratch = c.scratch(kernel->scratch_bytes());
     c.forward({in, y, saved, scratch},
               [=](Run& r) { kernel->forward(r.stream, r[in], r[y], r[saved], r[scratch]); });
-    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny);
+    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny, t);
     c.backward({dy, saved, dx, scratch},
                [=](Run& r) { kernel->backward(r.stream, r[dy], r[saved], r[dx], r[scratch]); });
   };
@@ -80,12 +82,14 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
     Conv2dSpec spec = make_spec(c.in_shape(0), c.in_shape(1), bias, options);
     spec.activation = activation;
     spec.precision = c.precision();
-    spec.x_layout = c.in_layout(0);
+    const DType t = c.stored();
+    spec.stored = t;
+    spec.x_layout = c.in_layout(0, t);
     spec.training = c.needs_backward();
     spec.needs_dx = c.needs_grad(0);
     const std::shared_ptr<Conv2d> kernel = c.kernels().make_conv2d(spec);
-    const Ref x = c.in(0, kAny), w = c.in(1), b = bias ? c.in(2) : Ref{};
-    const Ref y = c.out(0, kernel->y_layout());
+    const Ref x = c.in(0, kAny, t), w = c.in(1, OpCompiler::Order::row_major, t);
+    const Ref b = bias ? c.in(2) : Ref{}, y = c.out(0, kernel->y_layout(), t);
     const Ref scratch = c.scratch(kernel->scratch_bytes());
     c.forward({x, w, b, y, scratch},
               [=](Run& r) { kernel->forward(r.stream, r[x], r[w], r[b], r[y], r[scratch]); });
@@ -103,7 +107,7 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
       });
     }
     if (!c.needs_grad(0)) return;
-    const Ref dx = c.grad_in(0, kAny);
+    const Ref dx = c.grad_in(0, kAny, t);
     c.backward({dy, w, dx, scratch},
                [=](Run& r) { kernel->backward_data(r.stream, r[dy], r[w], r[dx], r[scratch]); });
   };

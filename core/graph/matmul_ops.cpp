@@ -8,14 +8,18 @@
 namespace peal {
 namespace {
 
-// A prepared product and what it needs: c = a * b + bias.
+constexpr auto kRows = OpCompiler::Order::row_major;
+
+// A prepared product and what it needs: c = a * b + bias. Operands are stored.
 struct Product {
   std::shared_ptr<Matmul> kernel;
   Ref scratch;
 };
 
-Product make_product(OpCompiler& c, MatmulSpec spec) {
+Product make_product(OpCompiler& c, Ref result, MatmulSpec spec) {
   spec.precision = c.precision();
+  spec.operands = c.stored();
+  if (result) spec.result = c.dtype(result);
   const std::shared_ptr<Matmul> kernel = c.kernels().make_matmul(spec);
   return {kernel, c.scratch(kernel->scratch_bytes())};
 }
@@ -32,21 +36,22 @@ void compile_matmul(OpCompiler& c) {
   const std::int64_t rows = as.numel() / std::max<std::int64_t>(k, 1);
   const std::int64_t batch = bs.rank() == 2 ? 1 : bs.numel() / std::max<std::int64_t>(k * n, 1);
   const std::int64_t m = rows / std::max<std::int64_t>(batch, 1);
-  const Ref a = c.in(0), b = c.in(1), y = c.out();
-  const Product forward = make_product(c, {.batch = batch, .m = m, .n = n, .k = k});
+  const DType t = c.stored();
+  const Ref a = c.in(0, kRows, t), b = c.in(1, kRows, t), y = c.out(0, nullptr, t);
+  const Product forward = make_product(c, y, {.batch = batch, .m = m, .n = n, .k = k});
   c.forward({a, b, y, forward.scratch}, [=](Run& r) { run(r, forward, a, b, {}, y); });
 
   const Ref dy = c.grad_out();
   if (c.needs_grad(1)) {  // db (k, n) = a^T (k, m) * dy (m, n)
-    const Ref db = c.grad_in(1);
+    const Ref db = c.grad_in(1, kRows, c.grad_type(1));
     const Product product =
-        make_product(c, {.batch = batch, .m = k, .n = n, .k = m, .transpose_a = true});
+        make_product(c, db, {.batch = batch, .m = k, .n = n, .k = m, .transpose_a = true});
     c.backward({a, dy, db, product.scratch}, [=](Run& r) { run(r, product, a, dy, {}, db); });
   }
   if (c.needs_grad(0)) {  // da (m, k) = dy (m, n) * b^T (n, k)
-    const Ref da = c.grad_in(0);
+    const Ref da = c.grad_in(0, kRows, c.grad_type(0));
     const Product product =
-        make_product(c, {.batch = batch, .m = m, .n = k, .k = n, .transpose_b = true});
+        make_product(c, da, {.batch = batch, .m = m, .n = k, .k = n, .transpose_b = true});
     c.backward({b, dy, da, product.scratch}, [=](Run& r) { run(r, product, dy, b, {}, da); });
   }
 }
@@ -56,14 +61,17 @@ void compile_affine(OpCompiler& c) {
   Kernels& k = c.kernels();
   const std::int64_t in = c.in_shape(1)[0], out = c.in_shape(1)[1];
   const std::int64_t rows = c.in_shape(0).numel() / std::max<std::int64_t>(in, 1);
-  const Ref x = c.in(0), w = c.in(1), bias = c.in(2), y = c.out();
-  const Product forward = make_product(c, {.m = rows, .n = out, .k = in, .bias = true});
+  const DType t = c.stored();
+  const Ref x = c.in(0, kRows, t), w = c.in(1, kRows, t), bias = c.in(2);
+  const Ref y = c.out(0, nullptr, t);
+  const Product forward = make_product(c, y, {.m = rows, .n = out, .k = in, .bias = true});
   c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
 
   const Ref dy = c.grad_out();
   if (c.needs_grad(1)) {  // dw (I, O) = x^T (I, rows) * dy (rows, O)
-    const Ref dw = c.grad_in(1);
-    const Product product = make_product(c, {.m = in, .n = out, .k = rows, .transpose_a = true});
+    const Ref dw = c.grad_in(1, kRows, c.grad_type(1));
+    const Product product =
+        make_product(c, dw, {.m = in, .n = out, .k = rows, .transpose_a = true});
     c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, x, dy, {}, dw); });
   }
   if (c.needs_grad(2)) {
@@ -71,8 +79,9 @@ void compile_affine(OpCompiler& c) {
     c.backward({flat, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[flat], 1, r[db]); });
   }
   if (c.needs_grad(0)) {  // dx (rows, I) = dy (rows, O) * w^T (O, I)
-    const Ref dx = c.grad_in(0);
-    const Product product = make_product(c, {.m = rows, .n = in, .k = out, .transpose_b = true});
+    const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
+    const Product product =
+        make_product(c, dx, {.m = rows, .n = in, .k = out, .transpose_b = true});
     c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
   }
 }
@@ -83,13 +92,16 @@ CompileOp compile_dense(Activation activation) {
   return [=](OpCompiler& c) {
     const bool has_bias = c.inputs() == 3;
     const std::int64_t rows = c.in_shape(0)[0], in = c.in_shape(0)[1], out = c.in_shape(1)[0];
-    const Ref x = c.in(0), w = c.in(1), bias = has_bias ? c.in(2) : Ref{}, y = c.out();
-    const Product forward = make_product(c, {.m = rows,
-                                             .n = out,
-                                             .k = in,
-                                             .transpose_b = true,
-                                             .bias = has_bias,
-                                             .activation = activation});
+    const DType t = c.stored();
+    const Ref x = c.in(0, kRows, t), w = c.in(1, kRows, t), bias = has_bias ? c.in(2) : Ref{};
+    const Ref y = c.out(0, nullptr, t);
+    const Product forward = make_product(c, y,
+                                         {.m = rows,
+                                          .n = out,
+                                          .k = in,
+                                          .transpose_b = true,
+                                          .bias = has_bias,
+                                          .activation = activation});
     c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
 
     Kernels& k = c.kernels();
@@ -99,8 +111,9 @@ CompileOp compile_dense(Activation activation) {
         k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
       });
     if (c.needs_grad(1)) {  // dw (O, I) = dy^T (O, B) * x (B, I)
-      const Ref dw = c.grad_in(1);
-      const Product product = make_product(c, {.m = out, .n = in, .k = rows, .transpose_a = true});
+      const Ref dw = c.grad_in(1, kRows, c.grad_type(1));
+      const Product product =
+          make_product(c, dw, {.m = out, .n = in, .k = rows, .transpose_a = true});
       c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, dy, x, {}, dw); });
     }
     if (has_bias && c.needs_grad(2)) {
@@ -108,8 +121,8 @@ CompileOp compile_dense(Activation activation) {
       c.backward({dy, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[dy], 1, r[db]); });
     }
     if (c.needs_grad(0)) {  // dx (B, I) = dy (B, O) * w (O, I)
-      const Ref dx = c.grad_in(0);
-      const Product product = make_product(c, {.m = rows, .n = in, .k = out});
+      const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
+      const Product product = make_product(c, dx, {.m = rows, .n = in, .k = out});
       c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
     }
   };

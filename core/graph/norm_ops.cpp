@@ -29,14 +29,15 @@ Value softmax_over_rows(const char* op, Value x, bool log) {
   return record(op, {x}, x.shape(), compile);
 }
 
-constexpr auto kAny = OpCompiler::Order::any;
+constexpr auto kAny = OpCompiler::Order::any, kRows = OpCompiler::Order::row_major;
 
 // Inputs of the batch_norm node; a merged one has what is added as the last.
 enum : int { kX, kGamma, kBeta, kWeight, kRunningMean, kRunningVariance, kResidual };
 
 // x and the residual as they lie, if that is one layout; else both row-major.
 OpCompiler::Order order_of(const OpCompiler& c, bool residual) {
-  if (!residual || c.in_layout(kX) == c.in_layout(kResidual)) return kAny;
+  const DType t = c.stored();
+  if (!residual || c.in_layout(kX, t) == c.in_layout(kResidual, t)) return kAny;
   return OpCompiler::Order::row_major;
 }
 
@@ -44,9 +45,12 @@ void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
   Kernels& k = c.kernels();
   const Shape channels = c.in_shape(kGamma);
   const OpCompiler::Order order = order_of(c, form.residual);
-  const Ref x = c.in(kX, order), gamma = c.in(kGamma), beta = c.in(kBeta), weight = c.in(kWeight);
-  const Ref residual = form.residual ? c.in(kResidual, order) : Ref{};
-  const Ref y = c.out(0, order == kAny ? c.in_layout(kX) : nullptr), contribution = c.out(1);
+  const DType t = c.stored();
+  const Ref x = c.in(kX, order, t), weight = c.in(kWeight);
+  const Ref gamma = c.in(kGamma), beta = c.in(kBeta);
+  const Ref residual = form.residual ? c.in(kResidual, order, t) : Ref{};
+  const Ref y = c.out(0, order == kAny ? c.in_layout(kX, t) : nullptr, t);
+  const Ref contribution = c.out(1);
   const Ref mean = c.memory(channels), variance = c.memory(channels);
   c.forward({x, weight, mean, variance}, [=, &k](Run& r) {
     k.batch_norm_statistics(r.stream, r[x], r[weight], r[mean], r[variance]);
@@ -59,9 +63,9 @@ void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
     k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], form.epsilon, r[residual],
                  form.activation, r[y]);
   });
-  const Ref dy = c.grad_out(0), dx = c.grad_in_or_temporary(kX, order);
+  const Ref dy = c.grad_out(0), dx = c.grad_in_or_temporary(kX, order, t);
   const Ref dgamma = c.grad_in_or_temporary(kGamma), dbeta = c.grad_in_or_temporary(kBeta);
-  const Ref dresidual = form.residual ? c.grad_in_or_temporary(kResidual, order) : Ref{};
+  const Ref dresidual = form.residual ? c.grad_in_or_temporary(kResidual, order, t) : Ref{};
   const Ref kept_y = form.residual ? y : Ref{};
   c.backward({x, weight, mean, variance, gamma, beta, kept_y, dy, dx, dgamma, dbeta, dresidual},
              [=, &k](Run& r) {
@@ -75,10 +79,12 @@ void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
 void compile_batch_norm_evaluation(OpCompiler& c, const BatchNormForm& form) {
   Kernels& k = c.kernels();
   const OpCompiler::Order order = order_of(c, form.residual);
-  const Ref x = c.in(kX, order), gamma = c.in(kGamma), beta = c.in(kBeta);
-  const Ref residual = form.residual ? c.in(kResidual, order) : Ref{};
+  const DType t = c.stored();
+  const Ref x = c.in(kX, order, t), gamma = c.in(kGamma), beta = c.in(kBeta);
+  const Ref residual = form.residual ? c.in(kResidual, order, t) : Ref{};
   const Ref mean = c.in(kRunningMean), variance = c.in(kRunningVariance);
-  const Ref y = c.out(0, order == kAny ? c.in_layout(kX) : nullptr), contribution = c.out(1);
+  const Ref y = c.out(0, order == kAny ? c.in_layout(kX, t) : nullptr, t);
+  const Ref contribution = c.out(1);
   c.forward({x, mean, variance, gamma, beta, residual, y, contribution}, [=, &k](Run& r) {
     k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], form.epsilon, r[residual],
                  form.activation, r[y]);
@@ -113,14 +119,16 @@ Value layer_norm(Value x, Value gamma, Value beta, float epsilon) {
   check_shape(op, "beta", beta, {x.shape()[-1]});
   const auto compile = [=](OpCompiler& c) {
     const std::int64_t columns = c.in_shape(0)[-1], rows = rows_of(c.in_shape(0));
-    const std::shared_ptr<LayerNorm> kernel = c.kernels().make_layer_norm(rows, columns, epsilon);
-    const Ref in = c.in(0), g = c.in(1), b = c.in(2), y = c.out();
+    const DType t = c.stored();
+    const std::shared_ptr<LayerNorm> kernel =
+        c.kernels().make_layer_norm(rows, columns, epsilon, t);
+    const Ref in = c.in(0, kRows, t), g = c.in(1), b = c.in(2), y = c.out(0, nullptr, t);
     const Ref mean = c.memory({rows}), variance = c.memory({rows});
     const Ref scratch = c.scratch(kernel->scratch_bytes());
     c.forward({in, g, b, y, mean, variance, scratch}, [=](Run& r) {
       kernel->forward(r.stream, r[in], r[g], r[b], r[y], r[mean], r[variance], r[scratch]);
     });
-    const Ref dy = c.grad_out(), dx = c.grad_in_or_temporary(0);
+    const Ref dy = c.grad_out(), dx = c.grad_in_or_temporary(0, kRows, t);
     const Ref dgamma = c.grad_in_or_temporary(1), dbeta = c.grad_in_or_temporary(2);
     c.backward({in, g, mean, variance, dy, dx, dgamma, dbeta, scratch}, [=](Run& r) {
       kernel->backward(r.stream, r[in], r[g], r[mean], r[variance], r[dy], r[dx], r[dgamma],
@@ -165,17 +173,20 @@ Value attention(Value qkv, std::int64_t heads) {
         "qkv wants shape (B, T, 3*C), got ", qkv.shape());
   check(heads > 0 && width % heads == 0, op, heads, " heads do not divide ", width, " columns");
   const auto compile = [=](OpCompiler& c) {
+    const DType t = c.stored();
     const std::shared_ptr<Attention> kernel =
         c.kernels().make_attention({.batch = batch,
                                     .time = time,
                                     .heads = heads,
                                     .width = width,
-                                    .training = c.needs_backward()});
-    const Ref in = c.in(0), y = c.out(), log_sums = c.memory({batch, heads, time});
+                                    .training = c.needs_backward(),
+                                    .stored = t});
+    const Ref in = c.in(0, kRows, t), y = c.out(0, nullptr, t),
+              log_sums = c.memory({batch, heads, time});
     const Ref scratch = c.scratch(kernel->scratch_bytes());
     c.forward({in, y, log_sums, scratch},
               [=](Run& r) { kernel->forward(r.stream, r[in], r[y], r[log_sums], r[scratch]); });
-    const Ref dy = c.grad_out(), dx = c.grad_in(0);
+    const Ref dy = c.grad_out(), dx = c.grad_in(0, kRows, t);
     c.backward({in, y, log_sums, dy, dx, scratch}, [=](Run& r) {
       kernel->backward(r.stream, r[in], r[y], r[log_sums], r[dy], r[dx], r[scratch]);
     });
@@ -192,7 +203,8 @@ Value embedding(Value ids, Value table) {
   shape.push_back(table.shape()[1]);
   const auto compile = [=](OpCompiler& c) {
     Kernels& k = c.kernels();
-    const Ref i = c.view(c.in(0), flat_ids), t = c.in(1), y = c.view(c.out(), flat);
+    const Ref i = c.view(c.in(0), flat_ids), t = c.in(1);
+    const Ref y = c.view(c.out(0, nullptr, c.stored()), flat);
     const Ref dy = c.view(c.grad_out(), flat), dt = c.grad_in(1);
     c.forward({i, t, y}, [=, &k](Run& r) { k.embedding(r.stream, r[i], r[t], r[y]); });
     c.backward({i, dy, dt},

@@ -24,6 +24,10 @@ Precision OpCompiler::precision() const {
   return builder_.precision_;
 }
 
+DType OpCompiler::stored() const {
+  return stored_type(builder_.precision_);
+}
+
 std::uint64_t OpCompiler::site() const {
   constexpr std::uint64_t kOps = std::uint64_t{0x6f70} << 48;  // apart from every other draw
   return kOps | step_.site;
@@ -51,18 +55,22 @@ bool OpCompiler::needs_backward() const {
   return training() && builder_.flow_.needs_backward(*step_.node);
 }
 
-Ref OpCompiler::in(int i, Order order) {
+Ref OpCompiler::in(int i, Order order, DType dtype) {
   if (step_.node == nullptr) return {builder_.slot_entry_};
-  return {builder_.value_entry(step_.node->inputs[static_cast<std::size_t>(i)], order)};
+  return {builder_.value_entry(step_.node->inputs[static_cast<std::size_t>(i)], order, dtype)};
 }
 
-const Layout* OpCompiler::in_layout(int i) const {
+const Layout* OpCompiler::in_layout(int i, DType dtype) const {
   const int value = step_.node->inputs[static_cast<std::size_t>(i)];
-  return builder_.entry(builder_.value_entry(value, Order::any)).tensor.layout;
+  return builder_.entry(builder_.value_entry(value, Order::any, dtype)).tensor.layout;
 }
 
-Ref OpCompiler::out(int i, const Layout* layout) {
-  return {builder_.output_entry(step_.outputs[static_cast<std::size_t>(i)], layout)};
+Ref OpCompiler::out(int i, const Layout* layout, DType dtype) {
+  return {builder_.output_entry(step_.outputs[static_cast<std::size_t>(i)], {layout, dtype})};
+}
+
+DType OpCompiler::dtype(Ref ref) const {
+  return builder_.entry(ref.index).tensor.dtype;
 }
 
 Ref OpCompiler::grad_out(int i) {
@@ -71,33 +79,39 @@ Ref OpCompiler::grad_out(int i) {
   return {builder_.gradient_entry(value)};
 }
 
-Ref OpCompiler::grad_in(int i, Order order) {
+Ref OpCompiler::grad_in(int i, Order order, DType dtype) {
   if (!needs_grad(i)) return {};
   int& target = builder_.step_targets_[static_cast<std::size_t>(i)];
   if (target != 0) return {target};
-  const Layout* layout = order == Order::any ? in_layout(i) : nullptr;
-  target = builder_.add_entry(in_shape(i), DType::f32, layout, -1);
   const int root = builder_.impl_.root(step_.node->inputs[static_cast<std::size_t>(i)]);
+  const Layout* layout = order == Order::any ? in_layout(i, dtype) : nullptr;
+  target = builder_.add_entry(in_shape(i), dtype, layout, -1);
   builder_.entry(target).target = root;
   ++builder_.place(root).pending;
   return {target};
 }
 
-Ref OpCompiler::grad_in_over(int i) {
-  return grad_in_copy(i, in(i));
+DType OpCompiler::grad_type(int i) const {
+  const int value = step_.node->inputs[static_cast<std::size_t>(i)];
+  const bool parameter = builder_.impl_.root_info(value).kind == Graph::ValueInfo::Kind::parameter;
+  return parameter ? DType::f32 : stored();
+}
+
+Ref OpCompiler::grad_in_over(int i, DType dtype) {
+  return grad_in_copy(i, in(i, Order::row_major, dtype));
 }
 
 Ref OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
-  const Ref gradient = grad_in(i, order);
+  const Ref gradient = grad_in(i, order, dtype(whole));
   if (gradient) builder_.overwrites_.push_back({whole.index, gradient.index});
   return gradient;
 }
 
-Ref OpCompiler::grad_in_or_temporary(int i, Order order) {
-  if (needs_grad(i)) return grad_in(i, order);
+Ref OpCompiler::grad_in_or_temporary(int i, Order order, DType dtype) {
+  if (needs_grad(i)) return grad_in(i, order, dtype);
   if (!needs_backward()) return {};
   return {
-      builder_.add_tensor(in_shape(i), DType::f32, order == Order::any ? in_layout(i) : nullptr)};
+      builder_.add_tensor(in_shape(i), dtype, order == Order::any ? in_layout(i, dtype) : nullptr)};
 }
 
 Ref OpCompiler::memory(const Shape& shape, DType dtype) {
@@ -122,7 +136,7 @@ Ref OpCompiler::view(Ref x, const Shape& shape) {
 }
 
 Ref OpCompiler::ref(Value value) {
-  return {builder_.value_entry(value.id(), Order::row_major)};
+  return {builder_.value_entry(value.id(), Order::row_major, DType::f32)};
 }
 
 void OpCompiler::forward(std::vector<Ref> uses, CallFunction call) {
@@ -141,10 +155,9 @@ void OpCompiler::backward(std::vector<Ref> uses, CallFunction call) {
 
 void OpCompiler::pass_through() {
   if (needs_backward()) fail_internal(step_.op, "pass_through has no gradient");
-  const int x = builder_.value_entry(step_.node->inputs[0], Order::any);
-  PlanBuilder::Place& y = builder_.place(step_.outputs[0]);
-  y.entry = x;
-  y.row_major = builder_.entry(x).tensor.layout == nullptr ? x : 0;
+  const int value = step_.node->inputs[0];
+  const DType as_made = builder_.entry(builder_.place(value).entry).tensor.dtype;
+  builder_.place(step_.outputs[0]).entry = builder_.value_entry(value, Order::any, as_made);
 }
 
 }  // namespace peal

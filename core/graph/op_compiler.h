@@ -87,6 +87,8 @@ class OpCompiler {
   Kernels& kernels() const;
   bool training() const;
   Precision precision() const;  // for kernels that have a choice
+  // As what this plan stores activations, for ops whose kernels take them so: f32, bf16 or f16.
+  DType stored() const;
   // Tells the random draws of this op apart from every other op's (RandomKey::site).
   std::uint64_t site() const;
   int inputs() const;
@@ -96,24 +98,31 @@ class OpCompiler {
   bool needs_backward() const;   // is any?
 
   // ---- Tensors -----------------------------------------------------------------------------
-  Ref in(int i, Order order = Order::row_major);
-  const Layout* in_layout(int i) const;  // in which in(i, Order::any) arrives
-  Ref out(int i = 0, const Layout* layout = nullptr);
-  // The gradient of out(i), in its layout; call out(i) first. The op is the last to read it and may
-  // work in place. Empty when nothing that reaches the loss reads output i.
+  // A value that lies in another order or type is copied once for all that want it as this op does.
+  // A value has a layout of its own in its own type only.
+  Ref in(int i, Order order = Order::row_major, DType dtype = DType::f32);
+  // In which in(i, Order::any, dtype) arrives.
+  const Layout* in_layout(int i, DType dtype = DType::f32) const;
+  Ref out(int i = 0, const Layout* layout = nullptr, DType dtype = DType::f32);
+  DType dtype(Ref ref) const;
+  // The gradient of out(i), in its layout and type; call out(i) first. The op is the last to read
+  // it and may work in place. Empty when nothing that reaches the loss reads output i.
   Ref grad_out(int i = 0);
   // Where the op writes the gradient of input i, once, all of it; empty when it is not wanted. With
-  // Order::any it has the layout of in(i, Order::any). Sums over several consumers, reorders and
-  // aliases are the plan's business.
-  Ref grad_in(int i, Order order = Order::row_major);
+  // Order::any it has the layout of in(i, Order::any, dtype). Sums over several consumers, reorders
+  // and aliases are the plan's business.
+  Ref grad_in(int i, Order order = Order::row_major, DType dtype = DType::f32);
+  // For kernels that can write a gradient as f32 or as stored(): f32 where it is a parameter's,
+  // which is f32 in the end.
+  DType grad_type(int i) const;
   // The same for a call that reads in(i) and may work in place: it gets the memory of in(i) where
   // nobody needs that afterwards.
-  Ref grad_in_over(int i);
+  Ref grad_in_over(int i, DType dtype = DType::f32);
   // The same for a gradient that is a copy of `whole`: it gets that one's memory where nobody needs
   // that afterwards, and the call finds one address for both.
-  Ref grad_in_copy(int i, Ref whole, Order order = Order::row_major);
+  Ref grad_in_copy(int i, Ref whole, Order order = Order::row_major);  // of its type
   // The same for kernels that always write it: a temporary when it is not wanted.
-  Ref grad_in_or_temporary(int i, Order order = Order::row_major);
+  Ref grad_in_or_temporary(int i, Order order = Order::row_major, DType dtype = DType::f32);
   // Kept from the first call that lists it to the last: written by forward for backward, or both
   // written and read inside one call.
   Ref memory(const Shape& shape, DType dtype = DType::f32);

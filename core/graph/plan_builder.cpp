@@ -59,7 +59,7 @@ std::unique_ptr<Program> PlanBuilder::build() {
   for (const PlanStep& step : steps_) compile(step);
   for (const auto& [name, value] : impl_.outputs) {
     if (!outputs_) break;
-    const int kept = value_entry(value, OpCompiler::Order::row_major);
+    const int kept = value_entry(value, OpCompiler::Order::row_major, DType::f32);
     storages_[static_cast<std::size_t>(entry(kept).storage)].kept = true;
     program_->outputs.push_back({name, kept});
   }
@@ -126,32 +126,38 @@ void PlanBuilder::bind_values() {
     } else {
       storage = add_storage(Storage::Kind::state, 0, offset_of(state_offsets_, info.name));
     }
-    places_[v].entry = places_[v].row_major = add_entry(info.shape, info.dtype, nullptr, storage);
+    places_[v].entry = add_entry(info.shape, info.dtype, nullptr, storage);
   }
 }
 
-int PlanBuilder::output_entry(int value, const Layout* layout) {
+int PlanBuilder::output_entry(int value, const Form& form) {
   Place& at = place(value);
-  if (at.entry == 0) {
-    const Graph::ValueInfo& info = impl_.root_info(value);
-    at.entry = add_tensor(info.shape, info.dtype, layout);
-    if (layout == nullptr) at.row_major = at.entry;
-  }
+  if (at.entry == 0) at.entry = add_tensor(impl_.root_info(value).shape, form.dtype, form.layout);
   return at.entry;
 }
 
-int PlanBuilder::value_entry(int value, OpCompiler::Order order) {
+Form PlanBuilder::form_of(int index) {
+  return {entry(index).tensor.layout, entry(index).tensor.dtype};
+}
+
+int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
   Place& at = place(value);
   if (at.entry == 0) fail_internal("plan", "a value is read before its op made it");
   const Shape& shape = impl_.values[static_cast<std::size_t>(value)].shape;
-  // An alias of another shape cannot be read in a layout made for the shape of its root.
-  if (order == OpCompiler::Order::any && shape == entry(at.entry).tensor.shape) return at.entry;
-  if (at.row_major == 0) {
-    at.row_major = add_tensor(entry(at.entry).tensor.shape, DType::f32);
-    add_call(make_reorder(at.entry, at.row_major));
-    storage_of(at.row_major).written = true;
+  const Tensor made = entry(at.entry).tensor;
+  const bool floats = made.dtype == DType::f32 || made.dtype == stored_type(precision_);
+  if (!floats || made.dtype == dtype) {
+    if (made.layout == nullptr) return view(at.entry, shape);
+    // An alias of another shape cannot be read in a layout made for the shape of its root.
+    if (order == OpCompiler::Order::any && shape == made.shape) return at.entry;
   }
-  return view(at.row_major, shape);
+  for (const int copy : at.copies)
+    if (entry(copy).tensor.dtype == dtype) return view(copy, shape);
+  const int copy = add_tensor(made.shape, dtype);
+  at.copies.push_back(copy);
+  add_call(make_reorder(at.entry, copy));
+  storage_of(copy).written = true;
+  return view(copy, shape);
 }
 
 int PlanBuilder::gradient_entry(int value) {
@@ -163,7 +169,8 @@ int PlanBuilder::gradient_entry(int value) {
         add_storage(Storage::Kind::gradient, 0, offset_of(parameter_offsets_, info.name));
     at.gradient = add_entry(info.shape, DType::f32, nullptr, storage);
   } else {
-    at.gradient = add_tensor(info.shape, DType::f32, entry(at.entry).tensor.layout);
+    const Tensor made = entry(at.entry).tensor;
+    at.gradient = add_tensor(info.shape, made.dtype, made.layout);
   }
   return at.gradient;
 }
@@ -180,8 +187,8 @@ PlanCall PlanBuilder::make_call(const std::string& op, const std::vector<Ref>& u
 }
 
 PlanCall PlanBuilder::make_reorder(int from, int to) {
-  const std::shared_ptr<Reorder> kernel = kernels_.make_reorder(
-      entry(to).tensor.shape, entry(from).tensor.layout, entry(to).tensor.layout);
+  const std::shared_ptr<Reorder> kernel =
+      kernels_.make_reorder(entry(to).tensor.shape, form_of(from), form_of(to));
   scratch_bytes_ = std::max(scratch_bytes_, kernel->scratch_bytes());
   const Ref x{from}, y{to};
   Ref scratch;
@@ -222,7 +229,7 @@ void PlanBuilder::compile_slots() {
   block_ = -1;
   for (std::size_t i = 0; i < impl_.slots.size(); ++i) {
     const Graph::Impl::Slot& slot = impl_.slots[i];
-    const int value = value_entry(slot.value, OpCompiler::Order::row_major);
+    const int value = value_entry(slot.value, OpCompiler::Order::row_major, DType::f32);
     storages_[static_cast<std::size_t>(entry(value).storage)].kept = true;
     const Shape shape = entry(value).tensor.shape;
     slot_entry_ = add_entry(shape, DType::f32, nullptr,
@@ -292,7 +299,8 @@ void PlanBuilder::arrange_backward() {
 }
 
 // Decides where a consumer writes its part of a value's gradient: the first one in the order of
-// backward in place; later ones, and ones of another layout, into a temporary that is added.
+// backward in place; later ones, and ones of another layout or type, into a temporary that is
+// added.
 void PlanBuilder::settle(int target) {
   const int value = entry(target).target;
   Place& at = place(value);
@@ -300,14 +308,15 @@ void PlanBuilder::settle(int target) {
   const Tensor part = entry(target).tensor, whole = entry(gradient).tensor;
   if (entry(target).storage != -1)
     fail_internal(program_->backward.back().op, "writes one gradient in two calls");
-  if (!at.gradient_written && part.layout == whole.layout) {
+  const bool same_form = form_of(target) == form_of(gradient);
+  if (!at.gradient_written && same_form) {
     entry(target).storage = entry(gradient).storage;
   } else {
     entry(target).storage = add_storage(Storage::Kind::arena, bytes_of(part));
     int ready = part.layout == nullptr ? view(target, whole.shape) : target;
-    if (part.layout != whole.layout) {
+    if (!same_form) {
       const int from = ready;
-      ready = at.gradient_written ? add_tensor(whole.shape, DType::f32, whole.layout) : gradient;
+      ready = at.gradient_written ? add_tensor(whole.shape, whole.dtype, whole.layout) : gradient;
       program_->backward.push_back(make_reorder(from, ready));
     }
     if (at.gradient_written) {

@@ -89,8 +89,8 @@ class PlanBuilder {
   };
   // Everything the plan knows of one root value.
   struct Place {
-    int entry = 0;      // as it lies; 0: not made yet
-    int row_major = 0;  // the same or its reordered copy
+    int entry = 0;            // as it lies; 0: not made yet
+    std::vector<int> copies;  // row-major, of several types
     int gradient = 0;
     bool gradient_written = false;
     int pending = 0;      // contributions still to come
@@ -105,9 +105,10 @@ class PlanBuilder {
   Storage& storage_of(int entry);
   Entry& entry(int index) { return entries_[static_cast<std::size_t>(index)]; }
   Place& place(int value);
-  int value_entry(int value, OpCompiler::Order order);
+  Form form_of(int index);
+  int value_entry(int value, OpCompiler::Order order, DType dtype);
   int gradient_entry(int value);
-  int output_entry(int value, const Layout* layout);
+  int output_entry(int value, const Form& form);
 
   // Calls
   PlanCall make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);

@@ -13,12 +13,13 @@ Value activation(const char* op, Activation kind, Value x, float slope = 0) {
   check_f32(op, "x", x);
   const auto compile = [=](OpCompiler& c) {
     Kernels& k = c.kernels();
-    const Ref in = c.in(0, kAny), y = c.out(0, c.in_layout(0));
+    const DType t = c.stored();
+    const Ref in = c.in(0, kAny, t), y = c.out(0, c.in_layout(0, t), t);
     c.forward({in, y}, [=, &k](Run& r) { k.activation(r.stream, kind, slope, r[in], r[y]); });
     // The kernel reads one of x and y, and only that one is kept.
     const Ref kept_x = backward_reads_x(kind) ? in : Ref{};
     const Ref kept_y = backward_reads_x(kind) ? Ref{} : y;
-    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny);
+    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny, t);
     c.backward({kept_x, kept_y, dy, dx}, [=, &k](Run& r) {
       k.activation_backward(r.stream, kind, slope, r[kept_x], r[kept_y], r[dy], r[dx]);
     });
@@ -47,11 +48,13 @@ Shape padded(const Shape& shape, int rank) {
 
 // As they lie where that is one layout: of values of one shape. A repeated one is row-major.
 OpCompiler::Order common_order(const OpCompiler& c) {
-  const bool same = c.in_shape(0) == c.in_shape(1) && c.in_layout(0) == c.in_layout(1);
+  const DType t = c.stored();
+  const bool same = c.in_shape(0) == c.in_shape(1) && c.in_layout(0, t) == c.in_layout(1, t);
   return same ? kAny : OpCompiler::Order::row_major;
 }
 
-// dx = `full`, which has the output's shape, summed over the axes along which x was repeated.
+// dx = `full`, which is stored and has the output's shape, summed over the axes along which x was
+// repeated: such sums are f32.
 void sum_to_input(OpCompiler& c, int i, Ref full, OpCompiler::Order order) {
   Kernels& k = c.kernels();
   if (c.in_shape(i) == c.out_shape()) {
@@ -61,7 +64,7 @@ void sum_to_input(OpCompiler& c, int i, Ref full, OpCompiler::Order order) {
     });
     return;
   }
-  const Ref dx = c.grad_in(i, order);
+  const Ref dx = c.grad_in(i);
   const Ref to = c.view(dx, padded(c.in_shape(i), c.out_shape().rank()));
   c.backward({full, to}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[full], 1, r[to]); });
 }
@@ -99,8 +102,9 @@ Value add(Value x, Value y) {
   const auto compile = [](OpCompiler& c) {
     Kernels& k = c.kernels();
     const OpCompiler::Order order = common_order(c);
-    const Ref a = c.in(0, order), b = c.in(1, order);
-    const Ref z = c.out(0, order == kAny ? c.in_layout(0) : nullptr), dz = c.grad_out();
+    const DType t = c.stored();
+    const Ref a = c.in(0, order, t), b = c.in(1, order, t);
+    const Ref z = c.out(0, order == kAny ? c.in_layout(0, t) : nullptr, t), dz = c.grad_out();
     c.forward({a, b, z}, [=, &k](Run& r) { k.binary(r.stream, BinaryOp::add, r[a], r[b], r[z]); });
     for (int i = 0; i < 2; ++i)
       if (c.needs_grad(i)) sum_to_input(c, i, dz, order);
@@ -113,13 +117,16 @@ Value mul(Value x, Value y) {
   check_f32("mul", "y", y);
   const auto compile = [](OpCompiler& c) {
     Kernels& k = c.kernels();
-    const Ref a = c.in(0), b = c.in(1), z = c.out(), dz = c.grad_out();
+    const DType t = c.stored();
+    constexpr auto kRows = OpCompiler::Order::row_major;
+    const Ref a = c.in(0, kRows, t), b = c.in(1, kRows, t), z = c.out(0, nullptr, t);
+    const Ref dz = c.grad_out();
     c.forward({a, b, z}, [=, &k](Run& r) { k.binary(r.stream, BinaryOp::mul, r[a], r[b], r[z]); });
     for (int i = 0; i < 2; ++i) {
       if (!c.needs_grad(i)) continue;
       const Ref other = i == 0 ? b : a;
       const bool direct = c.in_shape(i) == c.out_shape();
-      const Ref product = direct ? c.grad_in(i) : c.memory(c.out_shape());
+      const Ref product = direct ? c.grad_in(i, kRows, t) : c.memory(c.out_shape(), t);
       c.backward({dz, other, product}, [=, &k](Run& r) {
         k.binary(r.stream, BinaryOp::mul, r[dz], r[other], r[product]);
       });
@@ -133,8 +140,9 @@ Value scale(Value x, float factor) {
   check_f32("scale", "x", x);
   const auto compile = [=](OpCompiler& c) {
     Kernels& k = c.kernels();
-    const Ref in = c.in(0, kAny), y = c.out(0, c.in_layout(0));
-    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny);
+    const DType t = c.stored();
+    const Ref in = c.in(0, kAny, t), y = c.out(0, c.in_layout(0, t), t);
+    const Ref dy = c.grad_out(), dx = c.grad_in(0, kAny, t);
     c.forward({in, y}, [=, &k](Run& r) { k.scale(r.stream, factor, r[in], r[y]); });
     c.backward({dy, dx}, [=, &k](Run& r) { k.scale(r.stream, factor, r[dy], r[dx]); });
   };
@@ -152,7 +160,10 @@ Value dropout(Value x, float p) {
     const auto drop = [=, &k](Run& r, Ref from, Ref to) {
       k.dropout(r.stream, r.draws, site, p, r[from], r[to]);
     };
-    const Ref in = c.in(0), y = c.out(), dy = c.grad_out(), dx = c.grad_in(0);
+    const DType t = c.stored();
+    constexpr auto kRows = OpCompiler::Order::row_major;
+    const Ref in = c.in(0, kRows, t), y = c.out(0, nullptr, t);
+    const Ref dy = c.grad_out(), dx = c.grad_in(0, kRows, t);
     c.forward({in, y}, [=](Run& r) { drop(r, in, y); });
     c.backward({dy, dx}, [=](Run& r) { drop(r, dy, dx); });
   };

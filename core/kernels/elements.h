@@ -4,10 +4,10 @@
 
 namespace peal {
 
-// f32 elements that x occupies, a layout's padding included: pointwise kernels go over all of them.
+// Elements that x occupies, a layout's padding included: pointwise kernels go over all of them.
 inline std::int64_t elements(const Tensor& x) {
   if (x.layout == nullptr) return x.numel();
-  return static_cast<std::int64_t>(layout_bytes(x) / sizeof(float));
+  return static_cast<std::int64_t>(layout_bytes(x) / size_of(x.dtype));
 }
 
 }  // namespace peal

@@ -14,6 +14,11 @@ std::int64_t windows(std::int64_t size, std::int64_t padding, std::int64_t exten
 
 }  // namespace
 
+DType stored_type(Precision precision) {
+  if (precision == Precision::bf16) return DType::bf16;
+  return precision == Precision::f16 ? DType::f16 : DType::f32;
+}
+
 std::size_t layout_bytes(const Tensor& x) {
   return x.layout == nullptr ? x.bytes() : x.layout->bytes;
 }

@@ -3,6 +3,10 @@
 //
 // Common rules, unless a function says otherwise:
 // - Tensors are f32, row-major, on the stream's device; indices and labels are i32.
+// - Tensors that are called *stored* are activations and their gradients. In one call they are all
+//   of one type: f32, bf16 or f16, which a prepared kernel is told when it is made and a direct
+//   call sees by their dtype. Every product, sum and function is that of f32 after widening, and
+//   what is written is rounded once, to nearest even.
 // - Shapes are checked when a graph is recorded; kernels trust them.
 // - Work is enqueued on `s` and nothing allocates or waits. Prepared kernels (make_*) do their
 //   allocation, JIT compilation and choice of algorithm when they are made. On CUDA partial sums
@@ -22,6 +26,7 @@
 #include "core/base/random.h"
 #include "core/device/stream.h"
 #include "core/device/tensor.h"
+#include "core/kernels/form.h"
 
 namespace peal {
 
@@ -40,9 +45,12 @@ constexpr bool backward_reads_x(Activation kind) {
 enum class PoolKind : std::uint8_t { max, average };
 enum class BinaryOp : std::uint8_t { add, sub, mul };
 
-// To how many bits of their fraction products and convolutions may round their operands: 23, 10 or
-// 7. Sums are f32, and so is all that is stored. Shapes alone decide which of them do.
-enum class Precision : std::uint8_t { f32, tf32, bf16 };
+// tf32: products and convolutions may round their operands to 10 bits of fraction. bf16, f16:
+// activations and their gradients are stored so, and so are copies of the weights that products and
+// convolutions read; parameters, their gradients and sums stay f32. A product of f32 tensors may
+// round its operands to 7 bits under bf16 and to 10 under f16, where its shape is worth it.
+enum class Precision : std::uint8_t { f32, tf32, bf16, f16 };
+DType stored_type(Precision precision);  // of activations
 
 // Layouts are opaque and interned: equal ones compare equal by pointer.
 std::size_t layout_bytes(const Tensor& x);  // bytes that x needs in its layout
@@ -56,10 +64,11 @@ struct Conv2dSpec {
   std::int64_t groups = 1;
   bool bias = false;
   Activation activation = Activation::none;  // none or relu, fused into forward
-  Precision precision = Precision::f32;
-  const Layout* x_layout = nullptr;  // layout in which x arrives and dx is wanted
-  bool training = true;              // backward will be called
-  bool needs_dx = true;              // backward_data will be called
+  Precision precision = Precision::f32;      // where stored is f32
+  DType stored = DType::f32;                 // x, w, y, dy and dx; bias, dw and db are f32
+  const Layout* x_layout = nullptr;          // layout in which x arrives and dx is wanted
+  bool training = true;                      // backward will be called
+  bool needs_dx = true;                      // backward_data will be called
   // y = (B, O, OH, OW), OH = (H + 2*padding - dilation*(KH-1) - 1) / stride + 1
   Shape y() const;
 };
@@ -90,6 +99,7 @@ struct Pool2dSpec {
   std::int64_t padding[2] = {0, 0};
   bool include_padding = true;       // average: padding counts in the divisor (PyTorch's default)
   const Layout* x_layout = nullptr;  // layout of x, y, dy and dx
+  DType stored = DType::f32;         // all four
   bool training = true;
   // y = (B, C, OH, OW), OH = (H + 2*padding - kernel) / stride + 1
   Shape y() const;
@@ -110,8 +120,8 @@ class Pool2d {
 
 // Convolution, relu and max-pooling in one pass, so that the convolution's output (the largest
 // tensor of a small CNN) never leaves the cache: y = max_pool(relu(conv(x, w) + b)).
-// Backward recomputes or keeps what it likes in `saved`. Bits equal the three separate kernels' up
-// to the order of summation over records in dw and db, which is fixed.
+// All tensors are f32. Backward recomputes or keeps what it likes in `saved`. Bits equal the three
+// separate kernels' up to the order of summation over records in dw and db, which is fixed.
 class ConvReluPool {
  public:
   virtual ~ConvReluPool() = default;
@@ -133,7 +143,9 @@ struct MatmulSpec {
   bool broadcast_b = false;  // one b for the whole batch
   bool bias = false;
   Activation activation = Activation::none;  // none or relu
-  Precision precision = Precision::f32;
+  Precision precision = Precision::f32;      // where the operands are f32
+  DType operands = DType::f32;               // a and b: f32, bf16 or f16
+  DType result = DType::f32;                 // c: f32 or as the operands; bias is f32
 };
 
 class Matmul {
@@ -155,6 +167,7 @@ class Softmax {
                         Tensor scratch) = 0;
 };
 
+// x, y, dx and dy are stored.
 // y = (x - mean) / sqrt(var + epsilon) * gamma + beta over the last axis of x seen as
 // (rows, columns); var is biased (Ba et al. 2016, section 3). mean and rstd are (rows): forward
 // writes the mean and the *variance*, backward reads both.
@@ -225,6 +238,7 @@ class Recurrent {
 struct AttentionSpec {
   std::int64_t batch = 0, time = 0, heads = 0, width = 0;  // B, T, H, C; D = C / H
   bool training = true;                                    // backward will be called
+  DType stored = DType::f32;                               // qkv, y, dy and dqkv
 };
 
 // Causal self-attention of H heads (Vaswani et al. 2017, section 3.2), straight from the product
@@ -242,7 +256,7 @@ class Attention {
                         const Tensor& dy, Tensor dqkv, Tensor scratch) = 0;
 };
 
-// Copies between two layouts of one shape.
+// Copies between two forms of one shape: layouts, types (a narrower one is rounded to), or both.
 class Reorder {
  public:
   virtual ~Reorder() = default;
@@ -254,7 +268,8 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
 
-  // Whether prepared kernels may be asked for it on this device.
+  // Whether prepared kernels may be asked for it on this device, and what is stored may be of
+  // stored_type(precision).
   virtual bool has_precision(Precision precision) const = 0;
 
   // ---- Prepared kernels -------------------------------------------------------------------
@@ -268,11 +283,11 @@ class Kernels {
   virtual std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns,
                                                 bool log) = 0;
   virtual std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
-                                                     float epsilon) = 0;
+                                                     float epsilon, DType stored = DType::f32) = 0;
   virtual std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) = 0;
   virtual std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) = 0;
-  virtual std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
-                                                const Layout* to) = 0;
+  virtual std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Form& from,
+                                                const Form& to) = 0;
 
   // ---- Memory -----------------------------------------------------------------------------
   virtual void fill(Stream& s, Tensor x, float value) = 0;
@@ -281,7 +296,7 @@ class Kernels {
   static constexpr int kMostValues = 4;
   virtual void set_values(Stream& s, std::span<const std::int64_t> values, Tensor to) = 0;
 
-  // ---- Pointwise; x, y, dy, dx share one shape and one layout; may be in place -------------
+  // ---- Pointwise; all stored, of one shape and one layout; may be in place -----------------
   // slope is leaky_relu's. gelu is the exact form, x * Phi(x) (Hendrycks & Gimpel 2016); gelu_tanh
   // their approximation, x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), in f32.
   virtual void activation(Stream& s, Activation kind, float slope, const Tensor& x, Tensor y) = 0;
@@ -306,15 +321,16 @@ class Kernels {
   // Serves concat, slice and both their gradients.
   virtual void copy_box(Stream& s, const Tensor& x, std::span<const std::int64_t> x_start, Tensor y,
                         std::span<const std::int64_t> y_start, const Shape& extent) = 0;
-  // Sums x over the axes where y's dimension is 1 and x's is not (y has x's rank), times factor.
+  // Sums x, stored, over the axes where y's dimension is 1 and x's is not (y has x's rank), times
+  // factor. y is f32.
   virtual void reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
-  // y = factor * x with x's dimensions of 1 repeated to y's shape.
+  // y = factor * x with x's dimensions of 1 repeated to y's shape. x is f32, y stored.
   virtual void broadcast(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
 
   // ---- Normalisation over the batch (Ioffe & Szegedy 2015, algorithm 1) --------------------
   // x is (B, C, ...), weight (B): 0 marks a padded record, which counts nowhere. x, residual, y and
-  // their gradients share one layout, row-major or a convolution's. mean and variance (biased) are
-  // (C) over the records of weight > 0.
+  // their gradients are stored and share one layout, row-major or a convolution's. mean and
+  // variance (biased) are (C) over the records of weight > 0.
   virtual void batch_norm_statistics(Stream& s, const Tensor& x, const Tensor& weight, Tensor mean,
                                      Tensor variance) = 0;
   // y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta + residual); act is none or relu,
@@ -339,16 +355,16 @@ class Kernels {
                                   Tensor running_mean, Tensor running_variance) = 0;
 
   // ---- Embedding --------------------------------------------------------------------------
-  // ids (N), table (V, C), y (N, C). Ids were checked when the record was read.
+  // ids (N), table (V, C), y (N, C) and dy stored. Ids were checked when the record was read.
   virtual void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) = 0;
   // dtable = 0, then dtable[ids[i]] += dy[i] in the order of i.
   virtual void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy,
                                   Tensor dtable) = 0;
 
   // ---- Losses: sums over records of weight * loss; `loss` is one element -------------------
-  // logits (N, C), labels (N) i32, weight (B): a record has N/B rows, such as the positions of a
-  // text, and its loss is the mean of theirs. saved (N, 2) is kept for backward: each row's largest
-  // logit and 1 / sum(exp(x - largest)).
+  // logits and dlogits (N, C) stored, labels (N) i32, weight (B): a record has N/B rows, such as
+  // the positions of a text, and its loss is the mean of theirs. saved (N, 2) is kept for backward:
+  // each row's largest logit and 1 / sum(exp(x - largest)).
   virtual void softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
                                      const Tensor& weight, Tensor saved, Tensor loss) = 0;
   // dlogits = dloss * weight / (N/B) * (softmax(logits) - one_hot(labels)); dloss is one element.

@@ -37,7 +37,7 @@ BEDS = 4
 
 KINDS = ["all_reduce", "all_reduce_group", "all_reduce_tree", "reduce", "all_gather",
          "reduce_scatter", "gather", "scatter", "all_to_all", "ragged", "broadcast", "send_recv",
-         "barrier", "split", "make_group", "group"]
+         "barrier", "split", "make_group", "group", "reduce_scatter_tree"]
 DISAGREEMENTS = {
     "all_reduce": "count dtype op name order", "all_reduce_group": "count dtype op name order",
     "all_reduce_tree": "count name order", "reduce": "count dtype op name root order",
@@ -46,7 +46,7 @@ DISAGREEMENTS = {
     "all_to_all": "count dtype name order", "ragged": "count dtype name order",
     "broadcast": "count dtype name root order", "send_recv": "count dtype name order",
     "barrier": "name order", "split": "order", "make_group": "name order",
-    "group": "count dtype op name order"}
+    "group": "count dtype op name order", "reduce_scatter_tree": "count name order"}
 STILL = ["stop", "kill", "leave", "idle"]     # the others wait for the culprit
 RANKS = {"shared": 3, "mpi": 3, "hosts": 4, "srun": 4, "hosts-alone": 2, "srun-alone": 2}
 ON_BEDS = ("hosts", "srun", "hosts-alone", "srun-alone")

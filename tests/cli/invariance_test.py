@@ -44,10 +44,10 @@ class Invariance(PealTest):
             ["run.log_every_steps=1"], ["run.log_every_steps=1000"], ["train.clip_norm=1000000"])}
         self.assertEqual(len(found), 1, found)
 
-    def test_products_of_bf16(self):
-        batch = "train.global_batch=256"  # smaller parts would not be rounded
-        self.assertNotEqual(self.check(["train.precision=BF16", batch], ranks=(1, 2, 3, 4)),
-                            self.check([batch], ranks=(1,)))
+    def test_activations_of_bf16(self):
+        norm = "model.cnn.batch_norm=true"
+        self.assertNotEqual(self.check(["train.precision=BF16", norm], ranks=(1, 2, 3, 4)),
+                            self.check([norm], ranks=(1,)))
 
     def test_accumulation_and_augmentation(self):
         crop = "data.preprocess[1].random_crop.padding=2"

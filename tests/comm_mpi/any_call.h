@@ -19,9 +19,10 @@ class AnyCall {
 
   static const std::vector<std::string>& kinds() {
     static const std::vector<std::string> list{
-        "all_reduce",     "all_reduce_group", "all_reduce_tree", "reduce",     "all_gather",
-        "reduce_scatter", "gather",           "scatter",         "all_to_all", "ragged",
-        "broadcast",      "send_recv",        "barrier",         "split",      "make_group"};
+        "all_reduce",         "all_reduce_group", "all_reduce_tree", "reduce",     "all_gather",
+        "reduce_scatter",     "gather",           "scatter",         "all_to_all", "ragged",
+        "broadcast",          "send_recv",        "barrier",         "split",      "make_group",
+        "reduce_scatter_tree"};
     return list;
   }
 
@@ -42,7 +43,7 @@ class AnyCall {
     const std::int64_t sizes[] = {0, 1, 7, 64, 1009, most_ / 8, most_};
     count_ = std::min(sizes[random % 7], most_) + (twist == Twist::count ? 1 : 0);
     const DType types[] = {DType::f32, DType::f64, DType::i64, DType::bf16};
-    type_ = kind == "all_reduce_tree" ? DType::f32 : types[random / 8 % 4];
+    type_ = kind.ends_with("_tree") ? DType::f32 : types[random / 8 % 4];
     if (twist == Twist::dtype) type_ = type_ == DType::i32 ? DType::f32 : DType::i32;
     op_ = twist == Twist::op ? ReduceOp::max : ReduceOp::sum;
     root_ = static_cast<int>((random / 32 + (twist == Twist::root ? 1 : 0)) %
@@ -69,6 +70,7 @@ class AnyCall {
     if (kind == "all_reduce") return comm_.all_reduce(s_, name_, x(count_), y(count_), op_);
     if (kind == "all_reduce_group") return group();
     if (kind == "all_reduce_tree") return tree();
+    if (kind == "reduce_scatter_tree") return scattered_tree(twist);
     if (kind == "reduce") return comm_.reduce(s_, name_, x(count_), y(count_), op_, root_);
     if (kind == "reduce_scatter") return comm_.reduce_scatter(s_, name_, x(all), y(count_), op_);
     if (kind == "all_gather") return comm_.all_gather(s_, name_, x(count_), y(all));
@@ -114,6 +116,19 @@ class AnyCall {
     const std::size_t partials = maximal_nodes(2 * n_, block_of(2 * n_, n_, me_)).size();
     return comm_.all_reduce_tree(s_, name_, 2 * n_, std::vector<Tensor>(partials, x(count_)),
                                  y(count_));
+  }
+
+  // Rank 0's block is empty, every other one's the same; with a twist the last one's is longer.
+  Request scattered_tree(Twist twist) {
+    const bool twisted = twist == Twist::count;
+    std::vector<std::int64_t> counts(static_cast<std::size_t>(n_), count_ - (twisted ? 1 : 0));
+    counts.front() = 0;
+    if (twisted) ++counts.back();
+    std::int64_t all = 0;
+    for (const std::int64_t count : counts) all += count;
+    const std::size_t partials = maximal_nodes(2 * n_, block_of(2 * n_, n_, me_)).size();
+    return comm_.reduce_scatter_tree(s_, name_, 2 * n_, std::vector<Tensor>(partials, x(all)),
+                                     y(counts[static_cast<std::size_t>(me_)]), counts);
   }
 
   // A rank sends itself nothing and every other one `count_`; with a twist one element more to the

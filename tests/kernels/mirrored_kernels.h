@@ -234,9 +234,9 @@ class MirroredKernels final : public Kernels {
                                         bool log) override {
     return over<MirroredSoftmax>(inner_.make_softmax(rows, columns, log));
   }
-  std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
-                                             float epsilon) override {
-    return over<MirroredLayerNorm>(inner_.make_layer_norm(rows, columns, epsilon));
+  std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns, float epsilon,
+                                             DType stored) override {
+    return over<MirroredLayerNorm>(inner_.make_layer_norm(rows, columns, epsilon, stored));
   }
   std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) override {
     return over<MirroredRecurrent>(inner_.make_recurrent(spec));
@@ -244,8 +244,8 @@ class MirroredKernels final : public Kernels {
   std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) override {
     return over<MirroredAttention>(inner_.make_attention(spec));
   }
-  std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
-                                        const Layout* to) override {
+  std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Form& from,
+                                        const Form& to) override {
     return over<MirroredReorder>(inner_.make_reorder(shape, from, to));
   }
   void fill(Stream&, Tensor x, float value) override {

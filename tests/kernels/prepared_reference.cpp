@@ -246,7 +246,7 @@ void expect_close(const Vector& actual, const Vector& expected, double tolerance
 Owned to_layout(const Tensor& x, const Layout* layout, Kernels& by) {
   Owned out(x.shape, layout);
   Stream s;
-  const auto reorder = by.make_reorder(x.shape, nullptr, layout);
+  const auto reorder = by.make_reorder(x.shape, {}, {layout, DType::f32});
   reorder->run(s, x, out, Owned::bytes(reorder->scratch_bytes()));
   return out;
 }
@@ -254,7 +254,7 @@ Owned to_layout(const Tensor& x, const Layout* layout, Kernels& by) {
 Vector from_layout(const Owned& x, Kernels& by) {
   Owned out(x.tensor().shape);
   Stream s;
-  const auto reorder = by.make_reorder(x.tensor().shape, x.tensor().layout, nullptr);
+  const auto reorder = by.make_reorder(x.tensor().shape, {x.tensor().layout, DType::f32}, {});
   reorder->run(s, x, out, Owned::bytes(reorder->scratch_bytes()));
   return out.values();
 }

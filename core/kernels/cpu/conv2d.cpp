@@ -27,8 +27,8 @@ Shape weights_shape(const Conv2dSpec& spec) {
 // pass that rounds it.
 bool rounds(const Conv2dSpec& spec) {
   constexpr std::int64_t kFewest = 16;
-  return spec.precision == Precision::bf16 && spec.w[1] >= kFewest &&
-         spec.w[0] / spec.groups >= kFewest;
+  return spec.stored == DType::bf16 || (spec.precision == Precision::bf16 && spec.w[1] >= kFewest &&
+                                        spec.w[0] / spec.groups >= kFewest);
 }
 
 // Winograd's products of 4x4 tiles (Lavin & Gray 2016) take a quarter of the multiplications. Bits
@@ -60,10 +60,12 @@ class OneDnnConv2d final : public Conv2d {
  public:
   explicit OneDnnConv2d(const Conv2dSpec& spec)
       : spec_(spec),
-        operands_(rounds(spec) ? memory::data_type::bf16 : memory::data_type::f32),
+        stored_(data_type(spec.stored)),
+        operands_(rounds(spec) ? DataType::bf16 : DataType::f32),
         y_shape_(spec.y()),
-        x_(describe(spec.x, spec.x_layout)),
-        w_(row_major(weights_shape(spec))),
+        x_(describe(spec.x, {spec.x_layout, spec.stored})),
+        w_(row_major(weights_shape(spec), stored_)),
+        dw_(row_major(weights_shape(spec))),
         bias_(spec.bias ? row_major({spec.w[0]}) : MemoryDesc()),
         forward_pd_(choose_forward()),
         y_layout_(choose_y_layout()) {
@@ -109,7 +111,7 @@ class OneDnnConv2d final : public Conv2d {
     return choose_algorithm(spec_, [&](dnnl::algorithm algorithm, bool allow_empty) {
       const dnnl::convolution_forward::desc desc(
           kind, algorithm, any_layout(spec_.x, operands_),
-          any_layout(weights_shape(spec_), operands_), bias_, any_layout(y_shape_),
+          any_layout(weights_shape(spec_), operands_), bias_, any_layout(y_shape_, stored_),
           pair(spec_.stride), dilation_of(spec_), pair(spec_.padding), pair(spec_.padding));
       return dnnl::convolution_forward::primitive_desc(
           desc, onednn_attributes(spec_.activation == Activation::relu), onednn_engine(),
@@ -120,12 +122,12 @@ class OneDnnConv2d final : public Conv2d {
   // A layout that rounds channels up would show its padding to pointwise kernels.
   const Layout* choose_y_layout() const {
     const MemoryDesc y = forward_pd_.dst_desc();
-    if (y.get_size() != row_major(y_shape_).get_size()) return nullptr;
+    if (y.get_size() != row_major(y_shape_, stored_).get_size()) return nullptr;
     const Layout* layout = intern_layout(y_shape_, y);
     return layout == nullptr || layout->channel_block == 0 ? nullptr : layout;
   }
 
-  MemoryDesc y_desc() const { return describe(y_shape_, y_layout_); }
+  MemoryDesc y_desc() const { return describe(y_shape_, {y_layout_, spec_.stored}); }
 
   void prepare_forward() {
     const auto& pd = forward_pd_;
@@ -150,7 +152,7 @@ class OneDnnConv2d final : public Conv2d {
   void prepare_backward_data() {
     const auto pd = choose_algorithm(spec_, [&](dnnl::algorithm algorithm, bool allow_empty) {
       const dnnl::convolution_backward_data::desc desc(
-          algorithm, any_layout(spec_.x), any_layout(weights_shape(spec_), operands_),
+          algorithm, any_layout(spec_.x, stored_), any_layout(weights_shape(spec_), operands_),
           any_layout(y_shape_, operands_), pair(spec_.stride), dilation_of(spec_),
           pair(spec_.padding), pair(spec_.padding));
       return dnnl::convolution_backward_data::primitive_desc(
@@ -177,7 +179,7 @@ class OneDnnConv2d final : public Conv2d {
           desc, onednn_attributes(), onednn_engine(), forward_pd_, allow_empty);
     });
     auto& program = backward_weights_;
-    const auto x = program.bound(x_), dy = program.bound(y_desc()), dw = program.bound(w_);
+    const auto x = program.bound(x_), dy = program.bound(y_desc()), dw = program.bound(dw_);
     const auto x_in = program.converted(x, pd.src_desc());
     const auto dy_in = program.converted(dy, pd.diff_dst_desc());
     const auto dw_out = program.staged(dw, pd.diff_weights_desc());
@@ -197,9 +199,10 @@ class OneDnnConv2d final : public Conv2d {
   }
 
   Conv2dSpec spec_;
-  memory::data_type operands_;  // as primitives take them; all tensors of a call are f32
+  DataType stored_;    // of x, y, dx, dy and w
+  DataType operands_;  // as primitives take them
   Shape y_shape_;
-  MemoryDesc x_, w_, bias_;
+  MemoryDesc x_, w_, dw_, bias_;
   dnnl::convolution_forward::primitive_desc forward_pd_;
   const Layout* y_layout_;
   Program forward_{"conv2d"};

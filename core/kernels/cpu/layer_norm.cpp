@@ -8,8 +8,8 @@ namespace {
 
 class OneDnnLayerNorm final : public LayerNorm {
  public:
-  OneDnnLayerNorm(std::int64_t rows, std::int64_t columns, float epsilon) {
-    const MemoryDesc data = row_major({rows, columns});
+  OneDnnLayerNorm(std::int64_t rows, std::int64_t columns, float epsilon, DType stored) {
+    const MemoryDesc data = row_major({rows, columns}, data_type(stored));
     const MemoryDesc statistics = row_major({rows});
     const MemoryDesc factors = row_major({columns});
     const auto flags = dnnl::normalization_flags::use_scale | dnnl::normalization_flags::use_shift;
@@ -81,9 +81,10 @@ class OneDnnLayerNorm final : public LayerNorm {
 }  // namespace
 
 std::unique_ptr<LayerNorm> CpuKernels::make_layer_norm(std::int64_t rows, std::int64_t columns,
-                                                       float epsilon) {
-  return with_onednn("make_layer_norm",
-                     [&] { return std::make_unique<OneDnnLayerNorm>(rows, columns, epsilon); });
+                                                       float epsilon, DType stored) {
+  return with_onednn("make_layer_norm", [&] {
+    return std::make_unique<OneDnnLayerNorm>(rows, columns, epsilon, stored);
+  });
 }
 
 }  // namespace peal::cpu

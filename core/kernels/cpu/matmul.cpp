@@ -18,7 +18,7 @@ MatmulSpec flattened(MatmulSpec spec) {
   return spec;
 }
 
-using Type = memory::data_type;
+using Type = DataType;
 
 // A (batch, rows, columns) view of row-major memory, or of its transpose.
 MemoryDesc operand(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool transposed,
@@ -32,7 +32,7 @@ MemoryDesc matrix(std::int64_t rows, std::int64_t columns, bool transposed, Type
   return {{rows, columns}, type, strides};
 }
 
-// The operands arrive in f32 and are copied into scratch memory where they shall be rounded.
+// Operands that arrive in f32 are copied into scratch memory where they shall be rounded.
 class PrimitiveMatmul final : public Matmul {
  public:
   PrimitiveMatmul(const MatmulSpec& spec, Type operands) : bias_(spec.bias) {
@@ -47,12 +47,13 @@ class PrimitiveMatmul final : public Matmul {
     const auto b_view = [&](Type type) {
       return view(spec.broadcast_b ? 1 : spec.batch, spec.k, spec.n, spec.transpose_b, type);
     };
-    const MemoryDesc c = view(spec.batch, spec.m, spec.n, false);
+    const MemoryDesc c = view(spec.batch, spec.m, spec.n, false, data_type(spec.result));
     const MemoryDesc bias = bias_ ? view(1, 1, spec.n, false) : MemoryDesc();
     const dnnl::matmul::primitive_desc pd({a_view(operands), b_view(operands), bias, c},
                                           onednn_attributes(spec.activation == Activation::relu),
                                           onednn_engine());
-    prepare(pd, a_view(Type::f32), b_view(Type::f32), bias, c);
+    const Type given = data_type(spec.operands);
+    prepare(pd, a_view(given), b_view(given), bias, c);
   }
 
   std::size_t scratch_bytes() const override { return program_.scratch_bytes(); }
@@ -137,7 +138,8 @@ bool gemm_is_faster(const MatmulSpec& spec) {
 // does not earn back.
 bool rounds(const MatmulSpec& spec) {
   constexpr std::int64_t kFewest = 16;
-  return spec.precision == Precision::bf16 && std::min({spec.m, spec.n, spec.k}) >= kFewest;
+  return spec.operands == DType::bf16 ||
+         (spec.precision == Precision::bf16 && std::min({spec.m, spec.n, spec.k}) >= kFewest);
 }
 
 }  // namespace

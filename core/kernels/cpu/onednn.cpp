@@ -83,16 +83,23 @@ dnnl::primitive_attr onednn_attributes(bool relu) {
   return attributes;
 }
 
-MemoryDesc row_major(const Shape& shape) {
-  return {shape.vector(), memory::data_type::f32, row_major_strides(shape)};
+DataType data_type(DType dtype) {
+  if (dtype == DType::f32) return DataType::f32;
+  if (dtype == DType::bf16) return DataType::bf16;
+  fail_internal("oneDNN", "no kernels of ours for ", name_of(dtype));
 }
 
-MemoryDesc any_layout(const Shape& shape, memory::data_type type) {
+MemoryDesc row_major(const Shape& shape, DataType type) {
+  return {shape.vector(), type, row_major_strides(shape)};
+}
+
+MemoryDesc any_layout(const Shape& shape, DataType type) {
   return {shape.vector(), type, memory::format_tag::any};
 }
 
-MemoryDesc describe(const Shape& shape, const Layout* layout) {
-  return layout == nullptr ? row_major(shape) : static_cast<const OneDnnLayout*>(layout)->desc;
+MemoryDesc describe(const Shape& shape, const Form& form) {
+  if (form.layout != nullptr) return static_cast<const OneDnnLayout*>(form.layout)->desc;
+  return row_major(shape, data_type(form.dtype));
 }
 
 namespace {
@@ -101,7 +108,7 @@ std::int64_t channel_block_of(const Shape& shape, const MemoryDesc& desc) {
   using Tag = memory::format_tag;
   if (shape.rank() != 4) return 0;
   const auto is = [&](Tag tag) {
-    return desc == MemoryDesc(shape.vector(), memory::data_type::f32, tag);
+    return desc == MemoryDesc(shape.vector(), desc.data_type(), tag);
   };
   if (is(Tag::nhwc)) return shape[1];
   if (is(Tag::nChw16c)) return 16;
@@ -113,7 +120,7 @@ std::int64_t channel_block_of(const Shape& shape, const MemoryDesc& desc) {
 const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc) {
   static std::mutex mutex;
   static std::vector<std::unique_ptr<const OneDnnLayout>> layouts;
-  if (desc == row_major(shape)) return nullptr;
+  if (desc == row_major(shape, desc.data_type())) return nullptr;
   const std::lock_guard lock(mutex);
   for (const auto& layout : layouts) {
     if (layout->desc == desc) return layout.get();

@@ -9,6 +9,7 @@
 
 #include "core/base/error.h"
 #include "core/device/tensor.h"
+#include "core/kernels/form.h"
 #include "core/kernels/layout.h"
 
 namespace peal::cpu {
@@ -27,10 +28,12 @@ const dnnl::engine& onednn_engine();
 bool onednn_has_bf16();  // products and convolutions of bf16, if slower than f32 on old CPUs
 dnnl::primitive_attr onednn_attributes(bool relu = false);  // scratchpads are the caller's
 
-MemoryDesc row_major(const Shape& shape);
-MemoryDesc any_layout(const Shape& shape,  // oneDNN chooses
-                      dnnl::memory::data_type type = dnnl::memory::data_type::f32);
-MemoryDesc describe(const Shape& shape, const Layout* layout);
+using DataType = dnnl::memory::data_type;
+
+DataType data_type(DType dtype);  // f32 or bf16
+MemoryDesc row_major(const Shape& shape, DataType type = DataType::f32);
+MemoryDesc any_layout(const Shape& shape, DataType type = DataType::f32);  // oneDNN chooses
+MemoryDesc describe(const Shape& shape, const Form& form);
 // The one Layout that equals desc; nullptr when desc is row-major.
 const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc);
 

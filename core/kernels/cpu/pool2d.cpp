@@ -22,7 +22,7 @@ class OneDnnPool2d final : public Pool2d {
  public:
   explicit OneDnnPool2d(const Pool2dSpec& spec)
       : keeps_maxima_(spec.kind == PoolKind::max && spec.training),
-        x_(describe(spec.x, spec.x_layout)),
+        x_(describe(spec.x, {spec.x_layout, spec.stored})),
         forward_pd_(choose_forward(spec)),
         y_layout_(intern_layout(spec.y(), forward_pd_.dst_desc())) {
     prepare_forward();
@@ -58,9 +58,9 @@ class OneDnnPool2d final : public Pool2d {
   dnnl::pooling_forward::primitive_desc choose_forward(const Pool2dSpec& spec) const {
     const auto kind =
         spec.training ? dnnl::prop_kind::forward_training : dnnl::prop_kind::forward_inference;
-    const dnnl::pooling_forward::desc desc(kind, algorithm_of(spec), x_, any_layout(spec.y()),
-                                           pair(spec.stride), pair(spec.kernel), pair(spec.padding),
-                                           pair(spec.padding));
+    const dnnl::pooling_forward::desc desc(
+        kind, algorithm_of(spec), x_, any_layout(spec.y(), x_.data_type()), pair(spec.stride),
+        pair(spec.kernel), pair(spec.padding), pair(spec.padding));
     return {desc, onednn_attributes(), onednn_engine()};
   }
 

@@ -13,19 +13,21 @@ class CudaKernels final : public Kernels {
   // Prepared kernels are made for this device; all others run on their stream's.
   explicit CudaKernels(const Device& device) : device_(device) {}
 
-  bool has_precision(Precision) const override { return true; }
+  bool has_precision(Precision precision) const override {
+    return precision == Precision::f32 || precision == Precision::tf32;
+  }
   std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override;
   std::unique_ptr<Pool2d> make_pool2d(const Pool2dSpec& spec) override;
   std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,
                                                     const Pool2dSpec& pool) override;
   std::unique_ptr<Matmul> make_matmul(const MatmulSpec& spec) override;
   std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns, bool log) override;
-  std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,
-                                             float epsilon) override;
+  std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns, float epsilon,
+                                             DType stored) override;
   std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) override;
   std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) override;
-  std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
-                                        const Layout* to) override;
+  std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Form& from,
+                                        const Form& to) override;
   void fill(Stream& s, Tensor x, float value) override;
   void copy(Stream& s, const Tensor& from, Tensor to) override;
   void set_values(Stream& s, std::span<const std::int64_t> values, Tensor to) override;

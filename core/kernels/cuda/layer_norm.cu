@@ -316,7 +316,7 @@ class CudaLayerNorm final : public LayerNorm {
 }  // namespace
 
 std::unique_ptr<LayerNorm> CudaKernels::make_layer_norm(std::int64_t rows, std::int64_t columns,
-                                                        float epsilon) {
+                                                        float epsilon, DType) {
   return std::make_unique<CudaLayerNorm>(rows, columns, epsilon);
 }
 

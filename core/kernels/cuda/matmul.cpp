@@ -170,6 +170,8 @@ class LtMatmul final : public Matmul {
         return CUBLAS_COMPUTE_32F_FAST_TF32;
       case Precision::bf16:
         return CUBLAS_COMPUTE_32F_FAST_16BF;
+      case Precision::f16:
+        return CUBLAS_COMPUTE_32F_FAST_16F;
     }
     fail_internal("matmul", "precision ", static_cast<int>(spec_.precision));
   }

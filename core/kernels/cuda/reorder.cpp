@@ -14,9 +14,9 @@ class CopyReorder final : public Reorder {
 
 }  // namespace
 
-std::unique_ptr<Reorder> CudaKernels::make_reorder(const Shape& shape, const Layout* from,
-                                                   const Layout* to) {
-  if (from != nullptr || to != nullptr)
+std::unique_ptr<Reorder> CudaKernels::make_reorder(const Shape& shape, const Form& from,
+                                                   const Form& to) {
+  if (from.layout != nullptr || to.layout != nullptr)
     fail_internal("make_reorder", "tensors on CUDA are row-major; the one of shape ", shape,
                   " is not");
   return std::make_unique<CopyReorder>();
