@@ -242,6 +242,22 @@ class Attention {
                         const Tensor& dy, Tensor dqkv, Tensor scratch) = 0;
 };
 
+struct AttentionStepSpec {
+  std::int64_t batch = 0, context = 0, heads = 0, width = 0;  // B, T, H, C
+};
+
+// Attention's row t alone, over keys and values that are kept: qkv (B, 3*C) is that of position t,
+// which `position` (1) i32 holds, 0 <= t < T. Row t of cache (B, T, 2*C), key and value side by
+// side, is written; rows 0..t are read, what lies behind them is not. y (B, C). One pass over what
+// is read of the cache; the order of summation is fixed by the shapes and t.
+class AttentionStep {
+ public:
+  virtual ~AttentionStep() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void run(Stream& s, const Tensor& qkv, const Tensor& position, Tensor cache, Tensor y,
+                   Tensor scratch) = 0;
+};
+
 // Copies between two layouts of one shape.
 class Reorder {
  public:
@@ -271,6 +287,7 @@ class Kernels {
                                                      float epsilon) = 0;
   virtual std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) = 0;
   virtual std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) = 0;
+  virtual std::unique_ptr<AttentionStep> make_attention_step(const AttentionStepSpec& spec) = 0;
   virtual std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Layout* from,
                                                 const Layout* to) = 0;
 
