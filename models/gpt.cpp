@@ -98,7 +98,9 @@ ModelInfo gpt_info(const GptSpec& spec) {
   ModelInfo info;
   info.record_shape = {spec.context()};
   info.vocabulary = spec.vocabulary();
-  info.cache.assign(static_cast<std::size_t>(spec.layers()), {1, spec.context(), 2 * spec.width()});
+  const AttentionStepSpec step{
+      .batch = 1, .context = spec.context(), .heads = spec.heads(), .width = spec.width()};
+  info.cache.assign(static_cast<std::size_t>(spec.layers()), step.cache());
   return info;
 }
 

@@ -243,13 +243,14 @@ class Attention {
 };
 
 struct AttentionStepSpec {
-  std::int64_t batch = 0, context = 0, heads = 0, width = 0;  // B, T, H, C
+  std::int64_t batch = 0, context = 0, heads = 0, width = 0;  // B, T, H, C; D = C / H
+  Shape cache() const { return {batch, 2, heads, context, width / heads}; }
 };
 
 // Attention's row t alone, over keys and values that are kept: qkv (B, 3*C) is that of position t,
-// which `position` (1) i32 holds, 0 <= t < T. Row t of cache (B, T, 2*C), key and value side by
-// side, is written; rows 0..t are read, what lies behind them is not. y (B, C). One pass over what
-// is read of the cache; the order of summation is fixed by the shapes and t.
+// which `position` (1) i32 holds, 0 <= t < T. cache (B, 2, H, T, D) has keys, then values: those of
+// t are written, those of 0..t read, what lies behind is not. y (B, C). One pass over what is read
+// of the cache; the order of summation is fixed by the shapes and t.
 class AttentionStep {
  public:
   virtual ~AttentionStep() = default;

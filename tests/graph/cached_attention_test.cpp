@@ -58,7 +58,8 @@ class CachedRows : public testing::TestWithParam<std::int64_t> {
   const Device device = test_device().device;
   const Buffer memory{static_cast<std::size_t>(batch * (time + 1) * 2 * width) * sizeof(float),
                       device};
-  const Tensor cache{memory.data(), {batch, time + 1, 2 * width}, DType::f32, device};
+  const Tensor cache{
+      memory.data(), {batch, 2, kHeads, time + 1, width / kHeads}, DType::f32, device};
 };
 
 void expect_close(const std::vector<float>& actual, const std::vector<float>& expected) {
@@ -99,7 +100,7 @@ INSTANTIATE_TEST_SUITE_P(First, CachedRows, testing::Values(0, 1, 3, 5));
 
 TEST(CachedAttention, NamesWhatDoesNotFit) {
   Graph graph;
-  const Value qkv = graph.input("qkv", {2, 3, 12}), cache = graph.input("cache", {2, 5, 8});
+  const Value qkv = graph.input("qkv", {2, 3, 12}), cache = graph.input("cache", {2, 2, 2, 5, 2});
   const Value position = graph.input("position", {1}, DType::i32);
   const auto said = [&](Value a, std::int64_t heads, Value b, Value t = {}) {
     return message_of([&] { cached_attention(a, heads, b, t); });
@@ -107,10 +108,10 @@ TEST(CachedAttention, NamesWhatDoesNotFit) {
   EXPECT_THAT(said(graph.input("flat", {2, 12}), 2, cache), HasSubstr("qkv wants 3 dimensions"));
   EXPECT_THAT(said(graph.input("odd", {2, 3, 11}), 2, cache), HasSubstr("(B, T, 3*C)"));
   EXPECT_THAT(said(qkv, 3, cache), HasSubstr("3 heads do not divide 4 columns"));
-  EXPECT_THAT(said(qkv, 2, graph.input("other", {1, 5, 8})),
-              HasSubstr("cache wants shape (2, 5, 8), got (1, 5, 8)"));
-  EXPECT_THAT(said(qkv, 2, graph.input("short", {2, 2, 8})),
-              HasSubstr("3 positions; cache (2, 2, 8) has room for 2"));
+  EXPECT_THAT(said(qkv, 2, graph.input("other", {1, 2, 2, 5, 2})),
+              HasSubstr("cache wants shape (2, 2, 2, 5, 2), got (1, 2, 2, 5, 2)"));
+  EXPECT_THAT(said(qkv, 2, graph.input("short", {2, 2, 2, 2, 2})),
+              HasSubstr("3 positions; cache (2, 2, 2, 2, 2) has room for 2"));
   EXPECT_THAT(said(qkv, 2, cache, position), HasSubstr("wants one position"));
   EXPECT_THAT(said(qkv, 2, cache, graph.input("real", {1})), HasSubstr("position wants i32"));
 }
@@ -118,7 +119,7 @@ TEST(CachedAttention, NamesWhatDoesNotFit) {
 TEST(CachedAttention, IsNotForTraining) {
   Graph graph;
   const Value qkv = graph.parameter("qkv", {1, 2, 6}, Initializer::normal(1));
-  const Value y = cached_attention(qkv, 1, graph.input("cache", {1, 2, 4}));
+  const Value y = cached_attention(qkv, 1, graph.input("cache", {1, 2, 1, 2, 2}));
   graph.set_loss(total(y));
   EXPECT_THAT(message_of([&] { Session(graph, /*training=*/true); }),
               HasSubstr("cached_attention: has no gradient"));

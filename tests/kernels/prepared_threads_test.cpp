@@ -166,7 +166,7 @@ class Everything {
     attention_->forward(s_, qkv, y, log_sums, pad);
     attention_->backward(s_, qkv, y, log_sums, dy, dqkv, pad);
     const Owned step_pad = Owned::bytes(attention_step_->scratch_bytes());
-    Owned position_memory({1}), cache = random_tensor({2, 70, 96}, 3), step({2, 48});
+    Owned position_memory({1}), cache = random_tensor({2, 2, 3, 70, 16}, 3), step({2, 48});
     Tensor position = position_memory;
     position.dtype = DType::i32;
     *position.as<std::int32_t>() = 66;

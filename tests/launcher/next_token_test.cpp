@@ -91,11 +91,11 @@ TEST(NextToken, AllAreInTheOrderOfTheHighest) {
   const auto some = static_cast<std::int64_t>(scores.size()) - 1;
   for (const double temperature : {1.0, 30.0, 90.0}) {
     for (const double top_p : {1.0, 0.7}) {
-      const auto all = draws({.temperature = temperature, .top_p = top_p}, scores, 600);
+      const auto all = draws({.temperature = temperature, .top_p = top_p}, scores, 200);
       EXPECT_EQ(all,
-                draws({.temperature = temperature, .top_k = some, .top_p = top_p}, scores, 600));
+                draws({.temperature = temperature, .top_k = some, .top_p = top_p}, scores, 200));
       const std::set<std::int32_t> different(all.begin(), all.end());
-      EXPECT_GT(different.size(), temperature > 1 ? 100u : 1u);
+      EXPECT_GT(different.size(), temperature > 1 ? 50u : 1u);
     }
   }
 }

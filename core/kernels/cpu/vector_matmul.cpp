@@ -6,19 +6,10 @@
 #include <cstring>
 
 #include "core/base/clones.h"
+#include "core/kernels/cpu/lanes_f32.h"
 
 namespace peal::cpu {
 namespace {
-
-using Float16 = float __attribute__((vector_size(64)));
-constexpr std::int64_t kLanes = 16;
-
-PEAL_INLINE void add_products(const float* x, const float* y, Float16& sums) {
-  Float16 a, b;
-  std::memcpy(&a, x, sizeof a);
-  std::memcpy(&b, y, sizeof b);
-  sums += a * b;
-}
 
 // c (n) = a (k) b (k, n) + bias: each element over the rows of b in their order.
 PEAL_CLONES void by_rows(const float* __restrict a, const float* __restrict b, const float* bias,
@@ -31,7 +22,7 @@ PEAL_CLONES void by_rows(const float* __restrict a, const float* __restrict b, c
   for (std::int64_t r = 0; r < k; ++r) {
     const float x = a[r], *row = b + r * n;
     std::int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes) {  // narrower ones, which compilers like, are slower
+    for (; j + 16 <= n; j += 16) {  // narrower ones, which compilers like, are slower
       Float16 from, sum;
       std::memcpy(&from, row + j, sizeof from);
       std::memcpy(&sum, c + j, sizeof sum);
@@ -42,28 +33,11 @@ PEAL_CLONES void by_rows(const float* __restrict a, const float* __restrict b, c
   }
 }
 
-PEAL_INLINE float total(const Float16& v) {
-  float lanes[kLanes];
-  std::memcpy(lanes, &v, sizeof v);
-  for (std::int64_t apart = kLanes / 2; apart > 0; apart /= 2) {
-    for (std::int64_t i = 0; i < apart; ++i) lanes[i] += lanes[i + apart];
-  }
-  return lanes[0];
-}
-
-// c (n) = b (n, k) a (k) + bias: 2 * 16 running sums of a row, then a tree, then what is left.
+// c (n) = b (n, k) a (k) + bias
 PEAL_CLONES void by_columns(const float* a, const float* b, const float* bias, std::int64_t k,
                             std::int64_t n, float* c) {
   for (std::int64_t r = 0; r < n; ++r) {
-    const float* row = b + r * k;
-    Float16 even{}, odd{};
-    std::int64_t i = 0;
-    for (; i + 2 * kLanes <= k; i += 2 * kLanes) {
-      add_products(a + i, row + i, even);
-      add_products(a + i + kLanes, row + i + kLanes, odd);
-    }
-    float sum = total(even + odd);
-    for (; i < k; ++i) sum += a[i] * row[i];
+    const float sum = dot_f32(a, b + r * k, k);
     c[r] = bias != nullptr ? sum + bias[r] : sum;
   }
 }

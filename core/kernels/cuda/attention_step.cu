@@ -30,7 +30,7 @@ __device__ void step_scores(const StepOf& of, const float* q, const float* k, in
   for (int u = static_cast<int>(threadIdx.x) / kWarp; u < kKeys; u += kThreads / kWarp) {
     float dot = 0;
     if (u < keys) {
-      const float* row = k + u * 2 * of.width;
+      const float* row = k + u * of.depth;
       for (std::int64_t d = lane; d < of.depth; d += kWarp) dot = fmaf(q[d], row[d], dot);
     }
     dot = warp_reduce(dot);
@@ -47,7 +47,7 @@ __device__ void step_values(const StepOf& of, const float* p, const float* v, in
     const std::int64_t d = first + column;
     float sum = 0;
     if (d < of.depth) {
-      for (int u = group; u < keys; u += kGroups) sum = fmaf(p[u], v[u * 2 * of.width + d], sum);
+      for (int u = group; u < keys; u += kGroups) sum = fmaf(p[u], v[u * of.depth + d], sum);
     }
     sums[threadIdx.x] = sum;
     __syncthreads();
@@ -69,12 +69,13 @@ __global__ void __launch_bounds__(kThreads)
   if (begin > t) return;
   const int keys = static_cast<int>(t + 1 - begin < kKeys ? t + 1 - begin : kKeys);
   const float* q = qkv + b * 3 * of.width + h * of.depth;
-  float* k = cache + (b * of.context + begin) * 2 * of.width + h * of.depth;
+  float* k = cache + ((b * 2 * of.heads + h) * of.context + begin) * of.depth;
+  float* v = k + of.heads * of.context * of.depth;
   if (begin + keys == t + 1) {
-    float* last = k + (keys - 1) * 2 * of.width;
+    const std::int64_t last = (keys - 1) * of.depth;
     for (std::int64_t d = threadIdx.x; d < of.depth; d += kThreads) {
-      last[d] = q[of.width + d];
-      last[of.width + d] = q[2 * of.width + d];
+      k[last + d] = q[of.width + d];
+      v[last + d] = q[2 * of.width + d];
     }
     __syncthreads();
   }
@@ -98,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
     part[1] = sum;
   }
   __syncthreads();
-  step_values(of, p, k + of.width, keys, part + 2);
+  step_values(of, p, v, keys, part + 2);
 }
 
 // A block a head: y = its parts, each scaled to the largest score of all, over their sum.
