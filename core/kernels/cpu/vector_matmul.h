@@ -9,7 +9,8 @@ namespace peal::cpu {
 class VectorMatmul final : public Matmul {
  public:
   static bool supports(const MatmulSpec& spec) {
-    return spec.batch == 1 && spec.m == 1 && spec.activation == Activation::none;
+    return spec.batch == 1 && spec.m == 1 && spec.activation == Activation::none &&
+           spec.operands == DType::f32 && spec.result == DType::f32;
   }
   explicit VectorMatmul(const MatmulSpec& spec) : spec_(spec) {}
 
