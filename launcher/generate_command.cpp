@@ -171,6 +171,8 @@ void add_generate_command(CLI::App& app) {
   add_arguments(*command, *arguments);
   command->footer(
       "Ctrl-C ends the text; so does the model where GPT-2's tokenizer has an end of text.\n"
+      "Of a text longer than the model's context the last tokens count, and each new one takes as\n"
+      "long as a prompt of that length.\n"
       "Examples:\n"
       "  peal generate runs/shakespeare --prompt 'ROMEO:' --tokens 500 --top-k 40\n"
       "  peal generate runs/shakespeare --prompt-file scene.txt --temperature 0\n"

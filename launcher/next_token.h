@@ -23,13 +23,16 @@ class NextToken {
   // Throws Error(input) that names the option.
   explicit NextToken(const DrawOptions& options);
 
-  // scores (V): logits. Throws Error(numeric) when one is not finite. Cost: V log V, or V log k.
+  // scores (V): logits. Throws Error(numeric) when one is not finite. Cost: V, or V log k.
   std::int32_t draw(std::span<const float> scores, std::uint64_t position);
 
  private:
+  void order_all(std::span<const float> scores);
+
   DrawOptions options_;
-  std::vector<std::int32_t> order_;  // ids, the highest score first
-  std::vector<double> mass_;         // in that order, up to a factor
+  std::vector<std::uint64_t> keys_, other_keys_;  // of order_all
+  std::vector<std::int32_t> order_;               // ids, the highest score first
+  std::vector<double> mass_;                      // in that order, up to a factor
 };
 
 }  // namespace peal

@@ -49,6 +49,11 @@ Value batch_norm_layer(const std::string& name, Value x, Value record_weight, fl
   return batch_norm(name, x, weight, bias, record_weight);
 }
 
+Value row_of(Value x, Value position) {
+  const std::int64_t columns = x.shape()[2];
+  return reshape(embedding(position, reshape(x, {0, columns})), {1, 1, columns});
+}
+
 bool counts_batches(const std::string& name) {
   return name.ends_with(".num_batches_tracked");
 }

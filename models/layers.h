@@ -16,6 +16,8 @@ Recurrence recurrent_layers(const std::string& name, Value x, std::int64_t hidde
                             const RecurrentOptions& options);
 Value batch_norm_layer(const std::string& name, Value x, Value record_weight,  // x (B, C, ...)
                        float gamma = 1);
+// Row `position` (1) i32 of x (1, T, C): (1, 1, C).
+Value row_of(Value x, Value position);
 
 // Whether a tensor is num_batches_tracked, which PyTorch saves with every batch norm and Peal has
 // no use for.

@@ -15,6 +15,15 @@ namespace {
   fail_input("model", "no model is chosen; allowed: cnn, mlp, resnet, gpt, rnn");
 }
 
+// Of a language model's positions; others have 0.
+void check_length(const ModelSpec& spec, std::int64_t length, std::int64_t shortest) {
+  const ModelInfo info = model_info(spec);
+  const std::int64_t longest = info.vocabulary > 0 ? info.record_shape[0] : 0;
+  if (length < shortest || length > longest) {
+    fail_internal("model", "a length of ", length, "; allowed are ", shortest, " to ", longest);
+  }
+}
+
 }  // namespace
 
 ModelInfo model_info(const ModelSpec& spec) {
@@ -36,11 +45,7 @@ ModelInfo model_info(const ModelSpec& spec) {
 }
 
 void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::int64_t length) {
-  const ModelInfo info = model_info(spec);
-  const std::int64_t longest = info.vocabulary > 0 ? info.record_shape[0] : 0;
-  if (length < 0 || length > longest) {
-    fail_internal("model", "a length of ", length, "; allowed are 0 to ", longest);
-  }
+  check_length(spec, length, /*shortest=*/0);
   switch (spec.kind_case()) {
     case ModelSpec::kCnn:
       return build_cnn(spec.cnn(), batch, graph);
@@ -56,6 +61,22 @@ void build_model(const ModelSpec& spec, std::int64_t batch, Graph& graph, std::i
       break;
   }
   fail_no_model();
+}
+
+void build_text(const ModelSpec& spec, std::int64_t length, Graph& graph) {
+  check_length(spec, length, /*shortest=*/1);
+  if (spec.has_gpt()) return build_gpt_text(spec.gpt(), length, /*next=*/false, graph);
+  if (spec.has_rnn()) return build_rnn_text(spec.rnn(), length, graph);
+  fail_internal("model", "a language model that build_text does not know");
+}
+
+void build_next_token(const ModelSpec& spec, Graph& graph) {
+  if (spec.has_gpt()) return build_gpt_text(spec.gpt(), 1, /*next=*/true, graph);
+  fail_internal("model", "keeps nothing of a text");
+}
+
+std::string cache_name(std::size_t i) {
+  return "cache." + std::to_string(i);
 }
 
 bool ignores_tensor(const ModelSpec& spec, const std::string& name) {

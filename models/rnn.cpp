@@ -53,21 +53,27 @@ void build_classifier(const RnnSpec& spec, std::int64_t batch, Graph& graph) {
   graph.set_output("logits", logits);
 }
 
+// Tokens (B, T) -> what the head wants (B, T, H)
+Value body(const RnnSpec& spec, Value x) {
+  const Value table = x.graph().parameter("embedding.weight", {spec.vocabulary(), spec.embedding()},
+                                          Initializer::normal(1));
+  Value y = embedding(x, table);  // (B, T, E)
+  if (spec.dropout() > 0) y = dropout(y, spec.dropout());
+  y = layers(spec, y).y;
+  return spec.dropout() > 0 ? dropout(y, spec.dropout()) : y;
+}
+
+Value head(const RnnSpec& spec, Value y) {  // (B, T, H) -> (B*T, V)
+  return dense_layer("dense", reshape(y, {0, spec.hidden()}), spec.vocabulary());
+}
+
 void build_language_model(const RnnSpec& spec, std::int64_t batch, std::int64_t steps,
                           Graph& graph) {
-  const std::int64_t vocabulary = spec.vocabulary();
   const Value x = graph.input("x", {batch, steps}, DType::i32);
   const Value labels = graph.input("labels", {batch, steps}, DType::i32);
   const Value weight = graph.input("weight", {batch});
 
-  const Value table =
-      graph.parameter("embedding.weight", {vocabulary, spec.embedding()}, Initializer::normal(1));
-  Value y = embedding(x, table);  // (B, T, E)
-  if (spec.dropout() > 0) y = dropout(y, spec.dropout());
-  y = layers(spec, y).y;  // (B, T, H)
-  if (spec.dropout() > 0) y = dropout(y, spec.dropout());
-  const Value logits = reshape(dense_layer("dense", reshape(y, {0, spec.hidden()}), vocabulary),
-                               {batch, steps, vocabulary});
+  const Value logits = reshape(head(spec, body(spec, x)), {batch, steps, spec.vocabulary()});
 
   graph.set_loss(softmax_cross_entropy(logits, labels, weight));
   graph.set_output("logits", logits);
@@ -96,6 +102,12 @@ void build_rnn(const RnnSpec& spec, std::int64_t batch, std::int64_t length, Gra
   rnn_info(spec);
   if (spec.vocabulary() == 0) return build_classifier(spec, batch, graph);
   build_language_model(spec, batch, length > 0 ? length : spec.steps(), graph);
+}
+
+void build_rnn_text(const RnnSpec& spec, std::int64_t length, Graph& graph) {
+  const Value x = graph.input("x", {1, length}, DType::i32);
+  const Value position = graph.input("position", {1}, DType::i32);
+  graph.set_output("logits", reshape(head(spec, row_of(body(spec, x), position)), {0}));
 }
 
 }  // namespace peal

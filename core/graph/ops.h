@@ -84,6 +84,11 @@ Value batch_norm(const std::string& name, Value x, Value gamma, Value beta, Valu
 // Causal self-attention: qkv (B, T, 3*C), queries, keys and values side by side -> (B, T, C).
 // C is a multiple of heads; kernels.h has the formula (Attention).
 Value attention(Value qkv, std::int64_t heads);
+// The same without a gradient, for a text that is gone on with. cache (B, 2, H, U, C/H), T <= U,
+// is an input whose memory the op writes: keys and values of the positions so far. Without
+// `position` qkv are the first T positions; with it (1), i32, T is 1 and qkv is that position,
+// behind all that the cache holds of the text (AttentionStep).
+Value cached_attention(Value qkv, std::int64_t heads, Value cache, Value position = {});
 
 Value embedding(Value ids, Value table);  // ids (N...) i32, table (V, C) -> (N..., C)
 

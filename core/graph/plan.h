@@ -84,7 +84,8 @@ class Plan {
  public:
   // training: backward will be called, dropout draws, batch norm uses the batch's statistics.
   // The arenas of `table` are bound with bind(); many Plans (one a lane) may share parameters.
-  // Throws Error(input) when the graph has no loss to train for.
+  // A graph without slots, which computes outputs alone, may have the table of any other that has
+  // its parameters. Throws Error(input) when the graph has no loss to train for.
   Plan(const Graph& graph, const ParameterTable& table, Device device, bool training,
        const PlanOptions& options = {});
   ~Plan();

@@ -47,7 +47,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       program_(std::make_unique<Program>()) {
   if (training && impl_.loss < 0)
     fail_input("plan", "a graph without a loss cannot be trained; see Graph::set_loss");
-  if (table.slots.size() != impl_.slots.size())
+  if (!impl_.slots.empty() && table.slots.size() != impl_.slots.size())
     fail_internal("plan", "the parameter table is another graph's");
 }
 

@@ -256,6 +256,23 @@ class Attention {
                         const Tensor& dy, Tensor dqkv, Tensor scratch) = 0;
 };
 
+struct AttentionStepSpec {
+  std::int64_t batch = 0, context = 0, heads = 0, width = 0;  // B, T, H, C; D = C / H
+  Shape cache() const { return {batch, 2, heads, context, width / heads}; }
+};
+
+// Attention's row t alone, over keys and values that are kept: qkv (B, 3*C) is that of position t,
+// which `position` (1) i32 holds, 0 <= t < T. cache (B, 2, H, T, D) has keys, then values: those of
+// t are written, those of 0..t read, what lies behind is not. y (B, C). One pass over what is read
+// of the cache; the order of summation is fixed by the shapes and t.
+class AttentionStep {
+ public:
+  virtual ~AttentionStep() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  virtual void run(Stream& s, const Tensor& qkv, const Tensor& position, Tensor cache, Tensor y,
+                   Tensor scratch) = 0;
+};
+
 // Copies between two forms of one shape: layouts, types (a narrower one is rounded to), or both.
 class Reorder {
  public:
@@ -286,6 +303,7 @@ class Kernels {
                                                      float epsilon, DType stored = DType::f32) = 0;
   virtual std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) = 0;
   virtual std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) = 0;
+  virtual std::unique_ptr<AttentionStep> make_attention_step(const AttentionStepSpec& spec) = 0;
   virtual std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Form& from,
                                                 const Form& to) = 0;
 

@@ -199,6 +199,20 @@ class MirroredAttention final : public MirroredPrepared<Attention> {
   }
 };
 
+class MirroredAttentionStep final : public MirroredPrepared<AttentionStep> {
+ public:
+  using MirroredPrepared::MirroredPrepared;
+  void run(Stream&, const Tensor& qkv, const Tensor& position, Tensor cache, Tensor y,
+           Tensor scratch) override {
+    mirrored(
+        device_, "attention_step", {qkv, position, cache}, {cache, y, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_->run(s, in[0], in[1], out[0], out[1], out[2]);
+        },
+        scratch);
+  }
+};
+
 class MirroredReorder final : public MirroredPrepared<Reorder> {
  public:
   using MirroredPrepared::MirroredPrepared;
@@ -243,6 +257,9 @@ class MirroredKernels final : public Kernels {
   }
   std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) override {
     return over<MirroredAttention>(inner_.make_attention(spec));
+  }
+  std::unique_ptr<AttentionStep> make_attention_step(const AttentionStepSpec& spec) override {
+    return over<MirroredAttentionStep>(inner_.make_attention_step(spec));
   }
   std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Form& from,
                                         const Form& to) override {

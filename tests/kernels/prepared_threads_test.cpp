@@ -65,6 +65,8 @@ class Everything {
       recurrent_[cell] = kernels_.make_recurrent(recurrent_spec_);
     }
     attention_ = kernels_.make_attention({.batch = 2, .time = 70, .heads = 3, .width = 48});
+    attention_step_ =
+        kernels_.make_attention_step({.batch = 2, .context = 70, .heads = 3, .width = 48});
   }
 
   Bits run() {
@@ -163,7 +165,13 @@ class Everything {
     Owned y(out), log_sums({2, 3, 70}), dqkv(in);
     attention_->forward(s_, qkv, y, log_sums, pad);
     attention_->backward(s_, qkv, y, log_sums, dy, dqkv, pad);
-    for (const Owned* result : {&y, &log_sums, &dqkv}) append(all, *result);
+    const Owned step_pad = Owned::bytes(attention_step_->scratch_bytes());
+    Owned position_memory({1}), cache = random_tensor({2, 2, 3, 70, 16}, 3), step({2, 48});
+    Tensor position = position_memory;
+    position.dtype = DType::i32;
+    *position.as<std::int32_t>() = 66;
+    attention_step_->run(s_, random_tensor({2, 144}, 4), position, cache, step, step_pad);
+    for (const Owned* result : {&y, &log_sums, &dqkv, &cache, &step}) append(all, *result);
   }
 
   Kernels& kernels_;
@@ -178,6 +186,7 @@ class Everything {
   std::unique_ptr<LayerNorm> norm_;
   std::array<std::unique_ptr<Recurrent>, 4> recurrent_;
   std::unique_ptr<Attention> attention_;
+  std::unique_ptr<AttentionStep> attention_step_;
   Stream s_;
 };
 

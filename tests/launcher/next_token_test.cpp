@@ -81,6 +81,25 @@ TEST(NextToken, TopPKeepsTheFewestThatAreEnough) {
   EXPECT_THAT(seen({.top_k = 2, .top_p = 0.55}), ElementsAre(1, 3));
 }
 
+// All of them are put into order in another way than some: of equal scores (zeros of both signs
+// are) the smaller id stands first in both.
+TEST(NextToken, AllAreInTheOrderOfTheHighest) {
+  std::vector<float> scores = {0.0f, -0.0f, 0.0f, 1e-40f, -1e-40f, 2.5f, -700, 2.5f};
+  for (int i = 0; i < 4000; ++i)
+    scores.push_back(static_cast<float>((i * 7919) % 1024 - 512) / (i % 2 != 0 ? 64.0f : 3.0f));
+  scores.push_back(-1e5f);  // the one that is left out: of a share that no sum shows
+  const auto some = static_cast<std::int64_t>(scores.size()) - 1;
+  for (const double temperature : {1.0, 30.0, 90.0}) {
+    for (const double top_p : {1.0, 0.7}) {
+      const auto all = draws({.temperature = temperature, .top_p = top_p}, scores, 200);
+      EXPECT_EQ(all,
+                draws({.temperature = temperature, .top_k = some, .top_p = top_p}, scores, 200));
+      const std::set<std::int32_t> different(all.begin(), all.end());
+      EXPECT_GT(different.size(), temperature > 1 ? 50u : 1u);
+    }
+  }
+}
+
 std::string error_of(const DrawOptions& options, std::vector<float> scores, ErrorKind kind) {
   try {
     NextToken(options).draw(scores, 5);

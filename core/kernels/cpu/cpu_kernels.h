@@ -18,6 +18,7 @@ class CpuKernels final : public Kernels {
                                              DType stored) override;
   std::unique_ptr<Recurrent> make_recurrent(const RecurrentSpec& spec) override;
   std::unique_ptr<Attention> make_attention(const AttentionSpec& spec) override;
+  std::unique_ptr<AttentionStep> make_attention_step(const AttentionStepSpec& spec) override;
   std::unique_ptr<Reorder> make_reorder(const Shape& shape, const Form& from,
                                         const Form& to) override;
   void fill(Stream& s, Tensor x, float value) override;

@@ -3,6 +3,7 @@
 
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/onednn.h"
+#include "core/kernels/cpu/vector_matmul.h"
 
 namespace peal::cpu {
 namespace {
@@ -151,6 +152,7 @@ bool CpuKernels::has_precision(Precision precision) const {
 std::unique_ptr<Matmul> CpuKernels::make_matmul(const MatmulSpec& spec) {
   const MatmulSpec flat = flattened(spec);
   const bool rounded = rounds(flat);
+  if (VectorMatmul::supports(flat)) return std::make_unique<VectorMatmul>(flat);  // never rounds
   if (!rounded && gemm_is_faster(flat)) return std::make_unique<GemmMatmul>(flat);
   return with_onednn("make_matmul", [&] {
     return std::make_unique<PrimitiveMatmul>(flat, rounded ? Type::bf16 : Type::f32);
