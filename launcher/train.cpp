@@ -1,9 +1,6 @@
 #include "launcher/train.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -20,6 +17,7 @@
 #include "launcher/metrics.h"
 #include "launcher/newest_state.h"
 #include "launcher/progress.h"
+#include "launcher/rank_layout.h"
 #include "launcher/rank_times.h"
 #include "launcher/run_directory.h"
 #include "launcher/status.h"
@@ -304,20 +302,9 @@ void Run::write_timeline() {
 
 // The hosts of all ranks, in their order, each once.
 std::vector<std::string> Run::hosts() {
-  constexpr std::size_t kRoom = 64;
-  std::array<char, kRoom> own{};
-  gethostname(own.data(), kRoom - 1);
-  std::vector<char> all(kRoom * static_cast<std::size_t>(comm_.world_size()));
-  Stream stream;
-  const auto bytes = [](std::int64_t n, char* data) {
-    return Tensor{.data = data, .shape = {n}, .dtype = DType::u8};
-  };
-  comm_.wait(stream, comm_.all_gather(stream, "hosts", bytes(kRoom, own.data()),
-                                      bytes(static_cast<std::int64_t>(all.size()), all.data())));
+  rank_hosts_ = host_names(comm_);
   std::vector<std::string> names;
-  for (std::size_t r = 0; r < all.size(); r += kRoom) {
-    const std::string name = &all[r];
-    rank_hosts_.push_back(name);
+  for (const std::string& name : rank_hosts_) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   }
   return names;

@@ -3,6 +3,7 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/kernels/kernels.h"
@@ -117,11 +118,22 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       }
       const TimelineScope scope(timeline, lane, "merge", virtual_rank);
       sum_->end_part(stream_, lane, leaf, part);
-      // The device has come past the part before this one at most.
-      if (!batches_.empty()) batches_[static_cast<std::size_t>(lane)].copied.synchronize();
-      loader_->release(*batch);
+      release(lane, *batch);
     }
   }
+}
+
+// Where the device may still have to copy it, the batch is kept until the next one of the lane is
+// enqueued: the host is ahead of it by that one, and need not wait for what it has just enqueued.
+void Trainer::release(int lane, const Batch& batch) {
+  if (!control_->late()) return loader_->release(batch);
+  HeldBatch& held = held_[static_cast<std::size_t>(lane)];
+  if (held.batch != nullptr) {
+    held.copied.synchronize();
+    loader_->release(*held.batch);
+  }
+  held.batch = &batch;
+  if (!batches_.empty()) std::swap(held.copied, batches_[static_cast<std::size_t>(lane)].copied);
 }
 
 // The batch itself on the CPU, a copy of it on a device.

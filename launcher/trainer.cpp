@@ -97,6 +97,7 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
     compression_ = std::make_unique<CompressionState>(comm_, table_, virtual_ranks, *sum_);
   }
   lanes_ = std::make_unique<Lanes>(sum_->lanes());
+  for (int lane = 0; lane < sum_->lanes(); ++lane) held_.push_back({nullptr, Event(device_)});
   for (Plan& plan : plans_) {
     plan.bind(parameters_.data(), states_.data());
     plan.set_gradient_bounds(sum_->bounds());

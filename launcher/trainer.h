@@ -158,6 +158,7 @@ class Trainer {
   void update_slice(std::int64_t step, ByteRange part, std::size_t state);
   void finish_sharing();
   void set_inputs(int lane, const Batch& batch);
+  void release(int lane, const Batch& batch);
   void tell_device_comm(std::int64_t step);
   Tensor slice(std::byte* arena, std::size_t begin, std::size_t end) const;
   Tensor gradient_slice(std::size_t begin, std::size_t end) const;
@@ -197,6 +198,11 @@ class Trainer {
     Event copied;
   };
   std::vector<DeviceBatch> batches_;  // one a lane; none on the CPU
+  struct HeldBatch {
+    const Batch* batch = nullptr;
+    Event copied;
+  };
+  std::vector<HeldBatch> held_;  // one a lane
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<Evaluation> evaluation_;
