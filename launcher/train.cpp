@@ -499,6 +499,7 @@ void Run::log_window(std::int64_t step, const StepResult& result) {
       {"loss", loss}, {"learning_rate", result.learning_rate}, {"samples_per_second", speed_}};
   if (accuracy >= 0) values["accuracy"] = accuracy;
   if (result.gradient_norm >= 0) values["gradient_norm"] = result.gradient_norm;
+  if (result.loss_scale > 0) values["loss_scale"] = result.loss_scale;
   metrics_->write(step, epoch_of(step), values);
   window_ = {};
 }

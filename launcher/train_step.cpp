@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/kernels/kernels.h"
 #include "launcher/trainer.h"
 
@@ -36,7 +37,7 @@ std::optional<StepResult> Trainer::step(std::int64_t step, bool stop_asked, bool
 
   Timeline* const timeline = Timeline::active(timeline_);
   // The first bucket brings the loss of all ranks, so that a bad one is seen before any update.
-  const bool need_norm = job_.train().clip_norm() > 0 || want_norm;
+  const bool need_norm = job_.train().clip_norm() > 0 || want_norm || control_->scaled();
   bool checked = false;
   double update_seconds = 0;
   {
@@ -236,7 +237,12 @@ void Trainer::take_norm() {
   }
   const Tensor order =
       shards_ ? Tensor{norm_order_.data(), {blocks}, DType::i64, device_} : Tensor{};
-  k.clip(stream_, sums, order, job_.train().clip_norm(), control_->norm(), control_->factor());
+  k.clip(stream_, sums, order, job_.train().clip_norm(),
+         control_->scaled() ? control_->scale() : Tensor{}, control_->norm(), control_->factor());
+  if (control_->scaled()) {
+    k.adapt_scale(stream_, control_->norm(), job_.train().loss_scale_grows_after(),
+                  control_->open(), control_->go(), control_->scaling());
+  }
   control_->take_norm(stream_);
 }
 
@@ -251,11 +257,29 @@ std::optional<StepResult> Trainer::read(StepValues& values) {
   const auto records = static_cast<double>(result.records);
   result.loss = slot("loss") / records;
   if (model_.has_accuracy) result.accuracy = slot("correct") / records;
-  if (values.has_norm) result.gradient_norm = values.norm();
+  if (values.has_norm) take_decisions(values, result);
   result.learning_rate = optimizer_->learning_rate() * schedule_.factor(result.step, total_steps_);
   result.stop = slot("stop") > 0;
   values.step = -1;
   return result;
+}
+
+// Of a step that was skipped the log tells; one at the smallest scale is the end.
+void Trainer::take_decisions(const StepValues& values, StepResult& result) const {
+  const StepValues::Decided& decided = values.decided();
+  const bool finite = std::isfinite(decided.norm);
+  if (finite) result.gradient_norm = decided.norm;
+  if (!control_->scaled()) return;
+  result.loss_scale = decided.scaling.scale;
+  if (finite) return;
+  if (decided.open == 0) {
+    throw Error(ErrorKind::numeric, cat("step ", values.step + 1),
+                cat("the gradient is not finite at loss scale ", decided.scaling.used,
+                    ", the smallest; weights are as they were before this step. A smaller learning "
+                    "rate may help; the newest checkpoint is intact"));
+  }
+  log::info(cat("the gradient is not finite at loss scale ", decided.scaling.used, ": step ",
+                values.step + 1, " changes nothing, the next one has ", decided.scaling.scale));
 }
 
 Tensor Trainer::slice(std::byte* arena, std::size_t begin, std::size_t end) const {

@@ -1,9 +1,11 @@
 #include "launcher/trainer.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/config/job.h"
 #include "core/kernels/kernels.h"
 #include "launcher/job_setup.h"
 #include "launcher/power_sgd.h"
@@ -88,7 +90,9 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
   const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
   norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
   const bool late = hooks_.late || device_.kind != Device::Kind::cpu;
-  control_ = std::make_unique<StepControl>(table_.slots_end, device_, late);
+  control_ =
+      std::make_unique<StepControl>(table_.slots_end, device_, late, scales_loss(job_.train()));
+  scaling_ = pinned(Buffer(kAlignment), device_);
 
   make_sum();
   make_optimizer_states();
@@ -101,6 +105,7 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
   for (Plan& plan : plans_) {
     plan.bind(parameters_.data(), states_.data());
     plan.set_gradient_bounds(sum_->bounds());
+    if (control_->scaled()) plan.bind_loss_factor(control_->scale());
   }
   if (evaluation_) evaluation_->plan().bind(parameters_.data(), states_.data());
 }
@@ -221,6 +226,8 @@ void Trainer::make_loader(std::int64_t first_step) {
 
 void Trainer::initialize_weights() {
   initialize(table_, job_.train().seed(), parameters_.host(), states_.host());
+  const float scaling[] = {static_cast<float>(job_.train().loss_scale()), 0};
+  std::memcpy(scaling_.data(), scaling, sizeof scaling);
   if (!job_.model().weights().empty())
     load_weights(job_.model(), job_.model().weights(), weights());
 }
@@ -276,6 +283,11 @@ void Trainer::start(std::int64_t first_step, const Say& say) {
     shards_->give(host_, saved_optimizer_, optimizer_states_);
     for (Mirror& state : optimizer_states_) state.upload(stream_);
   }
+  if (control_->scaled()) {
+    const Tensor scaling = loss_scaling();
+    comm_.wait(host_, comm_.broadcast(host_, "loss scale", scaling, /*root=*/0));
+    copy(stream_, control_->scaling().as<std::byte>(), scaling_.data(), scaling.bytes());
+  }
   saved_optimizer_.clear();
   stream_.synchronize();
   if (compression_ && first_step > 0) compression_->restore(host_, saved_compression_);
@@ -299,10 +311,16 @@ std::vector<NamedTensor> Trainer::parameters() const {
 }
 
 std::vector<NamedTensor> Trainer::gradients() {
-  if (device_.kind == Device::Kind::cpu) return views(sum_->total(), "");
+  if (device_.kind == Device::Kind::cpu && !control_->scaled()) return views(sum_->total(), "");
   if (gradient_copy_.size() == 0) gradient_copy_ = Buffer(table_.gradient_bytes);
   copy(stream_, gradient_copy_.data(), sum_->total(), table_.gradient_bytes);
   stream_.synchronize();
+  if (control_->scaled()) {
+    const float scale = control_->newest().decided().scaling.used;
+    const Tensor all = {gradient_copy_.data(),
+                        {static_cast<std::int64_t>(table_.gradient_bytes / sizeof(float))}};
+    kernels(kCpu).scale(host_, 1 / scale, all, all);
+  }
   return views(gradient_copy_.data(), "");
 }
 
@@ -323,7 +341,12 @@ std::vector<NamedTensor> Trainer::optimizer_state() const {
       list.push_back(std::move(view));
     }
   }
+  if (control_->scaled()) list.push_back({"loss_scale", loss_scaling()});
   return list;
+}
+
+Tensor Trainer::loss_scaling() const {
+  return {.data = scaling_.data(), .shape = {2}};
 }
 
 std::vector<NamedTensor> Trainer::compression_state() {
@@ -344,6 +367,7 @@ void Trainer::read_back() {
   parameters_.download(stream_);
   states_.download(stream_);
   for (const Mirror& state : optimizer_states_) state.download(stream_);
+  copy(stream_, scaling_.data(), control_->scaling().as<std::byte>(), loss_scaling().bytes());
   stream_.synchronize();
 }
 

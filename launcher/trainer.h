@@ -67,7 +67,8 @@ struct StepResult {
   std::int64_t step = 0;      // counts from 0
   double loss = 0;            // mean over the step's records
   double accuracy = -1;       // -1: the model has none
-  double gradient_norm = -1;  // -1: not computed
+  double gradient_norm = -1;  // -1: not computed, or not finite
+  double loss_scale = -1;     // after this step; -1: there is none
   double learning_rate = 0;
   std::int64_t records = 0;
   bool stop = false;  // some rank asked for the end after this step
@@ -154,6 +155,7 @@ class Trainer {
   void take_norm();
   void check_loss(const StepValues& values) const;
   std::optional<StepResult> read(StepValues& values);
+  void take_decisions(const StepValues& values, StepResult& result) const;
   void update(std::int64_t step, std::size_t begin, std::size_t end);
   void update_slice(std::int64_t step, ByteRange part, std::size_t state);
   void finish_sharing();
@@ -163,6 +165,7 @@ class Trainer {
   Tensor slice(std::byte* arena, std::size_t begin, std::size_t end) const;
   Tensor gradient_slice(std::size_t begin, std::size_t end) const;
   std::vector<NamedTensor> views(std::byte* arena, const std::string& prefix) const;
+  Tensor loss_scaling() const;  // {scale, good}, on the host
 
   JobSpec job_;
   const TrainerHooks hooks_;
@@ -181,6 +184,7 @@ class Trainer {
   Mirror parameters_, states_;
   Buffer norm_blocks_, norm_order_, gradient_copy_;
   std::unique_ptr<StepControl> control_;
+  Buffer scaling_;  // {scale, good} of the loss, as it was when the host last asked
   std::vector<Mirror> optimizer_states_;
   std::vector<Tensor> optimizer_slices_;  // reused by update()
   std::unique_ptr<Optimizer> optimizer_;

@@ -28,6 +28,9 @@ void set_field(JobSpec& job, const std::string& assignment);
 // Throws Error(input) "<where>: <path of the field>: ..."; where is the file, or "job".
 // virtual_ranks must be resolved (> 0; Error(internal) when it is 0) and ranks <= virtual_ranks.
 void validate_job(const JobSpec& job, int ranks, const std::string& where);
+
+// Whether the loss has a scale that adapts (train.loss_scaling).
+bool scales_loss(const TrainSpec& train);
 // The part of it that concerns one source of records; `path` is its field.
 void validate_source(const SourceSpec& source, const std::string& path, const std::string& where);
 

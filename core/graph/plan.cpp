@@ -147,6 +147,10 @@ void Plan::set_gradient_bounds(std::vector<std::size_t> bounds) {
   impl_->cut(bounds);
 }
 
+void Plan::bind_loss_factor(const Tensor& factor) {
+  impl_->pass.multiply_loss_scale_by(factor);
+}
+
 void Plan::set_input(const std::string& name, const Tensor& tensor) {
   Program& program = *impl_->program;
   Program::Input& input = find(program.inputs, "input", name);

@@ -93,6 +93,8 @@ class Plan {
 
   // Memory of the device, as that of inputs and gradients is.
   void bind(std::byte* parameters, std::byte* states);
+  // (1) f32 of the device by which backward multiplies loss_scale, as it is when it begins.
+  void bind_loss_factor(const Tensor& factor);
 
   // Uses the tensor's memory as the named input until the next call; no copy. Shape and dtype
   // must match. Alignment to kAlignment.

@@ -46,9 +46,10 @@ std::vector<Recording>& RecordingsByAddress::at(std::span<const void* const> add
 }
 
 PassMemory::PassMemory(const Device& device)
-    : memory_(2 * kAlignment, device),
+    : memory_(3 * kAlignment, device),
       draws_{memory_.data(), {2}, DType::i64, device},
-      loss_scale_{memory_.data() + kAlignment, {1}, DType::f32, device} {}
+      set_{memory_.data() + kAlignment, {1}, DType::f32, device},
+      loss_scale_{memory_.data() + 2 * kAlignment, {1}, DType::f32, device} {}
 
 void PassMemory::set_key(Stream& s, const PassKey& key) {
   const DrawKey draws = RandomKey{key.seed, key.step, key.virtual_rank}.draws();
@@ -63,11 +64,12 @@ void PassMemory::set_key(Stream& s, const PassKey& key) {
 void PassMemory::set_loss_scale(Stream& s, float scale) {
   static_assert(std::endian::native == std::endian::little);
   const auto bits = static_cast<std::int64_t>(std::bit_cast<std::uint32_t>(scale));
-  if (bits == loss_scale_there_) return;
-  Tensor to = loss_scale_;
+  Tensor to = factor_.empty() ? loss_scale_ : set_;
   to.dtype = DType::i64;
-  kernels(s.device()).set_values(s, {&bits, 1}, to);
-  loss_scale_there_ = bits;
+  Kernels& k = kernels(s.device());
+  if (bits != set_there_) k.set_values(s, {&bits, 1}, to);
+  set_there_ = bits;
+  if (!factor_.empty()) k.binary(s, BinaryOp::mul, set_, factor_, loss_scale_);
 }
 
 }  // namespace peal

@@ -62,14 +62,16 @@ class PassMemory {
 
   void set_key(Stream& s, const PassKey& key);
   void set_loss_scale(Stream& s, float scale);
+  // (1) f32 by which loss_scale() is more than what was set, as it is when that is enqueued.
+  void multiply_loss_scale_by(const Tensor& factor) { factor_ = factor; }
 
   const Tensor& draws() const { return draws_; }            // (2) i64, as Kernels::dropout takes it
   const Tensor& loss_scale() const { return loss_scale_; }  // (1)
 
  private:
   Buffer memory_;
-  Tensor draws_, loss_scale_;
-  std::int64_t draws_there_[2] = {}, loss_scale_there_ = 0;  // as in memory_
+  Tensor draws_, set_, loss_scale_, factor_;
+  std::int64_t draws_there_[2] = {}, set_there_ = 0;  // as in memory_
 };
 
 }  // namespace peal

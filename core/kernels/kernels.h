@@ -434,11 +434,19 @@ class Kernels {
   // go (1), 1 or 0, stays 1 where it is and every element of x is finite, else it becomes 0. Where
   // it is 0 then, `cleared` becomes zeros. x may be part of cleared.
   virtual void guard(Stream& s, const Tensor& x, Tensor go, Tensor cleared) = 0;
-  // norm (1) f64 = sqrt(sum over i of sums[order[i]]), sums (N) f64, order (N) i64 or empty: as
-  // they lie; factor (1) f32 = min(1, clip / (norm + 1e-6)), PyTorch's clip_grad_norm_, where a NaN
-  // stays one; 1 where clip is 0.
-  virtual void clip(Stream& s, const Tensor& sums, const Tensor& order, double clip, Tensor norm,
-                    Tensor factor) = 0;
+  // norm (1) f64 = sqrt(sum over i of sums[order[i]]) / scale, sums (N) f64, order (N) i64 or
+  // empty: as they lie; factor (1) f32 = min(1, clip / (norm + 1e-6)) / scale, PyTorch's
+  // clip_grad_norm_, where a NaN stays one; 1 / scale where clip is 0. scale (1) f32 is by what the
+  // gradient was multiplied, a power of two; empty: 1.
+  virtual void clip(Stream& s, const Tensor& sums, const Tensor& order, double clip,
+                    const Tensor& scale, Tensor norm, Tensor factor) = 0;
+  // A loss scale that adapts (Micikevicius et al. 2018, section 3.2): scaling (3) f32 is {scale,
+  // good, used}; used becomes the scale of this step, and where the norm (1) f64 is
+  //   finite: go = open; good + 1, and at `every` of them scale doubles, up to 2^24, and good is 0
+  //   not:    go = 0; good = 0; scale is halved, and open becomes 0 where it was not above 1
+  // open (1) and go (1) are f32, 1 or 0. Where open is 0 before, go becomes 0 and scaling is kept.
+  virtual void adapt_scale(Stream& s, const Tensor& norm, std::int64_t every, Tensor open,
+                           Tensor go, Tensor scaling) = 0;
 
   // Options are f64, so that 1 - beta is what PyTorch uses; kernels round each factor once. With a
   // control (else it is empty) the gradient's factor is gradient_scale * factor, and nothing

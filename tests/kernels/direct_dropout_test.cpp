@@ -3,13 +3,6 @@
 namespace peal::direct {
 namespace {
 
-// The key as it lies in memory.
-struct Draws {
-  explicit Draws(const RandomKey& key) : values(key.draws()) {}
-  Tensor tensor() { return {.data = &values, .shape = {2}, .dtype = DType::i64}; }
-  DrawKey values;
-};
-
 std::vector<float> drop(const RandomKey& key, float p, std::vector<float> x) {
   std::vector<float> y(x.size());
   const Shape shape{static_cast<std::int64_t>(x.size())};

@@ -63,12 +63,15 @@ TEST(DirectClip, AddsInTheOrderGiven) {
       order[i] = static_cast<std::int64_t>((i * 7919 + 3) % sums.size());
       shuffled[static_cast<std::size_t>(order[i])] = sums[i];
     }
-    const auto run = [&](std::vector<double>& values, const Tensor& by, double clip) {
+    const auto run = [&](std::vector<double>& values, const Tensor& by, double clip,
+                         bool scaled = false) {
+      float scale = 1024;
       double norm = 0;
       float factor = 0;
       Stream s;
       kernels_under_test().clip(s, {.data = values.data(), .shape = {n}, .dtype = DType::f64}, by,
-                                clip, {.data = &norm, .shape = {1}, .dtype = DType::f64},
+                                clip, scaled ? Tensor{.data = &scale, .shape = {1}} : Tensor{},
+                                {.data = &norm, .shape = {1}, .dtype = DType::f64},
                                 {.data = &factor, .shape = {1}});
       return std::pair(norm, factor);
     };
@@ -78,7 +81,43 @@ TEST(DirectClip, AddsInTheOrderGiven) {
     // 7919 is prime and n no multiple of it: each place once. The same bits.
     EXPECT_EQ(run(shuffled, {.data = order.data(), .shape = {n}, .dtype = DType::i64}, 0.25),
               straight);
+    // By powers of two: the same bits.
+    std::vector<double> larger = sums;
+    for (double& value : larger) value *= 1024.0 * 1024.0;
+    EXPECT_EQ(run(larger, {}, 0.25, true), std::pair(straight.first, straight.second / 1024));
+    EXPECT_EQ(run(larger, {}, 0, true).second, 1.0f / 1024);
   }
+}
+
+TEST(DirectLossScale, HalvesAtOnceAndDoublesAfterGoodSteps) {
+  struct {
+    float open = 1, go = 5;
+    float scaling[3] = {4, 0, 0};
+  } at;
+  const auto step = [&](double norm) {
+    Stream s;
+    kernels_under_test().adapt_scale(s, {.data = &norm, .shape = {1}, .dtype = DType::f64},
+                                     /*every=*/3, {.data = &at.open, .shape = {1}},
+                                     {.data = &at.go, .shape = {1}},
+                                     {.data = at.scaling, .shape = {3}});
+    return std::vector<float>{at.open, at.go, at.scaling[0], at.scaling[1], at.scaling[2]};
+  };
+  using Row = std::vector<float>;  // open, go, scale, good, used
+  EXPECT_EQ(step(1), (Row{1, 1, 4, 1, 4}));
+  EXPECT_EQ(step(0), (Row{1, 1, 4, 2, 4}));
+  EXPECT_EQ(step(kInfinity), (Row{1, 0, 2, 0, 4}));
+  EXPECT_EQ(step(1e300), (Row{1, 1, 2, 1, 2}));
+  EXPECT_EQ(step(7), (Row{1, 1, 2, 2, 2}));
+  EXPECT_EQ(step(7), (Row{1, 1, 4, 0, 2}));
+  EXPECT_EQ(step(kNan), (Row{1, 0, 2, 0, 4}));
+  EXPECT_EQ(step(kNan), (Row{1, 0, 1, 0, 2}));
+  EXPECT_EQ(step(1), (Row{1, 1, 1, 1, 1}));
+  EXPECT_EQ(step(kNan), (Row{0, 0, 0.5f, 0, 1})) << "the smallest: nothing goes on";
+  EXPECT_EQ(step(1), (Row{0, 0, 0.5f, 0, 1}));
+  at.open = 1;
+  at.scaling[0] = 0x1p24f;
+  at.scaling[1] = 2;
+  EXPECT_EQ(step(1), (Row{1, 1, 0x1p24f, 0, 0x1p24f})) << "the largest";
 }
 
 }  // namespace

@@ -490,11 +490,18 @@ class MirroredKernels final : public Kernels {
                inner_.guard(s, in[0], out[0], out[1]);
              });
   }
-  void clip(Stream&, const Tensor& sums, const Tensor& order, double clip, Tensor norm,
-            Tensor factor) override {
-    mirrored(device_, "clip", {sums, order}, {norm, factor},
+  void clip(Stream&, const Tensor& sums, const Tensor& order, double clip, const Tensor& scale,
+            Tensor norm, Tensor factor) override {
+    mirrored(device_, "clip", {sums, order, scale}, {norm, factor},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.clip(s, in[0], in[1], clip, out[0], out[1]);
+               inner_.clip(s, in[0], in[1], clip, in[2], out[0], out[1]);
+             });
+  }
+  void adapt_scale(Stream&, const Tensor& norm, std::int64_t every, Tensor open, Tensor go,
+                   Tensor scaling) override {
+    mirrored(device_, "adapt_scale", {norm, open, scaling}, {open, go, scaling},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.adapt_scale(s, in[0], every, out[0], out[1], out[2]);
              });
   }
   void sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override {

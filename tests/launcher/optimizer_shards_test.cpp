@@ -92,7 +92,7 @@ TEST_P(OptimizerShardsTest, TheNormIsThatOfTheWholeArena) {
     float factor = 0;
     Stream s;
     kernels(kCpu).clip(s, {.data = sums.data(), .shape = {blocks}, .dtype = DType::f64}, order, 1,
-                       {.data = &norm, .shape = {1}, .dtype = DType::f64},
+                       /*scale=*/{}, {.data = &norm, .shape = {1}, .dtype = DType::f64},
                        {.data = &factor, .shape = {1}});
     return norm;
   };

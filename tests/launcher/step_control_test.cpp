@@ -15,7 +15,7 @@ namespace {
 constexpr std::size_t kSlots = 128;  // bytes
 
 struct Steps {
-  explicit Steps(bool late) : control(kSlots, kCpu, late) {}
+  explicit Steps(bool late) : control(kSlots, kCpu, late, /*scaled=*/false) {}
 
   void step(std::int64_t number, float loss, float second = 5) {
     slots.assign(kSlots / sizeof(float), 1);
@@ -47,7 +47,7 @@ TEST(CpuStepControl, GivesEachStepOnceAtItsTime) {
     EXPECT_EQ(now.slot(0), 5);
     EXPECT_EQ(now.has_norm, step % 2 == 0);
     if (now.has_norm) {
-      EXPECT_EQ(now.norm(), static_cast<double>(step) / 2);
+      EXPECT_EQ(now.decided().norm, static_cast<double>(step) / 2);
     }
     const StepValues& before = late.control.due();
     EXPECT_EQ(before.step, step - 1);

@@ -100,7 +100,7 @@ Norm norm_of(std::vector<float>& gradient, double clip) {
                  [&](Stream& s, const Tensors& in, const Tensors& out) {
                    Kernels& k = kernels(s.device());
                    k.sum_squares(s, in[0], out[0]);
-                   k.clip(s, out[0], {}, clip, out[1], out[2]);
+                   k.clip(s, out[0], {}, clip, {}, out[1], out[2]);
                  });
   return result;
 }

@@ -77,8 +77,10 @@ class CpuKernels final : public Kernels {
   void orthonormalize(Stream& s, const RandomKey& key, Tensor p) override;
   void sum_squares(Stream& s, const Tensor& x, Tensor sums) override;
   void guard(Stream& s, const Tensor& x, Tensor go, Tensor cleared) override;
-  void clip(Stream& s, const Tensor& sums, const Tensor& order, double clip, Tensor norm,
-            Tensor factor) override;
+  void clip(Stream& s, const Tensor& sums, const Tensor& order, double clip, const Tensor& scale,
+            Tensor norm, Tensor factor) override;
+  void adapt_scale(Stream& s, const Tensor& norm, std::int64_t every, Tensor open, Tensor go,
+                   Tensor scaling) override;
   void sgd(Stream& s, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override;
   void adam(Stream& s, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
             Tensor x) override;
