@@ -278,8 +278,10 @@ void Trainer::take_decisions(const StepValues& values, StepResult& result) const
                     ", the smallest; weights are as they were before this step. A smaller learning "
                     "rate may help; the newest checkpoint is intact"));
   }
-  log::info(cat("the gradient is not finite at loss scale ", decided.scaling.used, ": step ",
-                values.step + 1, " changes nothing, the next one has ", decided.scaling.scale));
+  log::info(cat("the gradient is not finite at loss scale ",
+                static_cast<std::int64_t>(decided.scaling.used), ": step ", values.step + 1,
+                " changes nothing, the next one has ",
+                static_cast<std::int64_t>(decided.scaling.scale)));
 }
 
 Tensor Trainer::slice(std::byte* arena, std::size_t begin, std::size_t end) const {

@@ -49,6 +49,17 @@ eval { every_epochs: 2 }
 run { directory: "RUN" log_every_steps: 2 tensorboard: false }
 )";
 
+// A scaled gradient overflows in some of the first steps, and the scale grows again after.
+const std::vector<std::string> kOverflowing = {"train.clip_norm=1",
+                                               "train.loss_scaling=DYNAMIC",
+                                               "train.loss_scale=16777216",
+                                               "train.loss_scale_grows_after=2",
+                                               "data.preprocess[0].scale.factor=1e34",
+                                               "model.mlp.batch_norm=false",
+                                               "model.mlp.dropout=0",
+                                               "parallel.shard_optimizer=true",
+                                               "run.log_every_steps=1"};
+
 struct Outcome {
   std::string weights;                        // bytes of the newest checkpoint
   std::vector<nlohmann::ordered_json> lines;  // of metrics, without speeds
@@ -108,7 +119,8 @@ TEST_F(TrainHooks, RecordedPassesHaveTheBitsOfPlainOnes) {
       {"train.clip_norm=0.5", "parallel.shard_optimizer=true"},
       {"parallel.overlap=false", "train.accumulate_steps=4"},
       {"parallel.compression.bf16={}"},
-      {"parallel.compression.power_sgd.rank=2"}};
+      {"parallel.compression.power_sgd.rank=2"},
+      kOverflowing};
   for (const auto& settings : jobs) {
     const Outcome plain = run(settings, 1, {});
     EXPECT_GT(plain.lines.size(), 9u);
@@ -128,7 +140,8 @@ TEST_F(TrainHooks, LateResultsLeaveTheSameRun) {
       {"train.clip_norm=0.5"},
       {"train.clip_norm=0.5", "parallel.shard_optimizer=true", "run.log_every_steps=3"},
       {"checkpoint.every_steps=0", "eval.every_epochs=0", "run.log_every_steps=1"},
-      {"optimizer.sgd.momentum=0.9", "train.max_steps=7", "train.accumulate_steps=2"}};
+      {"optimizer.sgd.momentum=0.9", "train.max_steps=7", "train.accumulate_steps=2"},
+      kOverflowing};
   for (const auto& settings : jobs) {
     const Outcome prompt = run(settings, 1, {});
     EXPECT_GT(prompt.lines.size(), 3u);
@@ -141,6 +154,17 @@ TEST_F(TrainHooks, LateResultsLeaveTheSameRun) {
       }
     }
   }
+}
+
+TEST_F(TrainHooks, TheOverflowingRunOverflows) {
+  double least = 1e9, last = 0;
+  for (const auto& line : run(kOverflowing, 1, {.record = true, .late = true}).lines) {
+    if (!line.contains("loss_scale")) continue;
+    last = line["loss_scale"].get<double>();
+    least = std::min(least, last);
+  }
+  EXPECT_LT(least, 16777216);
+  EXPECT_GT(last, least);
 }
 
 TEST_F(TrainHooks, ClippingClips) {
