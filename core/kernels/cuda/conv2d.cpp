@@ -46,7 +46,7 @@ class CudnnConv2d final : public Conv2d {
     }
     if (fused_) return;
     const Shape shape = spec_.y();
-    add_bias(s, y.as<float>(), spec_.bias ? b.as<float>() : nullptr,
+    add_bias(s, y, spec_.bias ? b.as<float>() : nullptr,
              {.records = shape[0], .channels = shape[1], .inner = shape[2] * shape[3]},
              spec_.activation);
   }

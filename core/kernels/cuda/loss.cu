@@ -40,9 +40,9 @@ struct LossSum {
 // ---- Cross entropy of classes ---------------------------------------------------------------
 
 // saved (rows, 2): of each row the largest logit and 1 / sum(exp(x - largest)).
-template <class Part>
+template <class Part, typename T>
 __global__ void __launch_bounds__(Part::kBlock)
-    cross_entropy_rows(const float* logits, float* saved, RowsOf of) {
+    cross_entropy_rows(const T* logits, float* saved, RowsOf of) {
   const Part part(of);
   if (part.outside()) return;
   const auto row = part.read(logits + part.offset());
@@ -53,10 +53,11 @@ __global__ void __launch_bounds__(Part::kBlock)
   saved[2 * part.row + 1] = static_cast<float>(1 / total);
 }
 
+template <typename T>
 __global__ void __launch_bounds__(kSumBlock)
-    sum_losses(const float* logits, const std::int32_t* labels, const float* weight,
-               const float* saved, std::int64_t rows, std::int64_t classes, Divider of_record,
-               std::int64_t each, LossSum to) {
+    sum_losses(const T* logits, const std::int32_t* labels, const float* weight, const float* saved,
+               std::int64_t rows, std::int64_t classes, Divider of_record, std::int64_t each,
+               LossSum to) {
   constexpr int kAtOnce = 4;
   const std::int64_t begin = blockIdx.x * each, end = min(begin + each, rows);
   double sum = 0;
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kSumBlock)
       if (weights[k] == 0) continue;
       largest[k] = saved[2 * r];
       inverse[k] = saved[2 * r + 1];
-      at_label[k] = logits[r * classes + labels[r]];
+      at_label[k] = widen(logits[r * classes + labels[r]]);
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
@@ -198,10 +199,10 @@ struct SquaredGradient : RowGradient {
   }
 };
 
-template <int kWidth, class F>
+template <int kWidth, class F, typename T>
 __global__ void __launch_bounds__(kThreads)
-    gradient_kernel(Arrays<const float, F::kIn> in, const float* weight, std::int64_t records,
-                    Divider packs, bool wide, F f, float* out) {
+    gradient_kernel(Arrays<const T, F::kIn> in, const float* weight, std::int64_t records,
+                    Divider packs, bool wide, F f, T* out) {
   constexpr int kMine = 4 / F::kIn;
   const std::int64_t items = records * packs.value();
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x;
@@ -233,21 +234,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class F>
-void gradient(Stream& s, const char* name, const Arrays<const float, F::kIn>& in,
-              const Tensor& weight, std::int64_t records, std::int64_t columns, bool wide,
-              const F& f, Tensor out) {
+template <typename T = float, class F>
+void gradient(Stream& s, const char* name, const Arrays<const T, F::kIn>& in, const Tensor& weight,
+              std::int64_t records, std::int64_t columns, bool wide, const F& f, Tensor out) {
   if (records * columns == 0) return;
   const OnStream on(s);
   const auto launch = [&](auto kernel, int width) {
     const unsigned blocks = blocks_for(records * columns / width, kThreads * (4 / F::kIn));
     kernel<<<blocks, kThreads, 0, on.stream>>>(in, weight.as<float>(), records,
-                                               Divider(columns / width), wide, f, out.as<float>());
+                                               Divider(columns / width), wide, f, out.as<T>());
   };
-  if (columns % kWide == 0) {
-    launch(gradient_kernel<kWide, F>, kWide);
+  if (columns % kWideOf<T> == 0) {
+    launch(gradient_kernel<kWideOf<T>, F, T>, kWideOf<T>);
   } else {
-    launch(gradient_kernel<1, F>, 1);
+    launch(gradient_kernel<1, F, T>, 1);
   }
   check_launch(name);
 }
@@ -258,16 +258,18 @@ void CudaKernels::softmax_cross_entropy(Stream& s, const Tensor& logits, const T
                                         const Tensor& weight, Tensor saved, Tensor loss) {
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
   const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
-  for_part(classes, [&]<class Part>(PartTag<Part>) {
-    launch_rows<Part>(s, "softmax_cross_entropy", cross_entropy_rows<Part>, rows, classes, 1,
-                      aligned(logits.data), logits.as<float>(), saved.as<float>());
-  });
   const OnStream on(s);
   const Parts parts = Parts::of(rows, kLossesOfPart);
   const LossSum to = loss_sum(s, loss, static_cast<double>(of_record));
-  sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
-      logits.as<float>(), labels.as<std::int32_t>(), weight.as<float>(), saved.as<float>(), rows,
-      classes, Divider(of_record), parts.each, to);
+  for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
+    for_part<T>(classes, [&]<class Part>(PartTag<Part>) {
+      launch_rows<Part, T>(s, "softmax_cross_entropy", cross_entropy_rows<Part, T>, rows, classes,
+                           1, aligned(logits.data), logits.as<T>(), saved.as<float>());
+    });
+    sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
+        logits.as<T>(), labels.as<std::int32_t>(), weight.as<float>(), saved.as<float>(), rows,
+        classes, Divider(of_record), parts.each, to);
+  });
   check_launch("softmax_cross_entropy, the sum");
   add_up(on, parts, to);
 }
@@ -282,8 +284,10 @@ void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& logits
       .labels = labels.as<std::int32_t>(),
       .dloss = dloss.as<float>(),
       .of_record = Divider(rows / std::max<std::int64_t>(weight.numel(), 1))};
-  gradient(s, "softmax_cross_entropy_backward", {{logits.as<float>()}}, weight, rows,
-           logits.shape[1], aligned(logits.data) && aligned(dlogits.data), f, dlogits);
+  for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
+    gradient<T>(s, "softmax_cross_entropy_backward", {{logits.as<T>()}}, weight, rows,
+                logits.shape[1], aligned(logits.data) && aligned(dlogits.data), f, dlogits);
+  });
 }
 
 void CudaKernels::binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,

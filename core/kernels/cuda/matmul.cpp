@@ -150,7 +150,7 @@ class LtMatmul final : public Matmul {
                          static_cast<cudaStream_t>(s.handle())),
               "cublasLtMatmul");
     if (fused_) return;
-    add_bias(s, c.as<float>(), spec_.bias ? bias.as<float>() : nullptr,
+    add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
              {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
   }
 
@@ -275,7 +275,7 @@ class EmptyMatmul final : public Matmul {
   void run(Stream& s, const Tensor&, const Tensor&, const Tensor& bias, Tensor c, Tensor) override {
     if (c.numel() == 0) return;
     peal::kernels(s.device()).fill(s, c, 0.0f);
-    add_bias(s, c.as<float>(), spec_.bias ? bias.as<float>() : nullptr,
+    add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
              {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
   }
 
