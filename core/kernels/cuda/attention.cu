@@ -2,12 +2,13 @@
 // alone, and backward computes them again. A block has a tile of queries and walks over the keys
 // that these see, or a tile of keys and walks over the queries that see them, always in one order,
 // so every sum has a fixed shape. Neither library computes this in f32: cuDNN's wants half types.
-// Halves are widened in shared memory.
+// Halves that cuDNN's does not take are widened in shared memory.
 #include <cmath>
 
 #include "core/base/error.h"
 #include "core/kernels/cuda/attention.cuh"
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/flash_attention.h"
 
 namespace peal::cuda {
 namespace {
@@ -242,7 +243,8 @@ std::unique_ptr<Attention> make_tiles(const Device& device, const AttentionSpec&
 }  // namespace
 
 std::unique_ptr<Attention> CudaKernels::make_attention(const AttentionSpec& spec) {
-  std::unique_ptr<Attention> made;
+  std::unique_ptr<Attention> made = make_flash_attention(device_, spec);
+  if (made != nullptr) return made;
   for_stored(spec.stored, [&]<typename T>(Stored<T>) { made = make_tiles<T>(device_, spec); });
   return made;
 }
