@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "comm/f16.h"
+#include "core/base/half_arrays.h"
 #include "core/base/half_bits.h"
 #include "core/base/clones.h"
 #include "core/base/error.h"

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "comm/f16.h"
+#include "core/base/half_arrays.h"
 #include "core/base/half_bits.h"
 #include "core/base/clones.h"
 
@@ -11,16 +11,6 @@ namespace {
 
 // f16 goes through arrays that stay in the nearest cache.
 constexpr std::size_t kSome = 256;
-
-PEAL_CLONES void narrow_array(const float* from, std::uint16_t* to, std::size_t n) {
-  PEAL_ELEMENTWISE
-  for (std::size_t i = 0; i < n; ++i) to[i] = narrow_bf16_bits(from[i]);
-}
-
-PEAL_CLONES void widen_array(const std::uint16_t* from, float* to, std::size_t n) {
-  PEAL_ELEMENTWISE
-  for (std::size_t i = 0; i < n; ++i) to[i] = widen_bf16_bits(from[i]);
-}
 
 PEAL_INLINE float round_bf16(float value) {
   return widen_bf16_bits(narrow_bf16_bits(value));
@@ -66,7 +56,7 @@ PEAL_CLONES void add_f32(const float* from, float* into, std::size_t n) {
 }
 
 void narrow(const Wire& wire, const float* from, std::uint16_t* to, std::size_t n) {
-  if (wire.dtype == DType::bf16) return narrow_array(from, to, n);
+  if (wire.dtype == DType::bf16) return narrow_bf16(from, to, n);
   some_at_a_time(n, [&](std::size_t at, std::size_t some) {
     float scaled[kSome];
     multiply(from + at, wire.scale, scaled, some);
@@ -76,7 +66,7 @@ void narrow(const Wire& wire, const float* from, std::uint16_t* to, std::size_t 
 
 bool widen(const Wire& wire, const std::uint16_t* from, float* to, std::size_t n) {
   if (wire.dtype == DType::bf16) {
-    widen_array(from, to, n);
+    widen_bf16(from, to, n);
     return true;
   }
   bool finite = true;

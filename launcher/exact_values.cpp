@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstring>
 
-#include "comm/f16.h"
+#include "core/base/half_arrays.h"
 #include "core/base/error.h"
 #include "core/base/random.h"
 

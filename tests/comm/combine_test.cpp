@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "comm/f16.h"
+#include "core/base/half_arrays.h"
 #include "tests/comm/contract_types.h"
 
 namespace peal {

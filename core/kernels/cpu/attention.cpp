@@ -1,5 +1,6 @@
 // Attention by blocks of queries (Dao et al. 2022): the scores of a block, at most kQueries x T,
-// are all that is ever stored of p, and backward computes them again. Products are oneDNN's.
+// are all that is ever stored of p, and backward computes them again. Products are oneDNN's. Of
+// tensors stored as bf16 a head is widened into scratch memory before and rounded after.
 //
 // Cost of a head, in multiplications and additions: forward 2 T (T + kQueries) D, backward 5/2 of
 // that, where without blocks and without causality it would be 4 T^2 D and 10 T^2 D.
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "core/base/clones.h"
+#include "core/base/half_arrays.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
 #include "core/kernels/cpu/onednn.h"
@@ -75,13 +77,15 @@ class BlockAttention final : public Attention {
   explicit BlockAttention(const AttentionSpec& spec)
       : spec_(spec),
         depth_(spec.width / spec.heads),
+        widens_(spec.stored != DType::f32),
+        row_(widens_ ? depth_ : spec.width),
         scale_(1.0f / std::sqrt(static_cast<float>(depth_))) {
     const auto floats = [](std::int64_t n) {
       return std::vector<float>(static_cast<std::size_t>(n));
     };
-    const std::int64_t c = spec.width;
+    const std::int64_t c = row_;
     std::vector<float> qkv = floats(spec.time * 3 * c), y = floats(spec.time * c), dy = y,
-                       dqkv = qkv, log_sums = floats(spec.time), scratch = floats(scratch_floats());
+                       dqkv = qkv, log_sums = floats(spec.time), scratch = floats(block_floats());
     with_onednn("make_attention", [&] {
       head_forward({qkv.data(), y.data(), log_sums.data()}, scratch.data());
       if (spec.training)
@@ -91,14 +95,21 @@ class BlockAttention final : public Attention {
   }
 
   std::size_t scratch_bytes() const override {
-    return static_cast<std::size_t>(scratch_floats()) * sizeof(float);
+    const std::int64_t head = widens_ ? spec_.time * depth_ * (spec_.training ? 8 : 4) : 0;
+    return static_cast<std::size_t>(block_floats() + head) * sizeof(float);
   }
 
   void forward(Stream&, const Tensor& qkv, Tensor y, Tensor log_sums, Tensor scratch) override {
     with_onednn("attention", [&] {
       for_heads([&](std::int64_t in, std::int64_t out, std::int64_t rows) {
-        head_forward({qkv.as<float>() + in, y.as<float>() + out, log_sums.as<float>() + rows},
-                     scratch.as<float>());
+        float *pad = scratch.as<float>(), *sums = log_sums.as<float>() + rows;
+        if (!widens_) {
+          return head_forward({qkv.as<float>() + in, y.as<float>() + out, sums}, pad);
+        }
+        const Head head = widened(pad, sums);
+        widen(qkv, in, 3, head.qkv);
+        head_forward(head, pad);
+        round(head.y, 1, y, out);
       });
     });
   }
@@ -107,15 +118,24 @@ class BlockAttention final : public Attention {
                 const Tensor& dy, Tensor dqkv, Tensor scratch) override {
     with_onednn("attention backward", [&] {
       for_heads([&](std::int64_t in, std::int64_t out, std::int64_t rows) {
-        head_backward({qkv.as<float>() + in, y.as<float>() + out, log_sums.as<float>() + rows,
-                       dy.as<float>() + out, dqkv.as<float>() + in},
-                      scratch.as<float>());
+        float *pad = scratch.as<float>(), *sums = log_sums.as<float>() + rows;
+        if (!widens_) {
+          return head_backward({qkv.as<float>() + in, y.as<float>() + out, sums,
+                                dy.as<float>() + out, dqkv.as<float>() + in},
+                               pad);
+        }
+        const Head head = widened(pad, sums);
+        widen(qkv, in, 3, head.qkv);
+        widen(y, out, 1, head.y);
+        widen(dy, out, 1, head.dy);
+        head_backward(head, pad);
+        round(head.dqkv, 3, dqkv, in);
       });
     });
   }
 
  private:
-  // Where a head's part of the tensors begins; rows are 3*C (qkv, dqkv) or C (y, dy) apart.
+  // Where a head's part of the tensors begins; rows are 3*row_ (qkv, dqkv) or row_ (y, dy) apart.
   struct Head {
     float *qkv, *y, *log_sums, *dy = nullptr, *dqkv = nullptr;
   };
@@ -130,21 +150,43 @@ class BlockAttention final : public Attention {
     }
   }
 
+  // Behind what a block needs: (T, 3*D) and (T, D), for backward twice.
+  Head widened(float* scratch, float* log_sums) const {
+    float* qkv = scratch + block_floats();
+    const std::int64_t values = spec_.time * depth_;
+    return {qkv, qkv + 3 * values, log_sums, qkv + 4 * values, qkv + 5 * values};
+  }
+
+  // A head's columns, from `at` on, of rows that are `parts` times C long: those of each part.
+  void widen(const Tensor& x, std::int64_t at, std::int64_t parts, float* to) const {
+    const auto* from = x.as<std::uint16_t>() + at;
+    for (std::int64_t i = 0; i < spec_.time * parts; ++i) {
+      widen_bf16(from + i * spec_.width, to + i * depth_, static_cast<std::size_t>(depth_));
+    }
+  }
+
+  void round(const float* from, std::int64_t parts, const Tensor& y, std::int64_t at) const {
+    auto* to = y.as<std::uint16_t>() + at;
+    for (std::int64_t i = 0; i < spec_.time * parts; ++i) {
+      narrow_bf16(from + i * depth_, to + i * spec_.width, static_cast<std::size_t>(depth_));
+    }
+  }
+
   std::int64_t block_rows() const { return std::min(kQueries, spec_.time); }
   // scores, dp and the factors of a block's rows
-  std::int64_t scratch_floats() const {
+  std::int64_t block_floats() const {
     return block_rows() * spec_.time * (spec_.training ? 2 : 1) + kQueries;
   }
 
   // scores (rows, keys) = q k^T / sqrt(D)
   void scores(const Head& head, std::int64_t first, std::int64_t rows, float* to) const {
-    const std::int64_t c = spec_.width, keys = first + rows;
+    const std::int64_t c = row_, keys = first + rows;
     multiply(rows, keys, depth_, scale_, {head.qkv + first * 3 * c, 3 * c},
              {head.qkv + c, 3 * c, /*transposed=*/true}, 0.0f, {to, keys});
   }
 
   void head_forward(const Head& head, float* scratch) const {
-    const std::int64_t c = spec_.width;
+    const std::int64_t c = row_;
     float *factors = scratch, *p = scratch + kQueries;
     for (std::int64_t first = 0; first < spec_.time; first += kQueries) {
       const std::int64_t rows = std::min(kQueries, spec_.time - first), keys = first + rows;
@@ -158,7 +200,7 @@ class BlockAttention final : public Attention {
 
   // From the last block, which sees all keys and so writes all of dk and dv, to the first.
   void head_backward(const Head& head, float* scratch) const {
-    const std::int64_t c = spec_.width, stride = 3 * c;
+    const std::int64_t c = row_, stride = 3 * c;
     float *p = scratch, *dp = scratch + block_rows() * spec_.time;
     const std::int64_t last = (spec_.time - 1) / kQueries * kQueries;
     for (std::int64_t first = last; first >= 0; first -= kQueries) {
@@ -181,6 +223,8 @@ class BlockAttention final : public Attention {
 
   AttentionSpec spec_;
   std::int64_t depth_;
+  bool widens_;
+  std::int64_t row_;
   float scale_;
 };
 

@@ -13,6 +13,7 @@
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
+#include "core/kernels/cpu/pieces.h"
 #include "core/kernels/layout.h"
 
 namespace peal::cpu {
@@ -37,8 +38,8 @@ std::int64_t count_values(const Tensor& weight, const Extent& e) {
   return records * e.pixels;
 }
 
-constexpr std::int64_t kTile = 256;    // most channels at a time
-constexpr std::int64_t kPiece = 4096;  // most values at a time: they stay in the cache
+constexpr std::int64_t kTile = 256;     // most channels at a time
+constexpr std::int64_t kPiece = kRoom;  // most values at a time: they stay in the cache
 
 // Some channels of a tensor: one plane, or columns.
 struct Tile {
@@ -61,6 +62,8 @@ void for_tiles(const Extent& e, Body body) {
 struct Rows {
   std::int64_t count, columns, stride;
   bool plane() const { return columns == 1 && stride == 1; }
+  std::int64_t span() const { return (count - 1) * stride + columns; }
+  bool has_gaps() const { return columns != stride && !plane(); }
 };
 
 // body(record, where the piece begins, its rows) for all pieces of a tile, of at most kPiece values
@@ -289,10 +292,6 @@ PEAL_CLONES void give_zeros(const Rows& rows, float* __restrict dx) {
   for_values(rows, dx, [](std::int64_t, std::int64_t) PEAL_INLINED { return 0.0f; });
 }
 
-const float* moved(const Tensor& x, std::int64_t at) {
-  return x.empty() ? nullptr : x.as<float>() + at;
-}
-
 }  // namespace
 
 void CpuKernels::batch_norm_statistics(Stream&, const Tensor& x, const Tensor& weight, Tensor mean,
@@ -302,7 +301,7 @@ void CpuKernels::batch_norm_statistics(Stream&, const Tensor& x, const Tensor& w
   for_tiles(e, [&](const Tile& tile) {
     Sums sums;
     for_pieces(e, tile, [&](std::int64_t b, std::int64_t at, const Rows& rows) {
-      if (weight.as<float>()[b] > 0) add_moments(x.as<float>() + at, rows, sums);
+      if (weight.as<float>()[b] > 0) add_moments(Reads(x, at, rows.span()), rows, sums);
     });
     for (std::int64_t c = 0; c < tile.channels; ++c) {
       const double average = n == 0 ? 0.0 : sums.first[c] / n;
@@ -321,7 +320,9 @@ void CpuKernels::batch_norm(Stream&, const Tensor& x, const Tensor& mean, const 
   for_tiles(e, [&](const Tile& tile) {
     const Normal by(tile, mean, variance, gamma, beta, epsilon);
     for_pieces(e, tile, [&](std::int64_t, std::int64_t at, const Rows& rows) {
-      normalise(x.as<float>() + at, rows, by, moved(residual, at), relu, y.as<float>() + at);
+      const std::int64_t n = rows.span();
+      normalise(Reads(x, at, n), rows, by, Reads(residual, at, n), relu,
+                Writes(y, at, n, /*keep=*/rows.has_gaps()));
     });
   });
 }
@@ -338,25 +339,29 @@ void CpuKernels::batch_norm_backward(Stream&, const Tensor& x, const Tensor& wei
   float masked[kPiece];
   for_tiles(e, [&](const Tile& tile) {
     const Normal by(tile, mean, variance, gamma, beta, epsilon);
-    // The gradient behind the activation; `first`: of two visits to a piece.
-    const auto gradient_at = [&](std::int64_t at, const Rows& rows, bool first) -> const float* {
-      const float* from = dy.as<float>() + at;
-      if (dresidual.empty()) {
-        if (!relu) return from;
-        mask_by_input(x.as<float>() + at, from, rows, by, masked);
-        return masked;
+    // use(x, the gradient behind the activation); `first`: of two visits to a piece.
+    const auto visit = [&](std::int64_t at, const Rows& rows, bool first, auto use) {
+      const std::int64_t span = rows.span();
+      const Reads values(x, at, span);
+      if (!dresidual.empty() && !first) return use(values, Reads(dresidual, at, span));
+      const Reads from(dy, at, span);
+      if (!dresidual.empty()) {
+        const Writes kept(dresidual, at, span, /*keep=*/rows.has_gaps());
+        if (relu) mask_by_output(Reads(y, at, span), from, rows, kept);
+        if (!relu) copy_values(from, rows, kept);
+        return use(values, kept);
       }
-      float* kept = dresidual.as<float>() + at;
-      if (first && relu) mask_by_output(y.as<float>() + at, from, rows, kept);
-      if (first && !relu) copy_values(from, rows, kept);
-      return kept;
+      if (!relu) return use(values, from);
+      mask_by_input(values, from, rows, by, masked);
+      use(values, masked);
     };
     Sums sums;
     for_pieces(e, tile, [&](std::int64_t b, std::int64_t at, const Rows& rows) {
       const bool counts = weight.as<float>()[b] > 0;
       if (!counts && dresidual.empty()) return;
-      const float* g = gradient_at(at, rows, /*first=*/true);
-      if (counts) add_gradients(x.as<float>() + at, g, by.mean, rows, sums);
+      visit(at, rows, /*first=*/true, [&](const float* values, const float* g) {
+        if (counts) add_gradients(values, g, by.mean, rows, sums);
+      });
     });
     for (std::int64_t c = 0; c < tile.channels; ++c) {
       const std::int64_t to = tile.first + c;
@@ -366,10 +371,11 @@ void CpuKernels::batch_norm_backward(Stream&, const Tensor& x, const Tensor& wei
     }
     const Linear rule(tile, by, dgamma, dbeta, per_n);
     for_pieces(e, tile, [&](std::int64_t b, std::int64_t at, const Rows& rows) {
-      float* to = dx.as<float>() + at;
+      const Writes to(dx, at, rows.span(), /*keep=*/rows.has_gaps());
       if (weight.as<float>()[b] <= 0) return give_zeros(rows, to);
-      const float* g = gradient_at(at, rows, /*first=*/false);
-      give_gradient(x.as<float>() + at, g, rows, by, rule, to);
+      visit(at, rows, /*first=*/false, [&](const float* values, const float* g) {
+        give_gradient(values, g, rows, by, rule, to);
+      });
     });
   });
 }

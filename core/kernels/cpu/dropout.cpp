@@ -2,6 +2,7 @@
 
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
+#include "core/kernels/cpu/pieces.h"
 
 namespace peal::cpu {
 namespace {
@@ -27,24 +28,29 @@ PEAL_INLINE void drop_block(const Random& random, std::uint64_t first, float p, 
   }
 }
 
-PEAL_CLONES void drop(const Random& random, float p, const float* x, float* y, std::int64_t n) {
+// `first`, a multiple of 4: of the tensor's elements.
+PEAL_CLONES void drop(const Random& random, std::int64_t first, float p, const float* x, float* y,
+                      std::int64_t n) {
   const float keep_scale = 1.0f / (1.0f - p);
   std::int64_t i = 0;
   for (; i + kElements <= n; i += kElements) {
-    drop_block(random, static_cast<std::uint64_t>(i / 4), p, keep_scale, x + i, y + i);
+    drop_block(random, static_cast<std::uint64_t>((first + i) / 4), p, keep_scale, x + i, y + i);
   }
   if (i == n) return;
   float tail[kElements] = {};
   const auto bytes = static_cast<std::size_t>(n - i) * sizeof(float);
   std::memcpy(tail, x + i, bytes);
-  drop_block(random, static_cast<std::uint64_t>(i / 4), p, keep_scale, tail, tail);
+  drop_block(random, static_cast<std::uint64_t>((first + i) / 4), p, keep_scale, tail, tail);
   std::memcpy(y + i, tail, bytes);
 }
 
 }  // namespace
 
 void CpuKernels::dropout(Stream&, const RandomKey& key, float p, const Tensor& x, Tensor y) {
-  drop(Random(key), p, x.as<float>(), y.as<float>(), x.numel());
+  const Random random(key);
+  for_pieces(x.dtype, x.numel(), [&](std::int64_t first, std::int64_t n) {
+    drop(random, first, p, Reads(x, first, n), Writes(y, first, n), n);
+  });
 }
 
 }  // namespace peal::cpu

@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <cstring>
 
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
+#include "core/kernels/cpu/pieces.h"
 
 namespace peal::cpu {
 namespace {
@@ -16,10 +16,11 @@ PEAL_CLONES void add_row(const float* x, float* y, std::int64_t n) {
 
 void CpuKernels::embedding(Stream&, const Tensor& ids, const Tensor& table, Tensor y) {
   const std::int64_t columns = table.shape[-1];
-  const auto bytes = static_cast<std::size_t>(columns) * sizeof(float);
   for (std::int64_t i = 0; i < ids.numel(); ++i) {
-    std::memcpy(y.as<float>() + i * columns,
-                table.as<float>() + ids.as<std::int32_t>()[i] * columns, bytes);
+    const float* from = table.as<float>() + ids.as<std::int32_t>()[i] * columns;
+    for_pieces(y.dtype, columns, [&](std::int64_t first, std::int64_t n) {
+      std::copy_n(from + first, n, static_cast<float*>(Writes(y, i * columns + first, n)));
+    });
   }
 }
 
@@ -27,8 +28,10 @@ void CpuKernels::embedding_backward(Stream&, const Tensor& ids, const Tensor& dy
   const std::int64_t columns = dtable.shape[-1];
   std::fill_n(dtable.as<float>(), dtable.numel(), 0.0f);
   for (std::int64_t i = 0; i < ids.numel(); ++i) {
-    add_row(dy.as<float>() + i * columns, dtable.as<float>() + ids.as<std::int32_t>()[i] * columns,
-            columns);
+    float* to = dtable.as<float>() + ids.as<std::int32_t>()[i] * columns;
+    for_pieces(dy.dtype, columns, [&](std::int64_t first, std::int64_t n) {
+      add_row(Reads(dy, i * columns + first, n), to + first, n);
+    });
   }
 }
 

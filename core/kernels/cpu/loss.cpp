@@ -6,6 +6,7 @@
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
+#include "core/kernels/cpu/pieces.h"
 #include "core/kernels/cpu/rows.h"
 #include "core/kernels/vector_math.h"
 
@@ -34,26 +35,49 @@ std::int64_t first_argmax(const float* x, std::int64_t n) {
 
 // Elements whose exponentials are taken at a time: several rows, so that there are many even when
 // there are few classes, or a part of a row.
-constexpr std::int64_t kTile = 4096, kRows = 64;
+constexpr std::int64_t kTile = kRoom, kRows = 64;
 
 std::int64_t rows_at_a_time(std::int64_t columns) {
   return std::clamp<std::int64_t>(kTile / std::max<std::int64_t>(columns, 1), 1, kRows);
 }
 
-// saved (rows, 2): largest logit and 1 / sum(exp(x - largest)).
-PEAL_CLONES void row_sums(const float* x, std::int64_t rows, std::int64_t columns, float* saved) {
+PEAL_CLONES float largest_of(const float* x, std::int64_t n) {
+  return max_of(x, n);
+}
+
+float largest_of(const Tensor& x, std::int64_t at, std::int64_t n) {
+  float largest = Reads(x, at, 1)[0];
+  for_pieces(x.dtype, n, [&](std::int64_t first, std::int64_t count) {
+    const float other = largest_of(Reads(x, at + first, count), count);
+    largest = other > largest ? other : largest;
+  });
+  return largest;
+}
+
+PEAL_CLONES void subtract(const float* __restrict x, float value, float* __restrict y,
+                          std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] - value;
+}
+
+// sums[r] += the sum of exp over the n values of row r
+PEAL_CLONES void add_exponentials(float* tile, std::int64_t rows, std::int64_t n, double* sums) {
+  for (std::int64_t i = 0; i < rows * n; ++i) tile[i] = exp_f32(tile[i]);
+  for (std::int64_t r = 0; r < rows; ++r) sums[r] += sum_lanes(tile + r * n, n);
+}
+
+// Of rows that begin at `at`. saved (rows, 2): largest logit and 1 / sum(exp(x - largest)).
+void row_sums(const Tensor& x, std::int64_t at, std::int64_t rows, std::int64_t columns,
+              float* saved) {
   float tile[kTile];
   double sums[kRows] = {};
-  for (std::int64_t r = 0; r < rows; ++r) saved[2 * r] = max_of(x + r * columns, columns);
+  for (std::int64_t r = 0; r < rows; ++r) saved[2 * r] = largest_of(x, at + r * columns, columns);
   const std::int64_t width = std::min(columns, kTile);
   for (std::int64_t first = 0; first < columns; first += width) {
     const std::int64_t n = std::min(width, columns - first);
     for (std::int64_t r = 0; r < rows; ++r) {
-      const float* from = x + r * columns + first;
-      for (std::int64_t c = 0; c < n; ++c) tile[r * n + c] = from[c] - saved[2 * r];
+      subtract(Reads(x, at + r * columns + first, n), saved[2 * r], tile + r * n, n);
     }
-    for (std::int64_t i = 0; i < rows * n; ++i) tile[i] = exp_f32(tile[i]);
-    for (std::int64_t r = 0; r < rows; ++r) sums[r] += sum_lanes(tile + r * n, n);
+    add_exponentials(tile, rows, n, sums);
   }
   for (std::int64_t r = 0; r < rows; ++r) saved[2 * r + 1] = static_cast<float>(1.0 / sums[r]);
 }
@@ -75,13 +99,12 @@ void CpuKernels::softmax_cross_entropy(Stream&, const Tensor& logits, const Tens
   double sum = 0;
   for (std::int64_t first = 0; first < rows; first += step) {
     const std::int64_t end = std::min(first + step, rows);
-    row_sums(logits.as<float>() + first * classes, end - first, classes,
-             saved.as<float>() + 2 * first);
+    row_sums(logits, first * classes, end - first, classes, saved.as<float>() + 2 * first);
     for (std::int64_t r = first; r < end; ++r) {
       const float w = weight.as<float>()[r / of_record];
       if (w == 0) continue;
       const double largest = saved.as<float>()[2 * r], inverse = saved.as<float>()[2 * r + 1];
-      const float at_label = logits.as<float>()[r * classes + labels.as<std::int32_t>()[r]];
+      const float at_label = Reads(logits, r * classes + labels.as<std::int32_t>()[r], 1)[0];
       sum += w * (largest - std::log(inverse) - at_label);
     }
   }
@@ -95,15 +118,18 @@ void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& logits, c
   const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
   for (std::int64_t r = 0; r < rows; ++r) {
     const float w = weight.as<float>()[r / of_record];
-    float* row = dlogits.as<float>() + r * classes;
-    if (w == 0) {
-      std::fill_n(row, classes, 0.0f);
-      continue;
-    }
+    const float* of_row = saved.as<float>() + 2 * r;
     const float factor = *dloss.as<float>() * w / static_cast<float>(of_record);
-    softmax_row(logits.as<float>() + r * classes, saved.as<float>()[2 * r],
-                factor * saved.as<float>()[2 * r + 1], row, classes);
-    row[labels.as<std::int32_t>()[r]] -= factor;
+    for_pieces(dlogits.dtype, classes, [&](std::int64_t first, std::int64_t n) {
+      const Writes to(dlogits, r * classes + first, n);
+      if (w == 0) {
+        std::fill_n(static_cast<float*>(to), n, 0.0f);
+        return;
+      }
+      softmax_row(Reads(logits, r * classes + first, n), of_row[0], factor * of_row[1], to, n);
+      const std::int64_t label = labels.as<std::int32_t>()[r] - first;
+      if (label >= 0 && label < n) to[label] -= factor;
+    });
   }
 }
 

@@ -2,6 +2,7 @@
 #include "core/base/clones.h"
 #include "core/base/error.h"
 #include "core/kernels/cpu/cpu_kernels.h"
+#include "core/kernels/cpu/pieces.h"
 #include "core/kernels/elements.h"
 #include "core/kernels/nest.h"
 #include "core/kernels/vector_math.h"
@@ -102,26 +103,37 @@ PEAL_CLONES void binary_row(BinaryOp op, const float* x, std::int64_t x_step, co
 }  // namespace
 
 void CpuKernels::activation(Stream&, Activation kind, float slope, const Tensor& x, Tensor y) {
-  activate(kind, slope, x.as<float>(), y.as<float>(), elements(x));
+  for_pieces(x.dtype, elements(x), [&](std::int64_t first, std::int64_t n) {
+    activate(kind, slope, Reads(x, first, n), Writes(y, first, n), n);
+  });
 }
 
 void CpuKernels::activation_backward(Stream&, Activation kind, float slope, const Tensor& x,
                                      const Tensor& y, const Tensor& dy, Tensor dx) {
   const Tensor& from = backward_reads_x(kind) ? x : y;
-  activate_backward(kind, slope, from.as<float>(), dy.as<float>(), dx.as<float>(), elements(dy));
+  for_pieces(dy.dtype, elements(dy), [&](std::int64_t first, std::int64_t n) {
+    activate_backward(kind, slope, Reads(from, first, n), Reads(dy, first, n), Writes(dx, first, n),
+                      n);
+  });
 }
 
 void CpuKernels::scale(Stream&, float factor, const Tensor& x, Tensor y) {
-  scale_row(factor, x.as<float>(), y.as<float>(), elements(x));
+  for_pieces(x.dtype, elements(x), [&](std::int64_t first, std::int64_t n) {
+    scale_row(factor, Reads(x, first, n), Writes(y, first, n), n);
+  });
 }
 
 void CpuKernels::accumulate(Stream&, const Tensor& x, Tensor y) {
-  add_row(x.as<float>(), y.as<float>(), elements(x));
+  for_pieces(x.dtype, elements(x), [&](std::int64_t first, std::int64_t n) {
+    add_row(Reads(x, first, n), Writes(y, first, n, /*keep=*/true), n);
+  });
 }
 
 void CpuKernels::binary(Stream&, BinaryOp op, const Tensor& x, const Tensor& y, Tensor z) {
   if (x.shape == y.shape) {
-    binary_row(op, x.as<float>(), 1, y.as<float>(), 1, z.as<float>(), elements(x));
+    for_pieces(x.dtype, elements(x), [&](std::int64_t first, std::int64_t n) {
+      binary_row(op, Reads(x, first, n), 1, Reads(y, first, n), 1, Writes(z, first, n), n);
+    });
     return;
   }
   const int rank = z.shape.rank();
@@ -134,8 +146,13 @@ void CpuKernels::binary(Stream&, BinaryOp op, const Tensor& x, const Tensor& y, 
   }
   const Nest::Axis row = nest.pop();
   nest.for_each([&](const Steps& at) {
-    binary_row(op, x.as<float>() + at[0], row.steps[0], y.as<float>() + at[1], row.steps[1],
-               z.as<float>() + at[2], row.size);
+    for_pieces(z.dtype, row.size, [&](std::int64_t first, std::int64_t n) {
+      const auto read = [&](const Tensor& t, std::size_t i) {  // a step of 0 repeats one element
+        return Reads(t, at[i] + first * row.steps[i], row.steps[i] == 0 ? 1 : n);
+      };
+      binary_row(op, read(x, 0), row.steps[0], read(y, 1), row.steps[1],
+                 Writes(z, at[2] + first, n), n);
+    });
   });
 }
 
@@ -149,10 +166,12 @@ void CpuKernels::broadcast(Stream&, const Tensor& x, float factor, Tensor y) {
   }
   const Nest::Axis row = nest.pop();
   nest.for_each([&](const Steps& at) {
-    const float* from = x.as<float>() + at[0];
-    float* to = y.as<float>() + at[1];
-    if (row.steps[0] == 0) return fill_row(factor * *from, to, row.size);
-    scale_row(factor, from, to, row.size);
+    for_pieces(y.dtype, row.size, [&](std::int64_t first, std::int64_t n) {
+      const float* from = x.as<float>() + at[0] + first * row.steps[0];
+      const Writes to(y, at[1] + first, n);
+      if (row.steps[0] == 0) return fill_row(factor * *from, to, n);
+      scale_row(factor, from, to, n);
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/lanes.h"
+#include "core/kernels/cpu/pieces.h"
 #include "core/kernels/nest.h"
 
 namespace peal::cpu {
@@ -29,17 +30,16 @@ void scale_sums(const double* sums, double factor, float* y, std::int64_t step, 
 }
 
 // The innermost kept axis, a tile at a time, beside the sums of its elements. x is read in the
-// order of memory; add(x, sums, n) adds what belongs to one position of the outer reduced axes.
+// order of memory; add(at, sums, n) adds what belongs to one position of the outer reduced axes.
 template <class Add>
-void reduce_tiles(const Axes& axes, const Nest::Axis& inner, const float* x, double factor,
-                  float* y, Add add) {
+void reduce_tiles(const Axes& axes, const Nest::Axis& inner, double factor, float* y, Add add) {
   constexpr std::int64_t kTile = 512;
   double sums[kTile];
   axes.kept.for_each([&](const Steps& at) {
     for (std::int64_t first = 0; first < inner.size; first += kTile) {
       const std::int64_t n = inner.size - first < kTile ? inner.size - first : kTile;
       std::fill_n(sums, n, 0.0);
-      const float* from = x + at[0] + first * inner.steps[0];
+      const std::int64_t from = at[0] + first * inner.steps[0];
       axes.reduced.for_each([&](const Steps& in) { add(from + in[0], sums, n); });
       scale_sums(sums, factor, y + at[1] + first * inner.steps[1], inner.steps[1], n);
     }
@@ -66,14 +66,23 @@ void CpuKernels::reduce_sum(Stream&, const Tensor& x, float factor, Tensor y) {
   }
   const std::int64_t columns = rows ? axes.reduced.pop().size : 1;
   const Nest::Axis inner = axes.kept.pop();
-  const float* from = x.as<float>();
   float* to = y.as<float>();
-  if (rows) {
-    reduce_tiles(axes, inner, from, factor, to, [&](const float* at, double* sums, std::int64_t n) {
-      add_rows(at, inner.steps[0], columns, sums, n);
+  if (!rows) {
+    reduce_tiles(axes, inner, factor, to, [&](std::int64_t at, double* sums, std::int64_t n) {
+      add_columns(Reads(x, at, n), sums, n);
+    });
+  } else if (x.dtype == DType::f32) {
+    reduce_tiles(axes, inner, factor, to, [&](std::int64_t at, double* sums, std::int64_t n) {
+      add_rows(x.as<float>() + at, inner.steps[0], columns, sums, n);
     });
   } else {
-    reduce_tiles(axes, inner, from, factor, to, add_columns);
+    reduce_tiles(axes, inner, factor, to, [&](std::int64_t at, double* sums, std::int64_t n) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        for_pieces(x.dtype, columns, [&](std::int64_t first, std::int64_t count) {
+          add_rows(Reads(x, at + i * inner.steps[0] + first, count), 0, count, sums + i, 1);
+        });
+      }
+    });
   }
 }
 

@@ -1,5 +1,8 @@
+#include <algorithm>
+
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/onednn.h"
+#include "core/kernels/cpu/pieces.h"
 
 namespace peal::cpu {
 namespace {
@@ -21,10 +24,24 @@ class OneDnnReorder final : public Reorder {
   Program program_{"reorder"};
 };
 
+// Between row-major forms: of any rank, a scalar's included, which oneDNN has not.
+class Conversion final : public Reorder {
+ public:
+  std::size_t scratch_bytes() const override { return 0; }
+  void run(Stream&, const Tensor& from, Tensor to, Tensor) override {
+    const DType narrower = size_of(from.dtype) < size_of(to.dtype) ? from.dtype : to.dtype;
+    for_pieces(narrower, from.numel(), [&](std::int64_t first, std::int64_t n) {
+      const Reads values(from, first, n);
+      std::copy_n(static_cast<const float*>(values), n, static_cast<float*>(Writes(to, first, n)));
+    });
+  }
+};
+
 }  // namespace
 
 std::unique_ptr<Reorder> CpuKernels::make_reorder(const Shape& shape, const Form& from,
                                                   const Form& to) {
+  if (from.layout == nullptr && to.layout == nullptr) return std::make_unique<Conversion>();
   return with_onednn("make_reorder",
                      [&] { return std::make_unique<OneDnnReorder>(shape, from, to); });
 }

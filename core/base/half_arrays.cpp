@@ -1,5 +1,6 @@
-#include "comm/f16.h"
+#include "core/base/half_arrays.h"
 
+#include "core/base/clones.h"
 #include "core/base/half_bits.h"
 
 #if defined(__x86_64__)
@@ -69,6 +70,16 @@ void widen_f16(const std::uint16_t* from, float* to, std::size_t n) {
 void narrow_f16(const float* from, std::uint16_t* to, std::size_t n) {
   const std::size_t done = has_f16c() ? narrow_lanes(from, to, n) : 0;
   if (done < n) narrow_f16_portable(from + done, to + done, n - done);
+}
+
+PEAL_CLONES void widen_bf16(const std::uint16_t* __restrict from, float* __restrict to,
+                            std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) to[i] = widen_bf16_bits(from[i]);
+}
+
+PEAL_CLONES void narrow_bf16(const float* __restrict from, std::uint16_t* __restrict to,
+                             std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) to[i] = narrow_bf16_bits(from[i]);
 }
 
 }  // namespace peal
