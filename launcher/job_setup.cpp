@@ -283,6 +283,7 @@ Precision precision_of(const TrainSpec& spec, const Device& device) {
   Precision precision = Precision::f32;
   if (spec.precision() == TrainSpec::TF32) precision = Precision::tf32;
   if (spec.precision() == TrainSpec::BF16) precision = Precision::bf16;
+  if (spec.precision() == TrainSpec::F16) precision = Precision::f16;
   if (kernels(device).has_precision(precision)) return precision;
   const bool cpu = device.kind == Device::Kind::cpu;
   fail_input("train.precision", TrainSpec::Precision_Name(spec.precision()), " is not there on ",

@@ -11,9 +11,8 @@ namespace {
 
 class Fusion {
  public:
-  Fusion(const Graph& graph, const GradientFlow& flow, Kernels& kernels, bool training,
-         DType stored)
-      : graph_(graph.impl()), flow_(flow), kernels_(kernels), training_(training), stored_(stored) {
+  Fusion(const Graph& graph, const GradientFlow& flow, Kernels& kernels, bool training)
+      : graph_(graph.impl()), flow_(flow), kernels_(kernels), training_(training) {
     readers_.resize(graph_.values.size());
     for (std::size_t n = 0; n < graph_.nodes.size(); ++n)
       for (const int input : graph_.nodes[n].inputs) add_reader(input, static_cast<int>(n));
@@ -118,7 +117,6 @@ class Fusion {
     conv_spec.activation = Activation::relu;
     Pool2dSpec pool_spec = make_spec(PoolKind::max, shape(pool.inputs[0]),
                                      std::any_cast<const PoolOptions&>(pool.traits.attributes));
-    conv_spec.stored = pool_spec.stored = stored_;
     conv_spec.training = pool_spec.training = training_ && flow_.needs_backward(conv);
     conv_spec.needs_dx = training_ && flow_.needs_grad(conv, 0);
     return kernels_.make_conv_relu_pool(conv_spec, pool_spec);
@@ -128,28 +126,27 @@ class Fusion {
   const GradientFlow& flow_;
   Kernels& kernels_;
   bool training_;
-  DType stored_;
   std::vector<std::vector<int>> readers_;  // nodes that read a root value
 };
 
 }  // namespace
 
 std::vector<PlanStep> make_steps(const Graph& graph, const GradientFlow& flow, Kernels& kernels,
-                                 bool training, const PlanOptions& options) {
-  const Fusion fusion(graph, flow, kernels, training, stored_type(options.precision));
+                                 bool training, bool fuse) {
+  const Fusion fusion(graph, flow, kernels, training);
   const std::vector<Graph::Node>& nodes = graph.impl().nodes;
   std::vector<bool> merged(nodes.size());
   std::vector<PlanStep> steps;
   for (std::size_t n = 0; n < nodes.size(); ++n) {
     if (merged[n]) continue;
-    if (options.fuse) {
+    if (fuse) {
       if (auto norm = fusion.merge_batch_norm(static_cast<int>(n), merged)) {
         steps.push_back(std::move(*norm));
         continue;
       }
     }
     PlanStep step{nodes[n].op, n, &nodes[n], nodes[n].outputs, nodes[n].compile, nullptr};
-    if (options.fuse) {
+    if (fuse) {
       const std::vector<int> chain = fusion.chain(static_cast<int>(n));
       const auto [count, compile] = fusion.merge(chain);
       step.compile = compile;

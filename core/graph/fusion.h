@@ -9,7 +9,6 @@
 
 #include "core/graph/gradient_flow.h"
 #include "core/graph/graph.h"
-#include "core/graph/plan.h"
 #include "core/kernels/kernels.h"
 
 namespace peal {
@@ -24,12 +23,12 @@ struct PlanStep {
   std::shared_ptr<const Graph::Node> owned;  // `node`, where it was made by merging
 };
 
-// The graph's nodes in order; with options.fuse
+// The graph's nodes in order; with `fuse`
 //   conv2d + relu + max_pool2d  becomes the backend's ConvReluPool where it has one,
 //   conv2d or dense + relu      becomes the kernel with its fused activation,
 //   batch_norm + relu and batch_norm + add + relu become batch_norm's kernel with both,
 // each where nothing else reads what lies between.
 std::vector<PlanStep> make_steps(const Graph& graph, const GradientFlow& flow, Kernels& kernels,
-                                 bool training, const PlanOptions& options);
+                                 bool training, bool fuse);
 
 }  // namespace peal

@@ -40,7 +40,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       precision_(options.precision),
       kernels_(peal::kernels(device)),
       flow_(graph),
-      steps_(make_steps(graph, flow_, kernels_, training, options)),
+      steps_(make_steps(graph, flow_, kernels_, training, options.fuse)),
       places_(impl_.values.size()),
       parameter_offsets_(offsets(table.parameters)),
       state_offsets_(offsets(table.states)),

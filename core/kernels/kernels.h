@@ -120,8 +120,8 @@ class Pool2d {
 
 // Convolution, relu and max-pooling in one pass, so that the convolution's output (the largest
 // tensor of a small CNN) never leaves the cache: y = max_pool(relu(conv(x, w) + b)).
-// Backward recomputes or keeps what it likes in `saved`. Bits equal the three separate kernels' up
-// to the order of summation over records in dw and db, which is fixed.
+// All tensors are f32. Backward recomputes or keeps what it likes in `saved`. Bits equal the three
+// separate kernels' up to the order of summation over records in dw and db, which is fixed.
 class ConvReluPool {
  public:
   virtual ~ConvReluPool() = default;

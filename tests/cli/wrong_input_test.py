@@ -88,7 +88,10 @@ class WrongInput(PealTest):
         self.refuse_job(["parallel.device=GPU"], INPUT, "parallel.device", "CPU, CUDA")
 
     def test_arithmetic_that_is_not_there(self):
-        self.refuse_job(["train.precision=TF32"], INPUT, "train.precision", "TF32", "this CPU", "F32")
+        for precision in ("TF32", "F16"):
+            self.refuse_job([f"train.precision={precision}"], INPUT, "train.precision", precision,
+                            "this CPU", "F32")
+        self.refuse_job(["train.precision=BF8"], INPUT, "train.precision", "F32, TF32, BF16, F16")
 
     def test_gradients_beyond_f16(self):
         self.refuse_job(["parallel.compression.f16={}", "data.preprocess[0].scale.factor=1e4"],

@@ -66,7 +66,7 @@ std::string merged(const Block& block) {
   record(graph, block);
   const GradientFlow flow(graph);
   std::string ops;
-  for (const PlanStep& step : make_steps(graph, flow, kernels(kCpu), true, {}))
+  for (const PlanStep& step : make_steps(graph, flow, kernels(kCpu), true, /*fuse=*/true))
     if (step.op.find('+') != std::string::npos) ops += (ops.empty() ? "" : " ") + step.op;
   return ops;
 }

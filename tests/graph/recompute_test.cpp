@@ -47,10 +47,11 @@ struct Result {
   PlanMemory memory;
 };
 
-Result run(const Net& net, bool recompute, bool fuse = true) {
+Result run(const Net& net, bool recompute, bool fuse = true, Precision precision = Precision::f32) {
   Graph graph;
   record(net, graph);
-  Session session(graph, /*training=*/true, {.fuse = fuse, .recompute = recompute});
+  Session session(graph, /*training=*/true,
+                  {.fuse = fuse, .precision = precision, .recompute = recompute});
   session.set_input("labels", {kRecords}, std::vector<std::int32_t>{3, 0, 2}, DType::i32);
   session.set_input("weight", {kRecords}, std::vector<float>{1, 0, 1});
   Result result;
@@ -71,8 +72,8 @@ Result run(const Net& net, bool recompute, bool fuse = true) {
 }
 
 // The saving, in bytes of the arena.
-std::int64_t saved(const Net& net, bool fuse = true) {
-  const Result with = run(net, true, fuse), without = run(net, false, fuse);
+std::int64_t saved(const Net& net, bool fuse = true, Precision precision = Precision::f32) {
+  const Result with = run(net, true, fuse, precision), without = run(net, false, fuse, precision);
   EXPECT_EQ(with.gradients, without.gradients);
   EXPECT_EQ(with.states, without.states);
   EXPECT_EQ(with.ready, without.ready);
@@ -159,6 +160,16 @@ TEST(Recompute, OfTransformerBlocksSavesMemoryAndChangesNoBit) {
   // Of each block all but its input: norms, qkv, attention, the sum between, both sides of gelu.
   constexpr std::int64_t kInside = 1 + 3 + 1 + 1 + 1 + 4 + 4;
   EXPECT_GE(many - few, 4 * kInside * kRecords * kTime * kWidth * 4);
+}
+
+// Copies of the weights in bf16 belong to their block and are made again, too.
+TEST(Recompute, OfStoredActivationsChangesNoBit) {
+  if (!kernels(test_device().device).has_precision(Precision::bf16))
+    GTEST_SKIP() << "no bf16 on " << to_string(test_device().device);
+  const std::int64_t few = saved(transformer(3), true, Precision::bf16);
+  constexpr std::int64_t kWeights = 12 * kWidth * kWidth;  // of a block
+  EXPECT_GE(saved(transformer(7), true, Precision::bf16) - few, 4 * kWeights * 2);
+  EXPECT_GT(saved(residual_net(3), true, Precision::bf16), 0);
 }
 
 // With the option a deeper model needs no more than its blocks' inputs.

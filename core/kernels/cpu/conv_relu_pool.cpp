@@ -337,8 +337,8 @@ bool supported(const Conv2dSpec& conv, const Pool2dSpec& pool) {
                           conv.w[2] == conv.w[3] && conv.x_layout == nullptr;
   const bool plain_pool = pool.kind == PoolKind::max && both(pool.kernel, 2) &&
                           both(pool.stride, 2) && both(pool.padding, 0);
-  return has_avx512() && conv.stored == DType::f32 && plain_conv && plain_pool &&
-         conv.activation == Activation::relu && !conv.needs_dx && pool.y().numel() > 0;
+  return has_avx512() && plain_conv && plain_pool && conv.activation == Activation::relu &&
+         !conv.needs_dx && pool.y().numel() > 0;
 }
 
 }  // namespace
