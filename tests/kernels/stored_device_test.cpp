@@ -360,6 +360,31 @@ TEST_P(StoredOnDevice, ProductsOfOddRows) {
   }
 }
 
+// ---- Losses over rows that are no multiple of 16 bytes ----------------------------------------
+
+TEST_P(StoredOnDevice, CrossEntropyOfOddRows) {
+  for (const Shape& shape : {Shape{5, 9003}, Shape{6, 17}, Shape{1, 8193}}) {
+    const std::int64_t rows = shape[0];
+    std::vector<std::int32_t> of_rows = {0, 16, 3, static_cast<std::int32_t>(shape[1] - 1), 5, 1};
+    std::vector<float> weights(static_cast<std::size_t>(rows), 0.5f),
+        dloss = {2}, loss(1), loss_2(1), saved(static_cast<std::size_t>(2 * rows)), saved_2 = saved,
+        dx(count(shape));
+    if (rows > 2) weights[1] = 0;
+    const Tensor labels = view(of_rows, {rows}), weight = view(weights, {rows}),
+                 kept = view(saved, {rows, 2}), kept_2 = view(saved_2, {rows, 2});
+    Both x(shape, type, 1), gradient(shape, type, 2);
+    k().softmax_cross_entropy(s, x.full(), labels, weight, kept, view(loss, {1}));
+    k().softmax_cross_entropy(s, x.half(), labels, weight, kept_2, view(loss_2, {1}));
+    expect_near(saved_2, saved, 1e-6, 0, "saved");
+    expect_near(loss_2, loss, 1e-5, 0, "loss");
+    k().softmax_cross_entropy_backward(s, x.full(), kept, labels, weight, view(dloss, {1}),
+                                       view(dx, shape));
+    k().softmax_cross_entropy_backward(s, x.half(), kept, labels, weight, view(dloss, {1}),
+                                       gradient.half());
+    EXPECT_EQ(gradient.halves, narrowed(dx, type)) << shape;
+  }
+}
+
 // ---- Attention --------------------------------------------------------------------------------
 
 // Of both the root of the mean square, and of what is between them.
