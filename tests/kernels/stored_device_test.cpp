@@ -147,6 +147,25 @@ TEST_P(StoredOnDevice, UnalignedHasTheBitsOfAligned) {
   EXPECT_TRUE(std::equal(y.halves.begin(), y.halves.end() - 1, z.halves.begin() + 1));
 }
 
+TEST_P(StoredOnDevice, SumsDownColumnsDoNotDependOnAlignment) {
+  const std::pair<Shape, Shape> shapes[] = {{{300, 34}, {1, 34}},
+                                            {{700, 1024}, {1, 1024}},
+                                            {{3, 600, 70}, {3, 1, 70}},
+                                            {{40, 33}, {1, 33}}};
+  for (const auto& [whole, sum] : shapes) {
+    Both x(whole, type, 1);
+    std::vector<float> expected(count(sum)), got(expected.size()), moved_got(expected.size());
+    std::vector<std::uint16_t> moved(x.halves.size() + 1);
+    std::copy(x.halves.begin(), x.halves.end(), moved.begin() + 1);
+    const Tensor at_one{.data = moved.data() + 1, .shape = whole, .dtype = type};
+    k().reduce_sum(s, x.full(), 0.5f, view(expected, sum));
+    k().reduce_sum(s, x.half(), 0.5f, view(got, sum));
+    k().reduce_sum(s, at_one, 0.5f, view(moved_got, sum));
+    expect_near(got, expected, 1e-6, 1e-6, cat("sum of ", whole));
+    EXPECT_EQ(got, moved_got) << whole;
+  }
+}
+
 // ---- Layouts ----------------------------------------------------------------------------------
 
 TEST_P(StoredOnDevice, ReorderTurnsAndRounds) {

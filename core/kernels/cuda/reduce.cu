@@ -132,46 +132,54 @@ struct Columns {
   std::int64_t parts, rows_each;  // of the height
 };
 
-template <typename T>
+// Of a tile's columns each is kEach elements: two halves, which are read as one word.
+template <int kEach, typename T>
 __global__ void __launch_bounds__(1024)  // block (tile, part)
-    sum_columns(const T* x, Columns by, double factor, float* y, double* sums) {
+    sum_columns(const T* x, Columns by, bool wide, double factor, float* y, double* sums) {
   extern __shared__ double shared[];
   const TileThread me(by.tile);
   const std::int64_t table = by.tiles.divide(blockIdx.x);
-  const std::int64_t column = (blockIdx.x - table * by.tiles.value()) * by.tile.columns + me.column;
+  const std::int64_t tile = blockIdx.x - table * by.tiles.value();
+  const std::int64_t column = (tile * by.tile.columns + me.column) * kEach;
   const std::int64_t begin = blockIdx.y * by.rows_each;
   const std::int64_t end = min(begin + by.rows_each, by.height);
-  double sum = 0;
+  double sum[kEach] = {};
   if (column < by.width) {
     const T* from = x + by.kept.offset(table) + column;
     const int step = static_cast<int>(by.tile.rows);
 #pragma unroll 8
     for (std::int64_t r = begin + me.row; r < end; r += step) {
-      sum += static_cast<double>(widen(from[by.summed.offset(r)]));
+      const Pack<kEach> pack = read_pack<kEach>(from + by.summed.offset(r), wide);
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) sum[e] += static_cast<double>(pack.of[e]);
     }
   }
-  sum = sum_tile(sum, by.tile, shared);
-  if (me.row == 0 && column < by.width) {
-    const std::int64_t output = table * by.width + column;
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    sum[e] = sum_tile(sum[e], by.tile, shared);
+    if (me.row != 0 || column >= by.width) continue;
+    const std::int64_t output = table * by.width + column + e;
     if (by.parts > 1) {
-      sums[output * by.parts + blockIdx.y] = sum;
+      sums[output * by.parts + blockIdx.y] = sum[e];
     } else {
-      y[output] = static_cast<float>(sum * factor);
+      y[output] = static_cast<float>(sum[e] * factor);
     }
   }
 }
 
-template <typename T>
+template <int kEach, typename T>
 void sum_columns(Stream& s, const OnStream& on, const T* x, const Reduction& r, double factor,
                  float* y) {
+  constexpr std::int64_t kNarrow = 32 / (kEach * static_cast<int>(sizeof(T)));
   const std::int64_t tables = r.kept.count(), height = r.summed.count();
-  const Tile tile = Tile::of(height, r.inner, tables, 32 / static_cast<int>(sizeof(T)));
+  const std::int64_t columns = r.inner / kEach;
+  const Tile tile = Tile::of(height, columns, tables, kNarrow);
   const std::int64_t outputs = tables * r.inner;
   const std::int64_t parts = parts_for(outputs, height, 16 * tile.rows);
   const Columns by{.kept = r.kept,
                    .summed = r.summed,
                    .tile = tile,
-                   .tiles = Divider(ceil_div(r.inner, tile.columns)),
+                   .tiles = Divider(ceil_div(columns, tile.columns)),
                    .width = r.inner,
                    .height = height,
                    .parts = parts,
@@ -179,7 +187,8 @@ void sum_columns(Stream& s, const OnStream& on, const T* x, const Reduction& r, 
   const auto threads = static_cast<unsigned>(tile.threads());
   const dim3 blocks(blocks_for(tables * by.tiles.value(), 1), static_cast<unsigned>(parts));
   double* const sums = parts > 1 ? parts_of(s) : nullptr;
-  sum_columns<<<blocks, threads, threads * sizeof(double), on.stream>>>(x, by, factor, y, sums);
+  sum_columns<kEach><<<blocks, threads, threads * sizeof(double), on.stream>>>(x, by, aligned(x),
+                                                                               factor, y, sums);
   if (parts > 1) add_parts(on, sums, outputs, parts, factor, 1, y);
 }
 
@@ -224,8 +233,11 @@ void CudaKernels::reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y)
   const OnStream on(s);
   const Reduction by = Reduction::of(x.shape, y.shape);
   for_stored(x.dtype, [&]<typename T>(Stored<T>) {
-    if (!by.rows) {
-      sum_columns(s, on, x.as<T>(), by, factor, y.as<float>());
+    constexpr int kEach = sizeof(T) < sizeof(float) ? 2 : 1;
+    if (!by.rows && by.inner % kEach == 0) {
+      sum_columns<kEach>(s, on, x.as<T>(), by, factor, y.as<float>());
+    } else if (!by.rows) {
+      sum_columns<1>(s, on, x.as<T>(), by, factor, y.as<float>());
     } else if (by.inner % kWideOf<T> == 0) {  // what follows then begins at packs as well
       sum_rows<kWideOf<T>>(s, on, x.as<T>(), by, factor, y.as<float>());
     } else {

@@ -100,9 +100,11 @@ __device__ Pack<kWidth> load_pack(const T* from) {
   if constexpr (kWidth == 1) {
     pack.of[0] = widen(*from);
   } else if constexpr (!std::is_same_v<T, float>) {
-    static_assert(kWidth == 4 || kWidth == 8);
+    static_assert(kWidth == 2 || kWidth == 4 || kWidth == 8);
     unsigned words[kWidth / 2];
-    if constexpr (kWidth == 8) {
+    if constexpr (kWidth == 2) {
+      words[0] = *reinterpret_cast<const unsigned*>(from);
+    } else if constexpr (kWidth == 8) {
       const uint4 v = *reinterpret_cast<const uint4*>(from);
       words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
     } else {
