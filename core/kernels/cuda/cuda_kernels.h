@@ -13,9 +13,8 @@ class CudaKernels final : public Kernels {
   // Prepared kernels are made for this device; all others run on their stream's.
   explicit CudaKernels(const Device& device) : device_(device) {}
 
-  bool has_precision(Precision precision) const override {
-    return precision == Precision::f32 || precision == Precision::tf32;
-  }
+  // Code is for GPUs of compute capability 8.0 and later, which have both half types.
+  bool has_precision(Precision) const override { return true; }
   std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override;
   std::unique_ptr<Pool2d> make_pool2d(const Pool2dSpec& spec) override;
   std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,

@@ -23,9 +23,9 @@ struct Drop {
 };
 
 // kWidth is 4 where x and y are aligned to 16 bytes, else 1.
-template <int kWidth>
+template <int kWidth, typename T>
 __global__ void __launch_bounds__(kThreads)
-    dropout_kernel(Drop drop, const float* x, float* y, std::int64_t n) {
+    dropout_kernel(Drop drop, const T* x, T* y, std::int64_t n) {
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x;
   Pack<kWidth> v[kMine][kWords / kWidth];
 #pragma unroll
@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(kThreads)
       } else {
 #pragma unroll
         for (int w = 0; w < kWidth; ++w) {
-          if (first + i + w < n) y[first + i + w] = drop(words[i + w], x[first + i + w]);
+          const std::int64_t at = first + i + w;
+          if (at < n) y[at] = rounded<T>(drop(words[i + w], widen(x[at])));
         }
       }
     }
@@ -72,12 +73,11 @@ void CudaKernels::dropout(Stream& s, const Tensor& draws, std::uint64_t site, fl
   const Drop drop{draws.as<DrawKey>(), site, dropped, 1.0f / (1.0f - p)};
   const unsigned blocks = blocks_for(n, kWords * kMine * kThreads);
   const OnStream on(s);
-  if (aligned(x.data) && aligned(y.data)) {
-    dropout_kernel<kWide>
-        <<<blocks, kThreads, 0, on.stream>>>(drop, x.as<float>(), y.as<float>(), n);
-  } else {
-    dropout_kernel<1><<<blocks, kThreads, 0, on.stream>>>(drop, x.as<float>(), y.as<float>(), n);
-  }
+  const bool wide = aligned(x.data) && aligned(y.data);
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    const auto kernel = wide ? dropout_kernel<kWide, T> : dropout_kernel<1, T>;
+    kernel<<<blocks, kThreads, 0, on.stream>>>(drop, x.as<T>(), y.as<T>(), n);
+  });
   check_launch("dropout");
 }
 

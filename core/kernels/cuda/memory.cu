@@ -25,7 +25,9 @@ __global__ void set_values_kernel(Values values, int count, std::int64_t* to) {
 }  // namespace
 
 void CudaKernels::fill(Stream& s, Tensor x, float value) {
-  for_elements<0, 1>(s, "fill", elements(x), {}, {x.as<float>()}, Constant{value});
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    for_elements<0, 1, T>(s, "fill", elements(x), {}, {x.as<T>()}, Constant{value});
+  });
 }
 
 void CudaKernels::copy(Stream& s, const Tensor& from, Tensor to) {
