@@ -145,7 +145,8 @@ struct MatmulSpec {
   Activation activation = Activation::none;  // none or relu
   Precision precision = Precision::f32;      // where the operands are f32
   DType operands = DType::f32;               // a and b: f32, bf16 or f16
-  DType result = DType::f32;                 // c: f32 or as the operands; bias is f32
+  DType result = DType::f32;                 // c: f32 or as the operands
+  // The bias is f32; a device may round it to the result's type before it is added.
 };
 
 class Matmul {
