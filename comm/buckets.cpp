@@ -251,4 +251,10 @@ std::size_t GradientBuckets::bucket_count() const {
   return impl_->buckets.size();
 }
 
+std::vector<std::size_t> GradientBuckets::ends() const {
+  std::vector<std::size_t> ends;
+  for (const Bucket& bucket : impl_->buckets) ends.push_back(bucket.end);
+  return ends;
+}
+
 }  // namespace peal

@@ -81,6 +81,7 @@ class GradientBuckets {
 
   double seconds_waited() const;  // in finish, since construction
   std::size_t bucket_count() const;
+  std::vector<std::size_t> ends() const;  // in bytes of the arena
 
  private:
   struct Impl;

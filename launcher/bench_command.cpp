@@ -120,6 +120,7 @@ void bench_train(const Arguments& arguments, const JobSpec& given, Communicator&
     if (step >= arguments.warmup) times.push_back(seconds_now() - start);
     if (step == 0) measured.to_first_step = seconds_since_launch();
   }
+  trainer.finish();
   measured.seconds = seconds_now() - begin;
   measured.median = quantile(times, 0.5);
   if (comm.rank() == 0) report(arguments, job, comm, trainer, measured);

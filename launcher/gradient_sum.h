@@ -34,6 +34,8 @@ class GradientSum {
   // Everything below `bytes_final` of the gradient at hand is written. Starts communication when
   // this is the last leaf and part of every lane.
   virtual void ready(Stream& s, int lane, int leaf, int part, std::size_t bytes_final) = 0;
+  // Numbers of bytes at which ready() does something that it would not do at the next; growing.
+  virtual std::vector<std::size_t> bounds() const { return {}; }
   // The gradient at hand is complete.
   virtual void end_part(Stream& s, int lane, int leaf, int part) = 0;
   // All are: makes `s` wait for the sum. `on_slice` is called with slices [begin, end) in bytes, in

@@ -31,6 +31,7 @@ class GradientTree final : public GradientSum {
   void begin_step(std::int64_t step) override;
   std::byte* target(int lane, int leaf, int part) override;
   void ready(Stream& s, int lane, int leaf, int part, std::size_t bytes_final) override;
+  std::vector<std::size_t> bounds() const override { return buckets_.ends(); }
   void end_part(Stream& s, int lane, int leaf, int part) override;
   void finish(Stream& s, const OnSlice& on_slice) override { buckets_.finish(s, on_slice); }
   std::size_t slices() const override { return buckets_.bucket_count(); }

@@ -44,6 +44,7 @@ double OverlapBench::measure(OverlapMode mode, std::int64_t steps) {
   for (std::int64_t i = 0; i < steps; ++i) {
     const double begin = seconds_now();
     trainer.step(next++, /*stop_asked=*/false, /*want_norm=*/false);
+    trainer.finish();
     if (alone) last_alone_ = seconds_now() - begin;
   }
   meet();

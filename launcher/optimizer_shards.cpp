@@ -1,7 +1,6 @@
 #include "launcher/optimizer_shards.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <functional>
 
@@ -54,7 +53,8 @@ OptimizerShards::OptimizerShards(const BucketShards& shards, Communicator& comm,
   for (std::size_t b = 0; b < buckets(); ++b) {
     for (int r = 0; r < shards.ranks(); ++r) {
       const std::int64_t blocks = blocks_of(shards.slice(b, r));
-      for (std::int64_t i = 0; i < blocks; ++i) block_order_.push_back(next[at(r)]++);
+      for (std::int64_t i = 0; i < blocks; ++i)
+        block_order_.push_back(static_cast<std::int64_t>(next[at(r)]++));
     }
   }
   if (host.rank() == 0) bounce_ = Buffer(shards.largest_bucket());
@@ -81,27 +81,18 @@ void OptimizerShards::finish_sharing(Stream& s) {
   shared_ = 0;
 }
 
-double OptimizerShards::gradient_norm(Stream& s, std::byte* gradients, const Mirror& sums) {
-  const std::int64_t mine = block_counts_[at(host_.rank())];
+void OptimizerShards::sum_squares(Stream& s, std::byte* gradients, const Tensor& sums) {
+  auto* const all = sums.as<std::byte>();
   std::size_t block = first_block_;
   for (std::size_t b = 0; b < buckets(); ++b) {
     const std::int64_t blocks = blocks_of(slice(b));
     if (blocks == 0) continue;
     kernels(device_).sum_squares(s, floats(gradients, slice(b), device_),
-                                 doubles(sums.data(), block, blocks, device_));
+                                 doubles(all, block, blocks, device_));
     block += static_cast<std::size_t>(blocks);
   }
-  const Tensor own = doubles(sums.host(), first_block_, mine, kCpu);
-  copy(s, own.as<std::byte>(), sums.data() + first_block_ * sizeof(double), own.bytes());
-  s.synchronize();
-  Stream host;
-  const auto all = static_cast<std::int64_t>(block_order_.size());
-  host_.wait(host, host_.all_gather(host, "gradient norm", own, doubles(sums.host(), 0, all, kCpu),
-                                    block_counts_));
-  const auto* values = reinterpret_cast<const double*>(sums.host());
-  double sum = 0;
-  for (const std::size_t place : block_order_) sum += values[place];
-  return std::sqrt(sum);
+  const Tensor mine = doubles(all, first_block_, block_counts_[at(host_.rank())], device_);
+  comm_.wait(s, comm_.all_gather(s, "gradient norm", mine, sums, block_counts_));
 }
 
 void OptimizerShards::collect_gradients(Stream& s, std::byte* gradients) {

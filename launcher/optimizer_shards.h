@@ -37,9 +37,11 @@ class OptimizerShards {
   void share(Stream& s, std::size_t bucket, std::byte* parameters);
   void finish_sharing(Stream& s);  // `s` waits for all that was started
 
-  // sqrt of the sum of squares over the blocks of all ranks, in their order: global_norm's bits.
-  // `sums`: f64, one for each block. Waits for the stream. Collective.
-  double gradient_norm(Stream& s, std::byte* gradients, const Mirror& sums);
+  // The sums of squares of all ranks' blocks of the gradient (Kernels::sum_squares): `sums` (N) f64
+  // becomes those of one rank after those of another, and block i of the arena has
+  // sums[block_order()[i]]. Collective.
+  void sum_squares(Stream& s, std::byte* gradients, const Tensor& sums);
+  const std::vector<std::int64_t>& block_order() const { return block_order_; }
 
   // Brings the sums that ranks have to rank 0, which then has all in `gradients`. Collective.
   void collect_gradients(Stream& s, std::byte* gradients);
@@ -68,7 +70,7 @@ class OptimizerShards {
   // The norm's blocks: those of a rank stand together; where that of rank r begin, how many they
   // are, and where the blocks stand in the order of the arena.
   std::vector<std::int64_t> block_counts_;
-  std::vector<std::size_t> block_order_;
+  std::vector<std::int64_t> block_order_;
   std::size_t first_block_ = 0;
   Buffer bounce_;  // a bucket of one state, on rank 0
 };

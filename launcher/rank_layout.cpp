@@ -98,4 +98,20 @@ RankLayout find_hosts(Communicator& comm) {
   return layout;
 }
 
+std::vector<std::string> host_names(Communicator& comm) {
+  constexpr std::size_t kRoom = 64;
+  std::array<char, kRoom> own{};
+  gethostname(own.data(), kRoom - 1);
+  std::vector<char> all(kRoom * static_cast<std::size_t>(comm.world_size()));
+  Stream stream;
+  const auto bytes = [](std::int64_t n, char* data) {
+    return Tensor{.data = data, .shape = {n}, .dtype = DType::u8};
+  };
+  comm.wait(stream, comm.all_gather(stream, "hosts", bytes(kRoom, own.data()),
+                                    bytes(static_cast<std::int64_t>(all.size()), all.data())));
+  std::vector<std::string> names;
+  for (std::size_t r = 0; r < all.size(); r += kRoom) names.emplace_back(&all[r]);
+  return names;
+}
+
 }  // namespace peal

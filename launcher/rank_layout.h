@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -23,6 +24,9 @@ struct RankLayout {
 int cpus_of_rank(Communicator& comm);
 // `allowed`: of the ranks of a host; `limit`: of all of them together, 0 for none.
 int share_of_cpus(std::span<const CpuSet> allowed, std::size_t rank, double limit);
+
+// By rank. Collective.
+std::vector<std::string> host_names(Communicator& comm);
 
 // Hosts are told apart by their names, machines by what their kernel drew at its start. Collective.
 RankLayout find_hosts(Communicator& comm);

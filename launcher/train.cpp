@@ -1,9 +1,6 @@
 #include "launcher/train.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -20,6 +17,7 @@
 #include "launcher/metrics.h"
 #include "launcher/newest_state.h"
 #include "launcher/progress.h"
+#include "launcher/rank_layout.h"
 #include "launcher/rank_times.h"
 #include "launcher/run_directory.h"
 #include "launcher/status.h"
@@ -29,18 +27,6 @@
 #include "launcher/version.h"
 
 namespace peal {
-
-void together(Communicator& comm, const std::function<void()>& work) {
-  std::unique_ptr<Error> mine;
-  try {
-    work();
-  } catch (const Error& error) {
-    mine = std::make_unique<Error>(error);
-  } catch (const std::exception& error) {
-    mine = std::make_unique<Error>(ErrorKind::internal, "", error.what());
-  }
-  agree_on_error(comm, mine.get());
-}
 
 namespace {
 
@@ -89,7 +75,9 @@ class Run {
   RunStatus first_status();
   std::string device_text() const;
   void announce();
-  void after_step(std::int64_t step, const StepResult& result);
+  void after_step(std::int64_t step, std::optional<StepResult> result);
+  void take(const StepResult& result);
+  bool weights_are_due(std::int64_t step) const;
   void log_window(std::int64_t step, const StepResult& result);
   void evaluate(std::int64_t step);
   void save(std::int64_t step);
@@ -102,6 +90,7 @@ class Run {
   std::int64_t epoch_of(std::int64_t step) const {  // of the last finished step; counts from 1
     return (step - 1) / trainer_->steps_per_epoch() + 1;
   }
+  bool histograms_due(std::int64_t step) const;
   void histograms(std::int64_t step);
   void make_timeline();
   void write_timeline();
@@ -139,6 +128,7 @@ class Run {
     std::int64_t records = 0;
     double seconds = 0;
   } window_;
+  bool stop_ = false;  // some rank asked for the end
   Clock::time_point step_start_;
   double speed_ = 0;
 };
@@ -156,7 +146,7 @@ void Run::prepare() {
   const Say say = [this](const std::string& line) { progress_.say(line); };
   together(comm_, [&] { check_model(job_); });
   TrainingData data = open_data(job_, model_info(job_.model()), comm_, say);
-  trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data));
+  trainer_ = std::make_unique<Trainer>(job_, comm_, std::move(data), options_.hooks);
   agree(comm_, {{"parameter table", std::to_string(trainer_->table().hash())},
                 {"training steps", std::to_string(trainer_->total_steps())}});
   together(comm_, [&] {
@@ -312,20 +302,9 @@ void Run::write_timeline() {
 
 // The hosts of all ranks, in their order, each once.
 std::vector<std::string> Run::hosts() {
-  constexpr std::size_t kRoom = 64;
-  std::array<char, kRoom> own{};
-  gethostname(own.data(), kRoom - 1);
-  std::vector<char> all(kRoom * static_cast<std::size_t>(comm_.world_size()));
-  Stream stream;
-  const auto bytes = [](std::int64_t n, char* data) {
-    return Tensor{.data = data, .shape = {n}, .dtype = DType::u8};
-  };
-  comm_.wait(stream, comm_.all_gather(stream, "hosts", bytes(kRoom, own.data()),
-                                      bytes(static_cast<std::int64_t>(all.size()), all.data())));
+  rank_hosts_ = host_names(comm_);
   std::vector<std::string> names;
-  for (std::size_t r = 0; r < all.size(); r += kRoom) {
-    const std::string name = &all[r];
-    rank_hosts_.push_back(name);
+  for (const std::string& name : rank_hosts_) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   }
   return names;
@@ -374,63 +353,76 @@ void Run::loop() {
                       "; --fresh starts over, a larger train.epochs goes on"));
   }
   std::int64_t step = first_step_;
-  bool stop = false;
   // What was due when the last start ended is not lost with the hosts' memory.
   const bool from_memory = found_.step >= 0;
   if (from_memory && checkpoint_due(step)) save(step);
-  while (step < steps && !stop) {
+  while (step < steps && !stop_) {
     log::set_step(step + 1);
     comm_.set_step(step + 1);
     step_start_ = Clock::now();
     const bool want_norm = (step + 1) % job_.run().log_every_steps() == 0;
     if (timeline_) timeline_->begin_step(step + 1);
-    const StepResult result = trainer_->step(step, StopSignal::asked(), want_norm);
+    const std::optional<StepResult> result = trainer_->step(step, StopSignal::asked(), want_norm);
     if (timeline_) timeline_->end_step();
     ++step;
     if (step == first_step_ + 1) {
       comm_.set_deadline(job_.parallel().deadline_seconds());
       log::info("first step finished");
     }
-    stop = result.stop;
     after_step(step, result);
-    if (timeline_ && timeline_->complete(step) && !stop && step < steps) write_timeline();
+    if (timeline_ && timeline_->complete(step) && !stop_ && step < steps) write_timeline();
   }
   times_.finish();
   if (step > first_step_ || from_memory) {
-    if (!stop && evaluated_step_ != step) evaluate(step);
+    if (!stop_ && evaluated_step_ != step) evaluate(step);
     together(comm_, [&] {
       save(step);
       if (writer_) writer_->wait();
     });
-  } else if (!stop) {
+  } else if (!stop_) {
     evaluate(step);
   }
   if (timeline_) write_timeline();
   tell_cost();
   memory_->remove();  // all of it is on disk
   signals.over();
-  if (status_) status_->end(stop ? "stopped" : "finished");
-  if (stop) {
+  if (status_) status_->end(stop_ ? "stopped" : "finished");
+  if (stop_) {
     progress_.say(cat("stopped after step ", step,
                       "; a checkpoint is written and the same command "
                       "goes on from there"));
   }
 }
 
-void Run::after_step(std::int64_t step, const StepResult& result) {
+// `result`: of this step, or on a GPU of the one before. What others are to see of a step waits for
+// its own.
+void Run::after_step(std::int64_t step, std::optional<StepResult> result) {
   const double seconds = seconds_since(step_start_);
   memory_->finished(step);
   step_seconds_ += seconds;
   window_.seconds += seconds;
-  window_.records += result.records;
-  window_.loss += result.loss * static_cast<double>(result.records);
-  window_.correct += result.accuracy * static_cast<double>(result.records);
-  if (first_rank()) log_window(step, result);
+  if (result) take(*result);
+  if (stop_ || weights_are_due(step)) {
+    if ((result = trainer_->finish())) take(*result);
+  }
   histograms(step);
   if (checkpoint_due(step)) save(step);
   if (evaluation_due(step)) evaluate(step);
   if (memory_->due(step)) save_in_memory(step);
   exchange_times(seconds);
+}
+
+void Run::take(const StepResult& result) {
+  window_.records += result.records;
+  window_.loss += result.loss * static_cast<double>(result.records);
+  window_.correct += result.accuracy * static_cast<double>(result.records);
+  stop_ = stop_ || result.stop;
+  if (first_rank()) log_window(result.step + 1, result);
+}
+
+bool Run::weights_are_due(std::int64_t step) const {
+  return checkpoint_due(step) || evaluation_due(step) || histograms_due(step) ||
+         memory_->due(step) || step == trainer_->total_steps();
 }
 
 void Run::save_in_memory(std::int64_t step) {
@@ -507,13 +499,18 @@ void Run::log_window(std::int64_t step, const StepResult& result) {
       {"loss", loss}, {"learning_rate", result.learning_rate}, {"samples_per_second", speed_}};
   if (accuracy >= 0) values["accuracy"] = accuracy;
   if (result.gradient_norm >= 0) values["gradient_norm"] = result.gradient_norm;
+  if (result.loss_scale > 0) values["loss_scale"] = result.loss_scale;
   metrics_->write(step, epoch_of(step), values);
   window_ = {};
 }
 
-void Run::histograms(std::int64_t step) {
+bool Run::histograms_due(std::int64_t step) const {
   const int every = job_.run().histograms_every_steps();
-  if (every == 0 || step % every != 0 || !job_.run().tensorboard()) return;
+  return every != 0 && step % every == 0 && job_.run().tensorboard();
+}
+
+void Run::histograms(std::int64_t step) {
+  if (!histograms_due(step)) return;
   trainer_->collect_gradients();
   if (!first_rank()) return;
   const auto write = [&](const std::string& prefix, const std::vector<NamedTensor>& tensors) {

@@ -6,6 +6,7 @@
 #include "comm/communicator.h"
 #include "core/config/job.pb.h"
 #include "launcher/timeline.h"
+#include "launcher/trainer_hooks.h"
 
 namespace peal {
 
@@ -15,6 +16,7 @@ struct TrainOptions {
   std::string binding;    // what this rank keeps to, for its log
   std::string timeline;   // file to write; empty: none
   TimelineSteps timeline_steps = {};
+  TrainerHooks hooks = {};  // for tests
 };
 
 // Runs `work` on every rank; when it threw Error on any of them, every rank throws. What only some

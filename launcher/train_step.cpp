@@ -1,9 +1,12 @@
 // The train step: read this first.
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/kernels/kernels.h"
 #include "launcher/trainer.h"
 
@@ -25,9 +28,8 @@ class Timer {
 
 }  // namespace
 
-StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
-  *reinterpret_cast<float*>(stop_flag_.host()) = stop_asked ? 1.0f : 0.0f;
-  stop_flag_.upload(stream_);
+std::optional<StepResult> Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
+  set_stop(stop_asked);
   if (device_comm_) tell_device_comm(step);
   step_start_ = std::chrono::steady_clock::now();
   sum_->begin_step(step);
@@ -35,7 +37,7 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
 
   Timeline* const timeline = Timeline::active(timeline_);
   // The first bucket brings the loss of all ranks, so that a bad one is seen before any update.
-  const bool need_norm = job_.train().clip_norm() > 0 || want_norm;
+  const bool need_norm = job_.train().clip_norm() > 0 || want_norm || control_->scaled();
   bool checked = false;
   double update_seconds = 0;
   {
@@ -45,14 +47,13 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
     sum_->finish(stream_, [&](std::size_t begin, std::size_t end) {
       if (timeline) timeline->add(/*lane=*/0, "wait", waits_since, bucket);
       if (!checked && end >= table_.slots_end) {
-        read_back_slots();
-        check_loss(step);
+        take_slots(step);
         checked = true;
       }
       if (!need_norm) {
         const Timer updating(update_seconds);
         const TimelineScope scope(timeline, /*lane=*/0, "optimizer", bucket);
-        update(step, begin, end, /*gradient_scale=*/1);
+        update(step, begin, end);
       }
       ++bucket;
       if (timeline) waits_since = timeline->now();
@@ -60,20 +61,23 @@ StepResult Trainer::step(std::int64_t step, bool stop_asked, bool want_norm) {
   }
   times_.comm -= update_seconds;
   times_.optimizer += update_seconds;
-  StepResult result = read_slots(step);
   {
     const Timer timer(times_.optimizer);
     const TimelineScope scope(timeline, /*lane=*/0, "optimizer");
     if (need_norm) {
-      result.gradient_norm = gradient_norm();
-      const double clip = job_.train().clip_norm();
-      update(step, 0, table_.gradient_bytes,
-             clip > 0 ? clip_factor(result.gradient_norm, clip) : 1.0f);
+      take_norm();
+      update(step, 0, table_.gradient_bytes);
     }
     plans_[0].apply_slots(stream_, sum_->total());
   }
   if (shards_) finish_sharing();
-  return result;
+  control_->end(stream_);
+  return read(control_->due());
+}
+
+std::optional<StepResult> Trainer::finish() {
+  control_->newest().there.synchronize();
+  return read(control_->newest());
 }
 
 // Forward and backward of this lane's virtual ranks, each alone and in order.
@@ -115,11 +119,22 @@ void Trainer::run_lane(int lane, std::int64_t step) {
       }
       const TimelineScope scope(timeline, lane, "merge", virtual_rank);
       sum_->end_part(stream_, lane, leaf, part);
-      // The device has come past the part before this one at most.
-      if (!batches_.empty()) batches_[static_cast<std::size_t>(lane)].copied.synchronize();
-      loader_->release(*batch);
+      release(lane, *batch);
     }
   }
+}
+
+// Where the device may still have to copy it, the batch is kept until the next one of the lane is
+// enqueued: the host is ahead of it by that one, and need not wait for what it has just enqueued.
+void Trainer::release(int lane, const Batch& batch) {
+  if (!control_->late()) return loader_->release(batch);
+  HeldBatch& held = held_[static_cast<std::size_t>(lane)];
+  if (held.batch != nullptr) {
+    held.copied.synchronize();
+    loader_->release(*held.batch);
+  }
+  held.batch = &batch;
+  if (!batches_.empty()) std::swap(held.copied, batches_[static_cast<std::size_t>(lane)].copied);
 }
 
 // The batch itself on the CPU, a copy of it on a device.
@@ -154,10 +169,24 @@ void Trainer::note_ready(std::size_t bytes_final) {
   ready_times_->push_back({bytes_final, since.count()});
 }
 
-void Trainer::check_loss(std::int64_t step) {
-  const float loss = slot("loss");
+void Trainer::set_stop(bool stop_asked) {
+  const auto flag = static_cast<std::int64_t>(std::bit_cast<std::uint32_t>(stop_asked ? 1.0f : 0));
+  kernels(device_).set_values(
+      stream_, {&flag, 1},
+      {.data = stop_flag_.data(), .shape = {1}, .dtype = DType::i64, .device = device_});
+}
+
+// The loss of all ranks is there. Where the host reads it at once, it lets no update begin after a
+// bad one; else the device does.
+void Trainer::take_slots(std::int64_t step) {
+  control_->take_slots(stream_, step, sum_->total(), table_.slot("loss").offset);
+  if (!control_->late()) check_loss(control_->newest());
+}
+
+void Trainer::check_loss(const StepValues& values) const {
+  const float loss = values.slot(table_.slot("loss").offset);
   if (std::isfinite(loss)) return;
-  throw Error(ErrorKind::numeric, cat("step ", step + 1),
+  throw Error(ErrorKind::numeric, cat("step ", values.step + 1),
               cat("the loss is ", loss,
                   "; weights are as they were before this step. A smaller "
                   "learning rate or train.clip_norm may help; the newest checkpoint is intact"));
@@ -165,27 +194,26 @@ void Trainer::check_loss(std::int64_t step) {
 
 // Steps the optimizer over [begin, end) of the arenas, slots left out; sharded: whole buckets, of
 // each this rank's slice, whose parameters then go to all ranks while the next bucket is stepped.
-void Trainer::update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale) {
+void Trainer::update(std::int64_t step, std::size_t begin, std::size_t end) {
   begin = std::max(begin, table_.slots_end);
   if (begin >= end) return;
-  if (!shards_) return update_slice(step, {begin, end}, begin, gradient_scale);
+  if (!shards_) return update_slice(step, {begin, end}, begin);
   const BucketShards& all = shards_->shards();
   for (std::size_t b = all.bucket_at(begin); b < all.buckets() && all.bucket(b).end <= end; ++b) {
-    update_slice(step, shards_->slice(b), shards_->place(b), gradient_scale);
+    update_slice(step, shards_->slice(b), shards_->place(b));
     shards_->share(stream_, b, parameters_.data());
   }
 }
 
 // `state`: where the slice begins in the arenas of states.
-void Trainer::update_slice(std::int64_t step, ByteRange part, std::size_t state,
-                           float gradient_scale) {
+void Trainer::update_slice(std::int64_t step, ByteRange part, std::size_t state) {
   if (part.size() == 0) return;
   std::vector<Tensor>& states = optimizer_slices_;
   for (std::size_t i = 0; i < states.size(); ++i)
     states[i] = slice(optimizer_states_[i].data(), state, state + part.size());
   const double rate = optimizer_->learning_rate() * schedule_.factor(step, total_steps_);
   optimizer_->step(stream_,
-                   {.number = step + 1, .learning_rate = rate, .gradient_scale = gradient_scale},
+                   {.number = step + 1, .learning_rate = rate, .control = control_->control()},
                    gradient_slice(part.begin, part.end), states,
                    slice(parameters_.data(), part.begin, part.end));
 }
@@ -197,37 +225,63 @@ void Trainer::finish_sharing() {
   shards_->finish_sharing(stream_);
 }
 
-double Trainer::gradient_norm() {
-  if (shards_) return shards_->gradient_norm(stream_, sum_->total(), norm_blocks_);
-  return global_norm(stream_, gradient_slice(table_.slots_end, table_.gradient_bytes),
-                     {.data = norm_blocks_.data(),
-                      .shape = {static_cast<std::int64_t>(norm_blocks_.size() / sizeof(double))},
-                      .dtype = DType::f64,
-                      .device = device_},
-                     reinterpret_cast<double*>(norm_blocks_.host()));
+// The norm of the gradient, and the factor that clips it.
+void Trainer::take_norm() {
+  const auto blocks = static_cast<std::int64_t>(norm_blocks_.size() / sizeof(double));
+  const Tensor sums{norm_blocks_.data(), {blocks}, DType::f64, device_};
+  Kernels& k = kernels(device_);
+  if (shards_) {
+    shards_->sum_squares(stream_, sum_->total(), sums);
+  } else {
+    k.sum_squares(stream_, gradient_slice(table_.slots_end, table_.gradient_bytes), sums);
+  }
+  const Tensor order =
+      shards_ ? Tensor{norm_order_.data(), {blocks}, DType::i64, device_} : Tensor{};
+  k.clip(stream_, sums, order, job_.train().clip_norm(),
+         control_->scaled() ? control_->scale() : Tensor{}, control_->norm(), control_->factor());
+  if (control_->scaled()) {
+    k.adapt_scale(stream_, control_->norm(), job_.train().loss_scale_grows_after(),
+                  control_->open(), control_->go(), control_->scaling());
+  }
+  control_->take_norm(stream_);
 }
 
-// On a device: the host waits until the sum of the first bucket is there.
-void Trainer::read_back_slots() {
-  if (device_.kind == Device::Kind::cpu) return;
-  copy(stream_, slots_.data(), sum_->total(), table_.slots_end);
-  stream_.synchronize();
-}
-
-float Trainer::slot(const std::string& name) const {
-  const std::byte* slots = slots_.size() > 0 ? slots_.data() : sum_->total();
-  return *reinterpret_cast<const float*>(slots + table_.slot(name).offset);
-}
-
-StepResult Trainer::read_slots(std::int64_t step) const {
-  StepResult result;
-  result.records = Loader::records_in_step(data_.train->size(), job_.train().global_batch(), step);
+// Once of each step.
+std::optional<StepResult> Trainer::read(StepValues& values) {
+  if (values.step < 0) return {};
+  check_loss(values);
+  const auto slot = [&](const char* name) { return values.slot(table_.slot(name).offset); };
+  StepResult result{.step = values.step};
+  result.records =
+      Loader::records_in_step(data_.train->size(), job_.train().global_batch(), result.step);
   const auto records = static_cast<double>(result.records);
   result.loss = slot("loss") / records;
   if (model_.has_accuracy) result.accuracy = slot("correct") / records;
-  result.learning_rate = optimizer_->learning_rate() * schedule_.factor(step, total_steps_);
+  if (values.has_norm) take_decisions(values, result);
+  result.learning_rate = optimizer_->learning_rate() * schedule_.factor(result.step, total_steps_);
   result.stop = slot("stop") > 0;
+  values.step = -1;
   return result;
+}
+
+// Of a step that was skipped the log tells; one at the smallest scale is the end.
+void Trainer::take_decisions(const StepValues& values, StepResult& result) const {
+  const StepValues::Decided& decided = values.decided();
+  const bool finite = std::isfinite(decided.norm);
+  if (finite) result.gradient_norm = decided.norm;
+  if (!control_->scaled()) return;
+  result.loss_scale = decided.scaling.scale;
+  if (finite) return;
+  if (decided.open == 0) {
+    throw Error(ErrorKind::numeric, cat("step ", values.step + 1),
+                cat("the gradient is not finite at loss scale ", decided.scaling.used,
+                    ", the smallest; weights are as they were before this step. A smaller learning "
+                    "rate may help; the newest checkpoint is intact"));
+  }
+  log::info(cat("the gradient is not finite at loss scale ",
+                static_cast<std::int64_t>(decided.scaling.used), ": step ", values.step + 1,
+                " changes nothing, the next one has ",
+                static_cast<std::int64_t>(decided.scaling.scale)));
 }
 
 Tensor Trainer::slice(std::byte* arena, std::size_t begin, std::size_t end) const {

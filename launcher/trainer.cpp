@@ -1,9 +1,11 @@
 #include "launcher/trainer.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/config/job.h"
 #include "core/kernels/kernels.h"
 #include "launcher/job_setup.h"
 #include "launcher/power_sgd.h"
@@ -62,8 +64,10 @@ void check_model(const JobSpec& job) {
     check_power_sgd(make_parameter_table(graph), compression.power_sgd().rank());
 }
 
-Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
+Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
+                 const TrainerHooks& hooks)
     : job_(job),
+      hooks_(hooks),
       comm_(comm),
       data_(std::move(data)),
       model_(model_info(job.model())),
@@ -84,8 +88,11 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
   optimizer_ = make_optimizer(job_.optimizer());
   schedule_ = make_schedule(job_.schedule());
   const auto trained = static_cast<std::int64_t>((table_.gradient_bytes - table_.slots_end) / 4);
-  norm_blocks_ = Mirror(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
-  if (device_.kind != Device::Kind::cpu) slots_ = pinned(Buffer(table_.slots_end), device_);
+  norm_blocks_ = Buffer(static_cast<std::size_t>(norm_blocks(trained)) * sizeof(double), device_);
+  const bool late = hooks_.late || device_.kind != Device::Kind::cpu;
+  control_ =
+      std::make_unique<StepControl>(table_.slots_end, device_, late, scales_loss(job_.train()));
+  scaling_ = pinned(Buffer(kAlignment), device_);
 
   make_sum();
   make_optimizer_states();
@@ -94,7 +101,12 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data)
     compression_ = std::make_unique<CompressionState>(comm_, table_, virtual_ranks, *sum_);
   }
   lanes_ = std::make_unique<Lanes>(sum_->lanes());
-  for (Plan& plan : plans_) plan.bind(parameters_.data(), states_.data());
+  for (int lane = 0; lane < sum_->lanes(); ++lane) held_.push_back({nullptr, Event(device_)});
+  for (Plan& plan : plans_) {
+    plan.bind(parameters_.data(), states_.data());
+    plan.set_gradient_bounds(sum_->bounds());
+    if (control_->scaled()) plan.bind_loss_factor(control_->scale());
+  }
   if (evaluation_) evaluation_->plan().bind(parameters_.data(), states_.data());
 }
 
@@ -114,16 +126,19 @@ void Trainer::make_plans() {
   add_stop_slot(graph);
   table_ = make_parameter_table(graph);
   const int lanes = lanes_wanted();
+  const bool on_gpu = device_.kind != Device::Kind::cpu;
   for (int lane = 0; lane < lanes; ++lane) {
-    plans_.emplace_back(graph, table_, device_, /*training=*/true,
-                        PlanOptions{.precision = precision_,
-                                    .outputs = false,
-                                    .recompute = job_.train().recompute() == TrainSpec::BLOCKS});
+    plans_.emplace_back(
+        graph, table_, device_, /*training=*/true,
+        PlanOptions{.precision = precision_,
+                    .outputs = false,
+                    .recompute = job_.train().recompute() == TrainSpec::BLOCKS,
+                    .record = hooks_.record || (on_gpu && job_.train().cuda_graphs())});
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};
   for (const std::int64_t dim : model_.record_shape) x_shape_.push_back(dim);
-  if (device_.kind != Device::Kind::cpu) make_batches(lanes);
+  if (on_gpu) make_batches(lanes);
   if (data_.test) {
     evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
                                                job_.eval().batch(), precision_, device_);
@@ -176,6 +191,11 @@ void Trainer::make_optimizer_states() {
     shards_ = std::make_unique<OptimizerShards>(*buckets_->shards(), gradient_comm(), comm_, table_,
                                                 device_);
     bytes = shards_->state_bytes();
+    const std::vector<std::int64_t>& order = shards_->block_order();
+    norm_order_ = Buffer(order.size() * sizeof order[0], device_);
+    copy(stream_, norm_order_.data(), reinterpret_cast<const std::byte*>(order.data()),
+         norm_order_.size());
+    stream_.synchronize();
   }
   for (std::size_t i = 0; i < optimizer_->state_names().size(); ++i) {
     optimizer_states_.emplace_back(bytes, device_);
@@ -206,6 +226,8 @@ void Trainer::make_loader(std::int64_t first_step) {
 
 void Trainer::initialize_weights() {
   initialize(table_, job_.train().seed(), parameters_.host(), states_.host());
+  const float scaling[] = {static_cast<float>(job_.train().loss_scale()), 0};
+  std::memcpy(scaling_.data(), scaling, sizeof scaling);
   if (!job_.model().weights().empty())
     load_weights(job_.model(), job_.model().weights(), weights());
 }
@@ -261,6 +283,11 @@ void Trainer::start(std::int64_t first_step, const Say& say) {
     shards_->give(host_, saved_optimizer_, optimizer_states_);
     for (Mirror& state : optimizer_states_) state.upload(stream_);
   }
+  if (control_->scaled()) {
+    const Tensor scaling = loss_scaling();
+    comm_.wait(host_, comm_.broadcast(host_, "loss scale", scaling, /*root=*/0));
+    copy(stream_, control_->scaling().as<std::byte>(), scaling_.data(), scaling.bytes());
+  }
   saved_optimizer_.clear();
   stream_.synchronize();
   if (compression_ && first_step > 0) compression_->restore(host_, saved_compression_);
@@ -284,10 +311,16 @@ std::vector<NamedTensor> Trainer::parameters() const {
 }
 
 std::vector<NamedTensor> Trainer::gradients() {
-  if (device_.kind == Device::Kind::cpu) return views(sum_->total(), "");
+  if (device_.kind == Device::Kind::cpu && !control_->scaled()) return views(sum_->total(), "");
   if (gradient_copy_.size() == 0) gradient_copy_ = Buffer(table_.gradient_bytes);
   copy(stream_, gradient_copy_.data(), sum_->total(), table_.gradient_bytes);
   stream_.synchronize();
+  if (control_->scaled()) {
+    const float scale = control_->newest().decided().scaling.used;
+    const Tensor all = {gradient_copy_.data(),
+                        {static_cast<std::int64_t>(table_.gradient_bytes / sizeof(float))}};
+    kernels(kCpu).scale(host_, 1 / scale, all, all);
+  }
   return views(gradient_copy_.data(), "");
 }
 
@@ -308,7 +341,12 @@ std::vector<NamedTensor> Trainer::optimizer_state() const {
       list.push_back(std::move(view));
     }
   }
+  if (control_->scaled()) list.push_back({"loss_scale", loss_scaling()});
   return list;
+}
+
+Tensor Trainer::loss_scaling() const {
+  return {.data = scaling_.data(), .shape = {2}};
 }
 
 std::vector<NamedTensor> Trainer::compression_state() {
@@ -329,6 +367,7 @@ void Trainer::read_back() {
   parameters_.download(stream_);
   states_.download(stream_);
   for (const Mirror& state : optimizer_states_) state.download(stream_);
+  copy(stream_, scaling_.data(), control_->scaling().as<std::byte>(), loss_scaling().bytes());
   stream_.synchronize();
 }
 

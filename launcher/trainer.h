@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,9 @@
 #include "launcher/mirror.h"
 #include "launcher/open_records.h"
 #include "launcher/optimizer_shards.h"
+#include "launcher/step_control.h"
 #include "launcher/timeline.h"
+#include "launcher/trainer_hooks.h"
 #include "models/model.h"
 
 namespace peal {
@@ -61,9 +64,11 @@ struct ReadyTime {
 };
 
 struct StepResult {
+  std::int64_t step = 0;      // counts from 0
   double loss = 0;            // mean over the step's records
   double accuracy = -1;       // -1: the model has none
-  double gradient_norm = -1;  // -1: not computed
+  double gradient_norm = -1;  // -1: not computed, or not finite
+  double loss_scale = -1;     // after this step; -1: there is none
   double learning_rate = 0;
   std::int64_t records = 0;
   bool stop = false;  // some rank asked for the end after this step
@@ -73,7 +78,8 @@ class Trainer {
  public:
   // Collective: every rank makes it with the same job, whose virtual_ranks is resolved. `comm` is
   // of host memory; where the job computes on GPUs, one for gradients there is made over it.
-  Trainer(const JobSpec& job, Communicator& comm, TrainingData data);
+  Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
+          const TrainerHooks& hooks = {});
   ~Trainer();
 
   // On rank 0, one of these before start(); nothing is communicated, and what is loaded stays until
@@ -85,10 +91,16 @@ class Trainer {
   // records are here. Collective.
   void start(std::int64_t first_step, const Say& say = {});
 
-  // One step of the job; `step` counts from 0. Every rank returns the same result. Throws
-  // Error(numeric) on every rank when the loss is not finite; parameters are then unchanged.
-  // `want_norm` asks for the gradient norm where clipping does not need it anyway.
-  StepResult step(std::int64_t step, bool stop_asked, bool want_norm);
+  // One step of the job; `step` counts from 0. Every rank returns the same result: of this step on
+  // the CPU; on a GPU, whose work the host only enqueues, of the step before, which it reads while
+  // this one runs (nothing from the first). Throws Error(numeric) on every rank when a loss is not
+  // finite: weights and optimizer states stay as they were before its step, also in the step that a
+  // GPU was given since. `want_norm` asks for the gradient norm where clipping does not need it
+  // anyway.
+  std::optional<StepResult> step(std::int64_t step, bool stop_asked, bool want_norm);
+  // The result that step() has not returned yet, if there is one; waits for its step and throws as
+  // step() does. To be called before anybody looks at the weights.
+  std::optional<StepResult> finish();
 
   // Mean loss and accuracy over the test records; the same on every rank and for every number of
   // ranks. Collective.
@@ -138,21 +150,25 @@ class Trainer {
   void make_loader(std::int64_t first_step);
   void run_lane(int lane, std::int64_t step);
   void note_ready(std::size_t bytes_final);
-  void check_loss(std::int64_t step);
-  StepResult read_slots(std::int64_t step) const;
-  void update(std::int64_t step, std::size_t begin, std::size_t end, float gradient_scale);
-  void update_slice(std::int64_t step, ByteRange part, std::size_t state, float gradient_scale);
-  double gradient_norm();
+  void set_stop(bool stop_asked);
+  void take_slots(std::int64_t step);
+  void take_norm();
+  void check_loss(const StepValues& values) const;
+  std::optional<StepResult> read(StepValues& values);
+  void take_decisions(const StepValues& values, StepResult& result) const;
+  void update(std::int64_t step, std::size_t begin, std::size_t end);
+  void update_slice(std::int64_t step, ByteRange part, std::size_t state);
   void finish_sharing();
   void set_inputs(int lane, const Batch& batch);
+  void release(int lane, const Batch& batch);
   void tell_device_comm(std::int64_t step);
-  void read_back_slots();
-  float slot(const std::string& name) const;
   Tensor slice(std::byte* arena, std::size_t begin, std::size_t end) const;
   Tensor gradient_slice(std::size_t begin, std::size_t end) const;
   std::vector<NamedTensor> views(std::byte* arena, const std::string& prefix) const;
+  Tensor loss_scaling() const;  // {scale, good}, on the host
 
   JobSpec job_;
+  const TrainerHooks hooks_;
   Communicator& comm_;
   TrainingData data_;
   ModelInfo model_;
@@ -165,8 +181,10 @@ class Trainer {
   Shape x_shape_;   // (B, record shape...) of one virtual rank's part, as the model sees it
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
 
-  Mirror parameters_, states_, norm_blocks_;
-  Buffer slots_, gradient_copy_;
+  Mirror parameters_, states_;
+  Buffer norm_blocks_, norm_order_, gradient_copy_;
+  std::unique_ptr<StepControl> control_;
+  Buffer scaling_;  // {scale, good} of the loss, as it was when the host last asked
   std::vector<Mirror> optimizer_states_;
   std::vector<Tensor> optimizer_slices_;  // reused by update()
   std::unique_ptr<Optimizer> optimizer_;
@@ -184,10 +202,15 @@ class Trainer {
     Event copied;
   };
   std::vector<DeviceBatch> batches_;  // one a lane; none on the CPU
+  struct HeldBatch {
+    const Batch* batch = nullptr;
+    Event copied;
+  };
+  std::vector<HeldBatch> held_;  // one a lane
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<Evaluation> evaluation_;
-  Mirror stop_flag_;
+  Buffer stop_flag_;
   bool stepped_ = false;
   StepTimes times_;
   Timeline* timeline_ = nullptr;

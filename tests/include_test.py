@@ -65,7 +65,7 @@ LIBRARIES = {
 }
 # The private header of a wrapper, seen only by the sources beside it: its library's types are what
 # it exists to wrap.
-WRAPPERS = {"core/kernels/cpu/onednn.h": "oneDNN"}
+WRAPPERS = {"core/kernels/cpu/onednn.h": "oneDNN", "core/kernels/cuda/stored.cuh": "CUDA"}
 # The public header that hands a library's types over, for users who bring them.
 SHOWS = {"comm/mpi_comm.h": "MPI"}
 # How examples, which are built outside the tree, name the installed headers.

@@ -1,5 +1,5 @@
 // Philox4x32-10 (Salmon et al., SC 2011, section 3.3), straight-line code for loops over counters
-// on the CPU and in CUDA kernels. Random (random.h) makes key and the high half of the counter.
+// on the CPU and in CUDA kernels. philox_key makes key and the high half of the counter.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,32 @@ struct PhiloxKey {
   std::uint32_t key[2];
   std::uint32_t high[2];  // of the counter
 };
+
+// Bijective 64-bit mixer (splitmix64's finaliser).
+PEAL_ANYWHERE std::uint64_t mix64(std::uint64_t x) {
+  x += 0x9E3779B97F4A7C15ull;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+  return x ^ (x >> 31);
+}
+
+// A RandomKey (random.h) but for its site: what differs from pass to pass, as kernels read it from
+// memory.
+struct DrawKey {
+  std::uint64_t seed = 0;
+  std::uint64_t turn = 0;  // turn_of(step, stream)
+};
+
+PEAL_ANYWHERE std::uint64_t turn_of(std::uint64_t step, std::uint64_t stream) {
+  return mix64(step) ^ mix64(~stream);
+}
+
+PEAL_ANYWHERE PhiloxKey philox_key(const DrawKey& draws, std::uint64_t site) {
+  const std::uint64_t a = mix64(draws.seed ^ mix64(site));
+  const std::uint64_t b = mix64(a ^ draws.turn);
+  return {{static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(a >> 32)},
+          {static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(b >> 32)}};
+}
 
 // The four words of counter (low, key.high).
 PEAL_ANYWHERE void philox(std::uint64_t low, const PhiloxKey& key, std::uint32_t* words) {

@@ -5,19 +5,7 @@
 
 namespace peal {
 
-std::uint64_t mix64(std::uint64_t x) {
-  x += 0x9E3779B97F4A7C15ull;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  return x ^ (x >> 31);
-}
-
-Random::Random(const RandomKey& key) {
-  const std::uint64_t a = mix64(key.seed ^ mix64(key.site));
-  const std::uint64_t b = mix64(a ^ mix64(key.step) ^ mix64(~key.stream));
-  key_ = {.key = {static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(a >> 32)},
-          .high = {static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(b >> 32)}};
-}
+Random::Random(const RandomKey& key) : key_(peal::philox_key(key.draws(), key.site)) {}
 
 std::array<std::uint32_t, 4> Random::words(std::uint64_t index) const {
   std::array<std::uint32_t, 4> out;

@@ -16,6 +16,8 @@ struct RandomKey {
   std::uint64_t step = 0;
   std::uint64_t stream = 0;  // virtual rank or record
   std::uint64_t site = 0;
+
+  DrawKey draws() const { return {seed, turn_of(step, stream)}; }
 };
 
 // Philox (philox.h), keyed by a RandomKey.
@@ -35,8 +37,5 @@ class Random {
  private:
   PhiloxKey key_;
 };
-
-// Bijective 64-bit mixer (splitmix64's finaliser).
-std::uint64_t mix64(std::uint64_t x);
 
 }  // namespace peal

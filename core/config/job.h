@@ -28,6 +28,9 @@ void set_field(JobSpec& job, const std::string& assignment);
 // Throws Error(input) "<where>: <path of the field>: ..."; where is the file, or "job".
 // virtual_ranks must be resolved (> 0; Error(internal) when it is 0) and ranks <= virtual_ranks.
 void validate_job(const JobSpec& job, int ranks, const std::string& where);
+
+// Whether the loss has a scale that adapts (train.loss_scaling).
+bool scales_loss(const TrainSpec& train);
 // The part of it that concerns one source of records; `path` is its field.
 void validate_source(const SourceSpec& source, const std::string& path, const std::string& where);
 
@@ -38,7 +41,7 @@ std::string effective_source(const SourceSpec& source);  // in the same way
 // xxh64 of what defines the trained weights: the effective job without
 // - name, run, checkpoint, eval,
 // - model.weights, which a run that goes on does not read,
-// - train.recompute,
+// - train.recompute and cuda_graphs,
 // - data.prefetch_batches, data.loader_threads, parallel.threads and the deadlines,
 // - parallel.bucket_size and shard_optimizer where they cannot change a bit (RANK_INVARIANT),
 // - train.epochs and train.max_steps where no learning rate depends on the length of the run (a

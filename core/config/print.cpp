@@ -155,6 +155,7 @@ std::uint64_t job_hash(const JobSpec& job) {
   full.clear_eval();
   full.mutable_model()->clear_weights();
   full.mutable_train()->clear_recompute();
+  full.mutable_train()->clear_cuda_graphs();
   full.mutable_data()->clear_prefetch_batches();
   full.mutable_data()->clear_loader_threads();
   if (full.data().has_train()) clear_way(*full.mutable_data()->mutable_train());

@@ -271,7 +271,24 @@ void check_parallel(const Checker& check, const JobSpec& job, int ranks) {
   check_compression(check, job.parallel());
 }
 
+void check_loss_scaling(const Checker& check, const JobSpec& job) {
+  const TrainSpec& train = job.train();
+  int exponent = 0;
+  check.require(std::frexp(train.loss_scale(), &exponent) == 0.5, "train.loss_scale",
+                train.loss_scale(), " is no power of two; ",
+                std::exp2(std::floor(std::log2(train.loss_scale()))), " is");
+  check.require(
+      !scales_loss(train) || !job.parallel().has_compression(), "parallel.compression",
+      "is not there with a loss scale that adapts (train.loss_scaling), which changes what "
+      "it remembers of gradients; leave one of them out");
+}
+
 }  // namespace
+
+bool scales_loss(const TrainSpec& train) {
+  if (train.loss_scaling() != TrainSpec::AUTO) return train.loss_scaling() == TrainSpec::DYNAMIC;
+  return train.precision() == TrainSpec::F16;
+}
 
 void validate_source(const SourceSpec& source, const std::string& path, const std::string& where) {
   const Checker check(where);
@@ -286,6 +303,7 @@ void validate_job(const JobSpec& job, int ranks, const std::string& where) {
   check_model(check, job.model());
   check_optimizer(check, job.optimizer());
   check_parallel(check, job, ranks);
+  check_loss_scaling(check, job);
   check.require(!job.run().directory().empty(), "run.directory", "is empty; name a folder");
   const std::string& metric = job.checkpoint().best_metric();
   check.require(metric.rfind("test_", 0) != 0 || job.data().has_test(), "checkpoint.best_metric",

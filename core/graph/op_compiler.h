@@ -39,12 +39,15 @@ struct Ref {
 // What a call sees while it runs.
 class Run {
  public:
-  Run(Stream& run_stream, const PassKey& pass, float scale, const Tensor* tensors, const int* bases)
-      : stream(run_stream), key(pass), loss_scale(scale), tensors_(tensors), bases_(bases) {}
+  Run(Stream& run_stream, const Tensor& draw_key, const Tensor& scale, const Tensor* tensors,
+      const int* bases)
+      : stream(run_stream), draws(draw_key), loss_scale(scale), tensors_(tensors), bases_(bases) {}
 
   Stream& stream;
-  const PassKey& key;
-  const float loss_scale;
+  // What differs from pass to pass is in memory, as a call may be recorded once and replayed with
+  // its arguments as they were. Kernels read it there.
+  const Tensor& draws;       // of dropout (kernels.h)
+  const Tensor& loss_scale;  // (1): d(loss)/d(loss)
 
   const Tensor& operator[](Ref ref) const {
     for (const int base : uses_)
@@ -58,6 +61,7 @@ class Run {
     op_ = &op;
     uses_ = uses;
   }
+  const std::string* op() const { return op_; }  // of the call at hand
 
  private:
   [[noreturn]] void fail_undeclared() const;

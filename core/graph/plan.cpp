@@ -1,9 +1,12 @@
 #include "core/graph/plan.h"
 
 #include <cstdint>
+#include <span>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/graph/plan_builder.h"
+#include "core/graph/replay.h"
 
 namespace peal {
 
@@ -21,11 +24,43 @@ Named& find(std::vector<Named>& all, const char* kind, const std::string& name) 
 
 }  // namespace
 
+namespace {
+
+void run_calls(Run& run, std::span<const PlanCall> calls) {
+  for (const PlanCall& call : calls) {
+    run.enter(call.op, call.uses);
+    call.function(run);
+  }
+}
+
+// A list of calls, plain or recorded.
+struct Replayed {
+  const char* name;
+  RecordingsByAddress kept{kMostRecorded};
+  bool ran = false;                              // once, plainly: libraries allocate at first use
+  std::vector<Recording>* recordings = nullptr;  // of the pass at hand; nullptr: plain
+};
+
+}  // namespace
+
 struct Plan::Impl {
+  Impl(std::unique_ptr<Program> compiled, Device device, bool records)
+      : program(std::move(compiled)),
+        kernels(peal::kernels(device)),
+        pass(device),
+        record(records) {
+    addresses.reserve(program->inputs.size() + 3);
+    cut({});
+  }
+
   std::unique_ptr<Program> program;
   Kernels& kernels;
-  PassKey key;  // of the last forward: backward repeats its draws
+  PassMemory pass;
   std::byte* gradients = nullptr;
+  const bool record;
+  Replayed forward{"forward"}, backward{"backward"}, apply{"apply slots"};
+  std::vector<CallSegment> segments;  // of backward
+  std::vector<const void*> addresses;
 
   void place(const std::vector<Program::Bound>& bound, std::byte* base) {
     for (const auto& [tensor, offset] : bound)
@@ -43,17 +78,61 @@ struct Plan::Impl {
     return program->tensors[static_cast<std::size_t>(index)];
   }
 
-  Run start(Stream& s, float loss_scale) const {
-    return {s, key, loss_scale, program->tensors.data(), program->bases.data()};
+  void cut(std::span<const std::size_t> bounds) {
+    std::vector<std::size_t> bytes_final;
+    for (const PlanCall& call : program->backward) bytes_final.push_back(call.bytes_final);
+    segments = cut_calls(bytes_final, bounds);
+    backward.kept.clear();
+  }
+
+  void forget_recordings() {
+    for (Replayed* each : {&forward, &backward, &apply}) each->kept.clear();
+  }
+
+  // A pass over the list begins. Recordings hold what the list's calls get from outside: addresses,
+  // and the stream with its workspace.
+  void begin(Stream& s, Replayed& list, std::byte* base) {
+    list.recordings = nullptr;
+    if (!record || !std::exchange(list.ran, true)) return;
+    const bool cpu = s.device().kind == Device::Kind::cpu;
+    addresses.assign({s.handle(), cpu ? nullptr : s.workspace(), base});
+    for (const Program::Input& input : program->inputs) addresses.push_back(input.data);
+    list.recordings = &list.kept.at(addresses);
+  }
+
+  // The n-th piece of the list: work(run), or what is recorded of it. Recorded work has the tensors
+  // as they are now.
+  template <typename Work>
+  void enqueue(Stream& s, const Replayed& list, std::size_t n, const Work& work) {
+    if (list.recordings == nullptr) {
+      Run run = start(s, program->tensors.data());
+      return work(run);
+    }
+    if (n == list.recordings->size()) {
+      const auto recorded = [this, work, tensors = program->tensors, what = list.name](Stream& on) {
+        Run run = start(on, tensors.data());
+        try {
+          work(run);
+        } catch (const Error& error) {
+          throw Error(error.kind(), error.where(),
+                      cat(error.message(), "; in ", run.op() ? *run.op() : "no op",
+                          " of a recorded ", what));
+        }
+      };
+      list.recordings->emplace_back(s, cat(list.name, " ", n), recorded);
+    }
+    (*list.recordings)[n].replay(s);
+  }
+
+  Run start(Stream& s, const Tensor* tensors) const {
+    return {s, pass.draws(), pass.loss_scale(), tensors, program->bases.data()};
   }
 };
 
 Plan::Plan(const Graph& graph, const ParameterTable& table, Device device, bool training,
            const PlanOptions& options)
-    : impl_(new Impl{PlanBuilder(graph, table, device, training, options).build(),
-                     kernels(device),
-                     {},
-                     nullptr}) {}
+    : impl_(new Impl(PlanBuilder(graph, table, device, training, options).build(), device,
+                     options.record)) {}
 
 Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
@@ -61,6 +140,15 @@ Plan::Plan(Plan&&) noexcept = default;
 void Plan::bind(std::byte* parameters, std::byte* states) {
   impl_->place(impl_->program->parameters, parameters);
   impl_->place(impl_->program->states, states);
+  impl_->forget_recordings();
+}
+
+void Plan::set_gradient_bounds(std::vector<std::size_t> bounds) {
+  impl_->cut(bounds);
+}
+
+void Plan::bind_loss_factor(const Tensor& factor) {
+  impl_->pass.multiply_loss_scale_by(factor);
 }
 
 void Plan::set_input(const std::string& name, const Tensor& tensor) {
@@ -84,38 +172,55 @@ void Plan::forward(Stream& s, const PassKey& key, std::byte* gradients) {
   Program& program = *impl_->program;
   for (const Program::Input& input : program.inputs)
     if (input.data == nullptr) fail_internal("input \"" + input.name + "\"", "was never set");
-  impl_->key = key;
-  Run run = impl_->start(s, 0);
-  for (const PlanCall& call : program.forward) {
-    run.enter(call.op, call.uses);
-    call.function(run);
-  }
-  if (gradients == nullptr) return;
-  impl_->use_gradients(gradients);
-  for (const Program::Slot& slot : program.slots)
-    impl_->kernels.copy(s, impl_->tensor(slot.value), impl_->tensor(slot.slot));
+  if (gradients != nullptr) impl_->use_gradients(gradients);
+  impl_->pass.set_key(s, key);
+  impl_->begin(s, impl_->forward, gradients);
+  impl_->enqueue(s, impl_->forward, 0, [&program, to_slots = gradients != nullptr](Run& run) {
+    run_calls(run, program.forward);
+    if (to_slots) run_calls(run, program.to_slots);
+  });
 }
 
 void Plan::backward(Stream& s, float loss_scale, std::byte* gradients,
                     const OnGradientReady& on_gradient_ready) {
-  if (impl_->program->backward.empty())
-    fail_internal("plan", "backward of a plan that was not compiled for training");
+  const std::span<const PlanCall> calls = impl_->program->backward;
+  if (calls.empty()) fail_internal("plan", "backward of a plan that was not compiled for training");
   impl_->use_gradients(gradients);
-  Run run = impl_->start(s, loss_scale);
-  for (const PlanCall& call : impl_->program->backward) {
-    run.enter(call.op, call.uses);
-    call.function(run);
-    if (call.bytes_final > 0 && on_gradient_ready) on_gradient_ready(call.bytes_final);
+  impl_->pass.set_loss_scale(s, loss_scale);
+  impl_->begin(s, impl_->backward, gradients);
+  const auto tell = [&](std::size_t bytes_final) {
+    if (bytes_final > 0 && on_gradient_ready) on_gradient_ready(bytes_final);
+  };
+  if (impl_->backward.recordings == nullptr) {
+    Run run = impl_->start(s, impl_->program->tensors.data());
+    for (const PlanCall& call : calls) {
+      run_calls(run, {&call, 1});
+      tell(call.bytes_final);
+    }
+    return;
+  }
+  std::size_t n = 0;
+  for (const CallSegment& segment : impl_->segments) {
+    const auto part = calls.subspan(segment.begin, segment.end - segment.begin);
+    impl_->enqueue(s, impl_->backward, n++, [part](Run& run) { run_calls(run, part); });
+    tell(segment.bytes_final);
   }
 }
 
 void Plan::apply_slots(Stream& s, std::byte* gradients) {
+  const std::span<const PlanCall> calls = impl_->program->apply;
+  if (calls.empty()) return;
   impl_->use_gradients(gradients);
-  Run run = impl_->start(s, 0);
-  for (const PlanCall& call : impl_->program->apply) {
-    run.enter(call.op, call.uses);
-    call.function(run);
-  }
+  impl_->begin(s, impl_->apply, gradients);
+  impl_->enqueue(s, impl_->apply, 0, [calls](Run& run) { run_calls(run, calls); });
+}
+
+std::size_t Plan::recorded_forward() const {
+  return impl_->forward.kept.size();
+}
+
+std::size_t Plan::recorded_backward() const {
+  return impl_->backward.kept.size();
 }
 
 float Plan::slot_value(Stream& s, const std::string& name) const {

@@ -71,7 +71,14 @@ struct PlanOptions {
   // In training: forget after forward what only a Graph::Block's own calls touch, and run its
   // forward again before its backward. Less memory, more time, the same bits.
   bool recompute = false;
+  // After a first pass, replay the calls as recordings (core/device/recording.h), on cuda as CUDA
+  // graphs: forward is one, so is apply_slots, and backward is cut at the bounds of
+  // set_gradient_bounds. The same bits. Made for the addresses at hand (inputs, gradients), kept
+  // for the last kMostRecorded of them.
+  bool record = false;
 };
+
+inline constexpr std::size_t kMostRecorded = 64;
 
 class Plan {
  public:
@@ -86,6 +93,8 @@ class Plan {
 
   // Memory of the device, as that of inputs and gradients is.
   void bind(std::byte* parameters, std::byte* states);
+  // (1) f32 of the device by which backward multiplies loss_scale, as it is when it begins.
+  void bind_loss_factor(const Tensor& factor);
 
   // Uses the tensor's memory as the named input until the next call; no copy. Shape and dtype
   // must match. Alignment to kAlignment.
@@ -94,8 +103,12 @@ class Plan {
 
   // Called with the number of bytes of the gradient arena, from its start, that are final (to what
   // is enqueued on the stream after it): each time a parameter's gradient has become final, with
-  // growing numbers; last with gradient_bytes.
+  // growing numbers; last with gradient_bytes. With PlanOptions::record only when the number
+  // reaches the next of the bounds, and last.
   using OnGradientReady = std::function<void(std::size_t bytes_final)>;
+  // Where the caller acts on it: growing numbers of bytes, such as the ends of buckets. None at
+  // first.
+  void set_gradient_bounds(std::vector<std::size_t> bounds);
 
   // Writes the slots of `gradients` (nullptr in evaluation: read slots with slot_value).
   void forward(Stream& s, const PassKey& key, std::byte* gradients);
@@ -110,6 +123,9 @@ class Plan {
   float slot_value(Stream& s, const std::string& name) const;
 
   PlanMemory memory() const;
+  // Sets of addresses for which forward, or backward, is recorded; for tests.
+  std::size_t recorded_forward() const;
+  std::size_t recorded_backward() const;
 
  private:
   struct Impl;

@@ -235,6 +235,10 @@ void PlanBuilder::compile_slots() {
     slot_entry_ = add_entry(shape, DType::f32, nullptr,
                             add_storage(Storage::Kind::gradient, 0, table_.slots[i].offset));
     program_->slots.push_back({slot.name, value, slot_entry_});
+    Kernels& k = kernels_;
+    const Ref from{value}, to{slot_entry_};
+    program_->to_slots.push_back(make_call("slot " + slot.name, {from, to},
+                                           [=, &k](Run& r) { k.copy(r.stream, r[from], r[to]); }));
   }
   for (std::size_t i = 0; i < impl_.slots.size(); ++i) {
     if (!impl_.slots[i].apply) continue;
@@ -265,7 +269,7 @@ void PlanBuilder::seed_backward() {
   }
   uses.insert(uses.end(), zeros.begin(), zeros.end());
   program_->backward.push_back(make_call("loss backward", uses, [=, &k](Run& r) {
-    if (seed) k.fill(r.stream, r[seed], r.loss_scale);
+    if (seed) k.copy(r.stream, r.loss_scale, r[seed]);
     for (const Ref zero : zeros) k.fill(r.stream, r[zero], 0);
   }));
 }

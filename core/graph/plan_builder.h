@@ -50,6 +50,7 @@ struct Program {
   std::vector<Tensor> tensors;  // [0] is the empty tensor
   std::vector<int> bases;
   std::vector<PlanCall> forward, backward, apply;
+  std::vector<PlanCall> to_slots;  // after forward: copies of what slots tell of
   std::vector<Bound> parameters, states, gradients;
   std::vector<Input> inputs;
   std::vector<Named> outputs;

@@ -158,8 +158,7 @@ Value dropout(Value x, float p) {
     Kernels& k = c.kernels();
     const std::uint64_t site = c.site();
     const auto drop = [=, &k](Run& r, Ref from, Ref to) {
-      const RandomKey key{r.key.seed, r.key.step, r.key.virtual_rank, site};
-      k.dropout(r.stream, key, p, r[from], r[to]);
+      k.dropout(r.stream, r.draws, site, p, r[from], r[to]);
     };
     const DType t = c.stored();
     constexpr auto kRows = OpCompiler::Order::row_major;

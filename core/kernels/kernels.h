@@ -145,7 +145,8 @@ struct MatmulSpec {
   Activation activation = Activation::none;  // none or relu
   Precision precision = Precision::f32;      // where the operands are f32
   DType operands = DType::f32;               // a and b: f32, bf16 or f16
-  DType result = DType::f32;                 // c: f32 or as the operands; bias is f32
+  DType result = DType::f32;                 // c: f32 or as the operands
+  // The bias is f32; a device may round it to the result's type before it is added.
 };
 
 class Matmul {
@@ -310,6 +311,9 @@ class Kernels {
   // ---- Memory -----------------------------------------------------------------------------
   virtual void fill(Stream& s, Tensor x, float value) = 0;
   virtual void copy(Stream& s, const Tensor& from, Tensor to) = 0;  // same bytes, any dtype
+  // to (N) i64 becomes `values`, which the caller need not keep; N is at most kMostValues.
+  static constexpr int kMostValues = 4;
+  virtual void set_values(Stream& s, std::span<const std::int64_t> values, Tensor to) = 0;
 
   // ---- Pointwise; all stored, of one shape and one layout; may be in place -----------------
   // slope is leaky_relu's. gelu is the exact form, x * Phi(x) (Hendrycks & Gimpel 2016); gelu_tanh
@@ -322,9 +326,12 @@ class Kernels {
   virtual void accumulate(Stream& s, const Tensor& x, Tensor y) = 0;           // y += x
   // z = x op y with NumPy's broadcasting; same shape and in place (z is x) is the fast case.
   virtual void binary(Stream& s, BinaryOp op, const Tensor& x, const Tensor& y, Tensor z) = 0;
-  // y = x / (1-p) where a draw keyed by (key, element index) is >= p, else 0. Backward is the same
-  // call on dy. Philox words of counter i/4 serve elements 4*(i/4)..+3 (word w of 24 bits).
-  virtual void dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) = 0;
+  // y = x / (1-p) where a draw keyed by (draws, site, element index) is >= p, else 0. Backward is
+  // the same call on dy. Philox words of counter i/4 serve elements 4*(i/4)..+3 (word w of 24
+  // bits). draws (2) i64 is a DrawKey (philox.h) in memory, read when the work is done: a step that
+  // is recorded once and replayed (recording.h) draws anew each time.
+  virtual void dropout(Stream& s, const Tensor& draws, std::uint64_t site, float p, const Tensor& x,
+                       Tensor y) = 0;
 
   // ---- Shape ------------------------------------------------------------------------------
   // y[i_perm[0], i_perm[1], ...] = x[i_0, i_1, ...], PyTorch's permute.
@@ -423,11 +430,33 @@ class Kernels {
   static constexpr std::int64_t kNormBlock = 4096;
   virtual void sum_squares(Stream& s, const Tensor& x, Tensor sums) = 0;
 
-  // Options are f64, so that 1 - beta is what PyTorch uses; kernels round each factor once.
+  // What a step decides by its own numbers stays on the device, so that the host need not wait for
+  // them to enqueue what follows: control (2) f32 in memory is {go, factor}.
+  // go (1), 1 or 0, stays 1 where it is and every element of x is finite, else it becomes 0. Where
+  // it is 0 then, `cleared` becomes zeros. x may be part of cleared.
+  virtual void guard(Stream& s, const Tensor& x, Tensor go, Tensor cleared) = 0;
+  // norm (1) f64 = sqrt(sum over i of sums[order[i]]) / scale, sums (N) f64, order (N) i64 or
+  // empty: as they lie; factor (1) f32 = min(1, clip / (norm + 1e-6)) / scale, PyTorch's
+  // clip_grad_norm_, where a NaN stays one; 1 / scale where clip is 0. scale (1) f32 is by what the
+  // gradient was multiplied, a power of two; empty: 1.
+  virtual void clip(Stream& s, const Tensor& sums, const Tensor& order, double clip,
+                    const Tensor& scale, Tensor norm, Tensor factor) = 0;
+  // A loss scale that adapts (Micikevicius et al. 2018, section 3.2): scaling (3) f32 is {scale,
+  // good, used}; used becomes the scale of this step, and where the norm (1) f64 is
+  //   finite: go = open; good + 1, and at `every` of them scale doubles, up to 2^24, and good is 0
+  //   not:    go = 0; good = 0; scale is halved, and open becomes 0 where it was not above 1
+  // open (1) and go (1) are f32, 1 or 0. Where open is 0 before, go becomes 0 and scaling is kept.
+  virtual void adapt_scale(Stream& s, const Tensor& norm, std::int64_t every, Tensor open,
+                           Tensor go, Tensor scaling) = 0;
+
+  // Options are f64, so that 1 - beta is what PyTorch uses; kernels round each factor once. With a
+  // control (else it is empty) the gradient's factor is gradient_scale * factor, and nothing
+  // changes where go is 0.
   struct SgdStep {
     double learning_rate, momentum, weight_decay;
     bool nesterov, first;  // first: the velocity becomes the gradient
-    float gradient_scale;  // clipping factor, 1 for none
+    float gradient_scale;  // 1 for none
+    Tensor control = {};
   };
   // PyTorch's SGD: g += wd*x; v = momentum*v + g; x -= lr * (nesterov ? g + momentum*v : v).
   // velocity is empty when momentum is 0.
@@ -437,6 +466,7 @@ class Kernels {
     bool decoupled;                   // AdamW
     double correction1, correction2;  // 1 - beta^t
     float gradient_scale;
+    Tensor control = {};
   };
   // Kingma & Ba 2015, algorithm 1, in PyTorch's form: x -= lr/c1 * m / (sqrt(v)/sqrt(c2) + eps).
   virtual void adam(Stream& s, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
@@ -444,6 +474,7 @@ class Kernels {
   struct RmsPropStep {
     double learning_rate, alpha, epsilon, momentum, weight_decay;
     float gradient_scale;
+    Tensor control = {};
   };
   // PyTorch's RMSprop, not centred: v = a*v + (1-a)*g^2; step = g / (sqrt(v) + eps), through a
   // velocity when momentum > 0 (empty otherwise).

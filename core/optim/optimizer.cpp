@@ -26,7 +26,8 @@ class Sgd final : public Optimizer {
                                 .weight_decay = options_.weight_decay,
                                 .nesterov = options_.nesterov,
                                 .first = step.number == 1,
-                                .gradient_scale = step.gradient_scale};
+                                .gradient_scale = step.gradient_scale,
+                                .control = step.control};
     const Tensor velocity = options_.momentum == 0 ? Tensor{} : states.at(0);
     kernels(s.device()).sgd(s, rule, gradients, velocity, parameters);
   }
@@ -53,7 +54,8 @@ class Adam final : public Optimizer {
                                  .decoupled = options_.decoupled,
                                  .correction1 = 1 - std::pow(options_.beta1, t),
                                  .correction2 = 1 - std::pow(options_.beta2, t),
-                                 .gradient_scale = step.gradient_scale};
+                                 .gradient_scale = step.gradient_scale,
+                                 .control = step.control};
     kernels(s.device()).adam(s, rule, gradients, states.at(0), states.at(1), parameters);
   }
 
@@ -78,7 +80,8 @@ class RmsProp final : public Optimizer {
                                     .epsilon = options_.epsilon,
                                     .momentum = options_.momentum,
                                     .weight_decay = options_.weight_decay,
-                                    .gradient_scale = step.gradient_scale};
+                                    .gradient_scale = step.gradient_scale,
+                                    .control = step.control};
     const Tensor velocity = options_.momentum == 0 ? Tensor{} : states.at(1);
     kernels(s.device()).rmsprop(s, rule, gradients, states.at(0), velocity, parameters);
   }
@@ -124,22 +127,6 @@ double Schedule::factor(std::int64_t step, std::int64_t total) const {
 
 std::int64_t norm_blocks(std::int64_t elements) {
   return (elements + Kernels::kNormBlock - 1) / Kernels::kNormBlock;
-}
-
-double global_norm(Stream& s, const Tensor& gradients, Tensor block_sums, double* host_sums) {
-  const std::int64_t blocks = norm_blocks(gradients.numel());
-  kernels(s.device()).sum_squares(s, gradients, block_sums);
-  copy(s, reinterpret_cast<std::byte*>(host_sums), block_sums.as<std::byte>(),
-       static_cast<std::size_t>(blocks) * sizeof(double));
-  s.synchronize();
-  double sum = 0;
-  for (std::int64_t i = 0; i < blocks; ++i) sum += host_sums[i];
-  return std::sqrt(sum);
-}
-
-float clip_factor(double norm, double clip) {
-  const double factor = clip / (norm + 1e-6);
-  return factor > 1 ? 1.0f : static_cast<float>(factor);  // a NaN stays one
 }
 
 }  // namespace peal

@@ -37,6 +37,7 @@ class Optimizer {
     std::int64_t number = 1;   // 1 for the first
     double learning_rate = 0;  // after the schedule
     float gradient_scale = 1;  // clipping factor
+    Tensor control = {};       // what the device decides of it (kernels.h), may be empty
   };
   // gradients, parameters and states[i] are the same slice of their arenas: f32 (N).
   virtual void step(Stream& s, const Step& step, const Tensor& gradients,
@@ -63,13 +64,8 @@ struct Schedule {
   double factor(std::int64_t step, std::int64_t total) const;
 };
 
-// sqrt of the sum of squares over blocks added in order; waits for the stream. `block_sums` is f64
-// (norm_blocks) memory of the stream's device, where sums are made, `host_sums` as many f64 of the
-// host's, where they are added: pinned (buffer.h) on a GPU, block_sums' own memory on the CPU.
-double global_norm(Stream& s, const Tensor& gradients, Tensor block_sums, double* host_sums);
-// Elements that global_norm needs in either.
-std::int64_t norm_blocks(std::int64_t elements);
-// min(1, clip / (norm + 1e-6)), PyTorch's clip_grad_norm_.
-float clip_factor(double norm, double clip);
+// The global norm of gradients comes from sums of squares over blocks of them (Kernels::sum_squares),
+// which Kernels::clip adds up in their order: nothing waits for it.
+std::int64_t norm_blocks(std::int64_t elements);  // how many
 
 }  // namespace peal

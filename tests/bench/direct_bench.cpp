@@ -111,9 +111,11 @@ BENCHMARK(sum_squares);
 
 void dropout(benchmark::State& state) {
   const Floats x({64, 4096}), y({64, 4096});
+  DrawKey key{.seed = 1};
+  const Tensor draws{.data = &key, .shape = {2}, .dtype = DType::i64};
   Stream s;
   measure(state, 2 * 64 * 4096,
-          [&] { kernels(kCpu).dropout(s, {.seed = 1}, 0.5f, x.tensor(), y.tensor()); });
+          [&] { kernels(kCpu).dropout(s, draws, /*site=*/0, 0.5f, x.tensor(), y.tensor()); });
 }
 BENCHMARK(dropout);
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The CNN of examples/fashion_mnist_cnn.textproto under PyTorch eager on a GPU, beside
 `peal bench train` on it, in turns. PyTorch's data is random and lies on the GPU from the start, and
-nothing is read back in its loop; Peal prepares its batches in host memory.
+nothing is read back in its loop; Peal prepares its batches in host memory. The part of the time in
+which Peal's kernels run is nvidia-smi's, which samples it.
 
 usage: torch_cnn.py PEAL DATA [--batch 64] [--steps 400] [--rounds 3]
 DATA holds the t10k files of Fashion-MNIST
@@ -57,15 +58,28 @@ def torch_rate(batch, steps, warmup=50):
     return steps * batch / (time.perf_counter() - begin)
 
 
-def peal_rate(peal, job, batch, steps, extra):
+def busy_percent():
+    """Of the last moment, the part in which the GPU had a kernel to run."""
+    time.sleep(0.1)
+    said = subprocess.run(["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits",
+                           "--id=0"], capture_output=True, text=True, timeout=20, check=False)
+    return int(said.stdout) if said.stdout.strip().isdigit() else 0
+
+
+def bench(peal, job, batch, steps, extra, watch=False):
+    """What `peal bench train` says, and with `watch`, which slows it, how busy the GPU was."""
     words = [peal, "bench", "train", job, "--steps", str(steps), "--warmup", "50", "--json", "--set",
              f"train.global_batch={batch}"]
     for setting in extra:
         words += ["--set", setting]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    busy = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        while watch and started.poll() is None:
+            busy.append(busy_percent())
+        out, err = started.communicate(timeout=120)
+    if started.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}: exit {started.returncode}\n{err}")
+    return json.loads(out.splitlines()[-1]), max(busy, default=0)
 
 
 def main():
@@ -82,12 +96,15 @@ def main():
         job.write(JOB.format(data=options.data))
         job.flush()
         for _ in range(options.rounds):
-            last = peal_rate(options.peal, job.name, options.batch, options.steps, options.set)
+            last, _ = bench(options.peal, job.name, options.batch, options.steps, options.set)
             ours.append(last["samples_per_second"])
             theirs.append(torch_rate(options.batch, options.steps))
+        _, busy = bench(options.peal, job.name, options.batch, options.steps * 20, options.set,
+                        watch=True)
     peal, torch_ = statistics.median(ours), statistics.median(theirs)
     print(f"batch {options.batch}: Peal {peal:.0f} samples/s, PyTorch eager {torch_:.0f}, "
           f"ratio {peal / torch_:.2f}")
+    print(f"a kernel of Peal's runs {busy}% of the time")
     print("Peal's host time: " + ", ".join(f"{key[8:]} {value:.0f}%" for key, value in last.items()
                                            if key.startswith("percent_")))
 

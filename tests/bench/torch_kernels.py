@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The lines of tests/bench/cuda_bench.cpp with PyTorch's kernels: the same shapes, f32 without TF32.
+"""The lines of tests/bench/cuda_bench.cpp with PyTorch's kernels: the same shapes, f32 without TF32,
+and bf16 where a line says so.
 
 usage: torch_kernels.py [--only TEXT] [--beside FILE]
   --only TEXT    lines whose name holds TEXT
@@ -45,7 +46,9 @@ class Lines:
         self.large = [torch.rand(LARGE, device="cuda", generator=generator) * 2 - 1
                       for _ in range(4)]
         for part in (self.pointwise, self.shapes, self.sums, self.rows, self.batch_norm,
-                     self.losses, self.optimizers, self.pooling, self.convolution, self.products):
+                     self.losses, self.optimizers, self.pooling, self.convolution, self.products,
+                     self.halves, self.channels_of_halves, self.products_of_halves,
+                     self.attention):
             part()
 
     def add(self, name, shape, tensors, call):
@@ -209,6 +212,124 @@ class Lines:
                            lambda a=a, b=nn, c=c: self.torch.matmul(a, b, out=c))
             self.add_flops("matmul nt", (m, n, k), 2 * m * n * k,
                            lambda a=a, b=nt, c=c: self.torch.matmul(a, b.t(), out=c))
+
+
+    # ---- bf16, with the lines of cuda_bench_halves.h --------------------------------------------
+
+    def half(self, i, *shape):
+        """Of twice the elements, in the same memory."""
+        count = 1
+        for dim in shape:
+            count *= dim
+        return self.large[i].view(self.torch.bfloat16)[:count].view(*shape)
+
+    def halves(self):
+        torch, aten, n = self.torch, self.aten, 2 * LARGE
+        for i in range(4):
+            self.half(i, n).copy_(torch.randn(n, device="cuda", dtype=torch.bfloat16))
+        x, y, z = (self.half(i, n) for i in range(3))
+        gelu = {"approximate": "tanh"}
+        self.add("bf16 scale", (n,), [x, z], lambda: torch.mul(x, 0.5, out=z))
+        self.add("bf16 binary add", (n,), [x, y, z], lambda: torch.add(x, y, out=z))
+        self.add("bf16 gelu_tanh", (n,), [x, z], lambda: torch.nn.functional.gelu(x, **gelu))
+        self.add("bf16 gelu_tanh backward", (n,), [x, y, z],
+                 lambda: aten.gelu_backward(y, x, **gelu))
+        self.add("bf16 dropout", (n,), [x, z], lambda: torch.nn.functional.dropout(x, 0.5))
+        full, stored = self.large[3], self.half(2, LARGE)
+        self.add("bf16 from f32", (LARGE,), [full, stored], lambda: stored.copy_(full))
+        self.add("bf16 to f32", (LARGE,), [full, stored], lambda: full.copy_(stored))
+        shape = (131072, 1024)
+        rows, dy = self.half(0, *shape), self.half(2, *shape)
+        gamma, beta = (self.new(1024).bfloat16() for _ in range(2))
+        self.add("bf16 reduce_sum rows", shape, [rows], lambda: rows.sum(0))
+        _, mean, rstd = torch.native_layer_norm(rows, [1024], gamma, beta, 1e-5)
+        self.add("bf16 layer_norm", shape, [rows, rows, mean, rstd],
+                 lambda: torch.native_layer_norm(rows, [1024], gamma, beta, 1e-5))
+        self.add("bf16 layer_norm backward", shape, [rows, dy, rows, mean, rstd],
+                 lambda: aten.native_layer_norm_backward(dy, rows, [1024], mean, rstd, gamma, beta,
+                                                         [True] * 3))
+        for shape in ((16384, 8192), (2560, 50257)):
+            logits = self.half(0, *shape)
+            labels = torch.randint(0, shape[1], shape[:1], device="cuda")
+            self.add("bf16 softmax_cross_entropy", shape, [logits], lambda x=logits, t=labels:
+                     torch.nn.functional.cross_entropy(x, t, reduction="sum"))
+
+    def channels_of_halves(self):
+        torch, aten = self.torch, self.aten
+
+        def last(i, *shape):
+            b, c, h, w = shape
+            return self.half(i, b, h, w, c).permute(0, 3, 1, 2)
+
+        shape = (128, 256, 64, 64)
+        x, dy = last(0, *shape), last(2, *shape)
+        gamma, beta = self.new(256), self.new(256)
+        self.add("bf16 batch_norm training", shape, [x, x, x],
+                 lambda: torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True))
+        _, mean, rstd = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.1, 1e-5)
+        self.add("bf16 batch_norm backward", shape, [x, dy, x],
+                 lambda: aten.native_batch_norm_backward(dy, x, gamma, None, None, mean, rstd, True,
+                                                         1e-5, [True] * 3))
+        shape = (128, 64, 128, 128)
+        x, y = last(0, *shape), last(1, 128, 64, 64, 64)
+        _, indices = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
+        self.add("bf16 max_pool2d", shape, [x, y], lambda: torch.nn.functional.max_pool2d(x, 2))
+        self.add("bf16 max_pool2d backward", shape, [y, x],
+                 lambda: aten.max_pool2d_with_indices_backward(y, x, [2, 2], [2, 2], [0, 0], [1, 1],
+                                                               False, indices))
+        for shape, weight, stride, padding in (((64, 3, 224, 224), (64, 3, 7, 7), 2, 3),
+                                               ((64, 64, 56, 56), (64, 64, 3, 3), 1, 1),
+                                               ((64, 256, 56, 56), (64, 256, 1, 1), 1, 0),
+                                               ((64, 256, 14, 14), (256, 256, 3, 3), 1, 1)):
+            x = last(0, *shape)
+            w = self.new(*weight).bfloat16().to(memory_format=torch.channels_last)
+            y = torch.nn.functional.conv2d(x, w, None, stride, padding)
+            flops = 2 * y.numel() * weight[1] * weight[2] * weight[3]
+
+            def backward(mask, x=x, w=w, y=y, stride=stride, padding=padding):
+                return aten.convolution_backward(y, x, w, None, [stride] * 2, [padding] * 2, [1, 1],
+                                                 False, [0, 0], 1, mask)
+
+            self.add_flops("bf16 conv2d", shape, flops,
+                           lambda x=x, w=w, stride=stride, padding=padding:
+                           torch.nn.functional.conv2d(x, w, None, stride, padding))
+            if shape[1] != 3:
+                self.add_flops("bf16 conv2d backward_data", shape, flops,
+                               lambda call=backward: call([True, False, False]))
+            self.add_flops("bf16 conv2d backward_weights", shape, flops,
+                           lambda call=backward: call([False, True, False]))
+
+    def products_of_halves(self):
+        torch = self.torch
+        a, b = self.half(0, 4096, 4096), self.half(1, 4096, 4096)
+        self.add_flops("bf16 matmul nn", (4096,) * 3, 2 * 4096**3, lambda: torch.matmul(a, b))
+        for m, n, k in ((16384, 3072, 768), (16384, 768, 3072)):
+            x, w, bias = self.half(0, m, k), self.half(1, k, n), self.new(n).bfloat16()
+            self.add_flops("bf16 matmul bias", (m, n, k), 2 * m * n * k,
+                           lambda x=x, w=w, bias=bias: torch.addmm(bias, x, w))
+        x, w = self.half(0, 16384, 768), self.half(1, 16384, 3072)
+        self.add_flops("bf16 matmul tn f32", (768, 3072, 16384), 2 * 768 * 3072 * 16384,
+                       lambda: torch.matmul(x.t(), w))
+        tokens, table = self.half(0, 2560, 768), self.half(1, 50257, 768)
+        self.add_flops("bf16 matmul logits", (2560, 50257, 768), 2 * 2560 * 50257 * 768,
+                       lambda: torch.matmul(tokens, table.t()))
+
+    def attention(self):
+        torch = self.torch
+        shape = (16, 1024, 768)
+        qkv = self.half(0, 16, 1024, 3, 12, 64).permute(2, 0, 3, 1, 4)
+        q, k, v = (part.detach().requires_grad_() for part in qkv)
+        flops = 2 * 16 * 1024 * 1024 * 768
+
+        def forward():
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        with torch.enable_grad():
+            y = forward()
+        dy = torch.randn_like(y)
+        self.add_flops("bf16 attention", shape, flops, forward)
+        self.add_flops("bf16 attention backward", shape, flops * 5 // 2,
+                       lambda: torch.autograd.grad(y, (q, k, v), dy, retain_graph=True))
 
 
 def read_beside(path):

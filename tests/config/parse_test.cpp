@@ -66,7 +66,8 @@ INSTANTIATE_TEST_SUITE_P(
               "job:1:29: model.mlp.hidden: wants a whole number (int32) in [1, 1000000], not x"},
         Wrong{"train: 3",
               "job:1:8: train: wants { fields } of TrainSpec: epochs, max_steps, global_batch, "
-              "seed, accumulate_steps, clip_norm, precision, recompute, not 3"},
+              "seed, accumulate_steps, clip_norm, precision, recompute, "
+              "loss_scaling, loss_scale, loss_scale_grows_after, cuda_graphs, not 3"},
         Wrong{"train { epochs: 3 epochs: 4 }", "job:1:19: train.epochs: is given twice"},
         Wrong{"train {}\ntrain {}", "job:2:1: train: is given twice"},
         Wrong{"model { cnn {} mlp {} }",

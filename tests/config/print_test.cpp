@@ -41,6 +41,10 @@ train {
   clip_norm: 0
   precision: F32
   recompute: NONE
+  loss_scaling: AUTO
+  loss_scale: 65536
+  loss_scale_grows_after: 2000
+  cuda_graphs: false
 }
 parallel {
   virtual_ranks: 0

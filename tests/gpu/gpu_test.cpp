@@ -6,6 +6,7 @@
 // NCCL_HOSTID of its own, and connects them over sockets.
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include <thread>
 
 #include "comm/device_comm.h"
+#include "core/device/recording.h"
 #include "tests/comm/contract_all.h"
 #include "tests/comm/mirrored.h"
 
@@ -51,6 +53,59 @@ void run_device(Communicator& host) {
   Stream borrowed = Stream::borrow(first.handle(), device);
   copy(borrowed, there.data(), to.data(), bytes);
   borrowed.synchronize();
+}
+
+// A recording: nothing is done while it is made, all of it at each replay, in the stream's order,
+// while another thread allocates; and a stream that could not record goes on.
+void run_recording(Communicator& host) {
+  const Device device = device_of(host);
+  const std::size_t bytes = 1 << 16;
+  Buffer a(bytes, device), b(bytes, device), c(bytes, device), here(bytes);
+  Stream s(device), other(device);
+  std::atomic<bool> done{false};
+  std::thread beside([&] {
+    while (!done) {
+      const Buffer more(1 << 20, device);
+      const Buffer page_locked = pinned(Buffer(1 << 16), device);
+    }
+  });
+  const auto fill = [&](const Buffer& there, int value) {
+    std::memset(here.data(), value, bytes);
+    copy(s, there.data(), here.data(), bytes);
+    s.synchronize();
+  };
+  const auto holds = [&](const Buffer& there, int value) {
+    copy(s, here.data(), there.data(), bytes);
+    s.synchronize();
+    for (std::size_t i = 0; i < bytes; ++i)
+      require(here.data()[i] == static_cast<std::byte>(value), "another value after a replay");
+  };
+  std::vector<Recording> kept;
+  for (int i = 0; i < 50; ++i) {
+    kept.emplace_back(s, "copies", [&](Stream& on) {
+      copy(on, b.data(), a.data(), bytes);
+      copy(on, c.data(), b.data(), bytes);
+    });
+  }
+  done = true;
+  beside.join();
+  holds(c, 0);
+  for (int value = 1; value < 4; ++value) {
+    fill(a, value);
+    kept[static_cast<std::size_t>(value)].replay(s);
+    holds(c, value);
+  }
+  fill(a, 9);
+  kept[0].replay(s);
+  kept.clear();  // while it may be under way
+  holds(c, 9);
+  const std::string text = contract::error_of(ErrorKind::internal, [&] {
+    const Recording refused(s, "a wait", [&](Stream& on) { on.synchronize(); });
+  });
+  contract::require_text(text, "cudaStreamSynchronize");
+  fill(a, 5);
+  Recording(s, "after", [&](Stream& on) { copy(on, c.data(), a.data(), bytes); }).replay(s);
+  holds(c, 5);
 }
 
 std::unique_ptr<Communicator> mirrored(Communicator& host, bool nccl) {
@@ -118,7 +173,11 @@ void run_abort(Communicator& host) {
 
 int run(const std::string& what) {
   const std::map<std::string, std::function<void(Communicator&)>> tests{
-      {"device", run_device},
+      {"device",
+       [](Communicator& host) {
+         run_device(host);
+         run_recording(host);
+       }},
       {"staged", [](Communicator& host) { run_contract(host, false); }},
       {"nccl", [](Communicator& host) { run_contract(host, true); }},
       {"late", run_late},

@@ -243,7 +243,7 @@ run_comm() {
 
 run_train() {
   if [[ -n $python ]]; then
-    check "training" 240 "$python" "$root/train.py" "$root/peal" "$root/data"
+    check "training" 420 "$python" "$root/train.py" "$root/peal" "$root/data"
   else
     did_not_run "training" "no Python here"
   fi
@@ -254,6 +254,8 @@ run_bench() {
   if [[ -n $python ]]; then
     check "bench of PyTorch" 180 "$python" "$root/torch_kernels.py" --beside "$logs/bench.log"
     check "CNN beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data"
+    check "CNN as graphs beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data" \
+      --set train.cuda_graphs=true
   else
     did_not_run "bench of PyTorch" "no Python here"
   fi
@@ -277,7 +279,7 @@ run_sanitizer() {
 
 show_figures() {
   local name
-  for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch"; do
+  for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch" "CNN as graphs beside PyTorch"; do
     [[ -s $logs/${name// /_}.log ]] || continue
     printf '\n## %s\n\n' "$name"
     cat "$logs/${name// /_}.log"

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Trains the Fashion-MNIST CNN on a GPU: the same weights to the bit at any number of ranks, by NCCL
-and through host memory, after a stop and on another number of ranks; the CPU's loss within rounding.
+and through host memory, after a stop and on another number of ranks, and where steps are replayed as
+CUDA graphs; the CPU's loss within rounding.
 
 usage: train.py PEAL DATA      DATA holds the t10k files of Fashion-MNIST, which are trained on
 """
@@ -15,19 +16,27 @@ STEPS = 60
 JOB = """
 run {{ directory: "{run}" log_every_steps: 1 tensorboard: false }}
 data {{
-  train {{ idx {{ images: "{data}/t10k-images-idx3-ubyte.gz" labels: "{data}/t10k-labels-idx1-ubyte.gz" }} }}
+  train {{
+    idx {{ images: "{data}/t10k-images-idx3-ubyte.gz" labels: "{data}/t10k-labels-idx1-ubyte.gz" }}
+    limit: {limit}
+  }}
   test {{
     idx {{ images: "{data}/t10k-images-idx3-ubyte.gz" labels: "{data}/t10k-labels-idx1-ubyte.gz" }}
     limit: 2000
   }}
   preprocess {{ scale {{ factor: 0.0111093 offset: -0.810198 }} }}
 }}
-model {{ cnn {{ dropout: 0.25 }} }}
-optimizer {{ sgd {{ learning_rate: 0.05 momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
-train {{ max_steps: {steps} global_batch: 64 clip_norm: {clip} }}
+model {{ cnn {{ dropout: 0.25 batch_norm: {norm} }} }}
+optimizer {{ sgd {{ learning_rate: {rate} momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
+train {{ epochs: 4 max_steps: {steps} global_batch: 64 clip_norm: {clip} cuda_graphs: {graphs}
+         accumulate_steps: {parts} }}
 parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
             shard_optimizer: {shard} }}
 """
+USUAL = {"device": "CUDA", "comm": "AUTO", "clip": 0, "shard": "false", "graphs": "false",
+         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05}
+# 1000 records are 15 batches of 64 and 40 records more.
+RAGGED = {"limit": 1000, "norm": "true", "parts": 2}
 
 
 class Failed(Exception):
@@ -48,16 +57,15 @@ class Trials:
             raise Failed(f"{' '.join(start)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
-    def train(self, ranks, comm="AUTO", device="CUDA", steps=(STEPS,), clip=0, shard="false"):
+    def train(self, ranks, steps=(STEPS,), **job):
         """Starts once for each number of steps, each going on where the last ended; `ranks` of the
         last start."""
         self.number += 1
         run = self.folder / f"run-{self.number}"
         for number, end in enumerate(steps):
-            job = self.folder / "job.textproto"
-            job.write_text(JOB.format(run=run, data=self.data, device=device, comm=comm, steps=end,
-                                      clip=clip, shard=shard))
-            self.run(["train", str(job)], ranks if number + 1 == len(steps) else 1)
+            path = self.folder / "job.textproto"
+            path.write_text(JOB.format(run=run, data=self.data, steps=end, **{**USUAL, **job}))
+            self.run(["train", str(path)], ranks if number + 1 == len(steps) else 1)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         accuracy = [line["test_accuracy"] for line in lines if "test_accuracy" in line][-1]
@@ -70,6 +78,19 @@ def expect_equal(what, got, want):
     return got == want
 
 
+def refuses_a_bad_loss(trials):
+    """The host sees it a step late; the exit code and what is told are the CPU's."""
+    seen = {}
+    for device in ("CPU", "CUDA"):
+        try:
+            trials.train(1, rate="1e30", device=device)
+            seen[device] = "no error"
+        except Failed as error:
+            seen[device] = str(error)
+    return all("exit 4" in text and "weights are as they were before this step" in text
+               for text in seen.values()) or expect_equal("a loss that is not finite", seen, "exit 4")
+
+
 def main():
     peal, data = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
@@ -80,6 +101,9 @@ def main():
         trials = Trials(peal, data, pathlib.Path(folder))
         first, losses, accuracy = trials.train(1)
         print(f"     1 rank: {first}, loss {losses[0]:.6f} to {losses[-1]:.6f}, accuracy {accuracy}")
+        graphs = {"graphs": "true"}
+        # Running averages, micro-batches, and a last batch that is padded.
+        ragged, _, _ = trials.train(1, **RAGGED)
         for what, options in [("again", {"ranks": 1}), ("1 rank, staged", {"ranks": 1, "comm": "STAGED"}),
                               ("2 ranks", {"ranks": 2}), ("3 ranks", {"ranks": 3}),
                               ("4 ranks", {"ranks": 4}),
@@ -89,14 +113,27 @@ def main():
                               ("sharded, 3 ranks", {"ranks": 3, "shard": "true"}),
                               ("sharded, 2 ranks, NCCL", {"ranks": 2, "comm": "NCCL", "shard": "true"}),
                               ("sharded and clipped, stopped, then 2 ranks",
-                               {"ranks": 2, "steps": (25, STEPS), "clip": 1e6, "shard": "true"})]:
+                               {"ranks": 2, "steps": (25, STEPS), "clip": 1e6, "shard": "true"}),
+                              ("graphs, 1 rank, NCCL", {"ranks": 1, "comm": "NCCL", **graphs}),
+                              ("graphs, 1 rank, staged", {"ranks": 1, "comm": "STAGED", **graphs}),
+                              ("graphs, 2 ranks", {"ranks": 2, **graphs}),
+                              ("graphs, 3 ranks", {"ranks": 3, **graphs}),
+                              ("graphs, 2 ranks, NCCL", {"ranks": 2, "comm": "NCCL", **graphs}),
+                              ("graphs, stopped after 25 steps, then 2 ranks",
+                               {"ranks": 2, "steps": (25, STEPS), **graphs}),
+                              ("graphs, sharded and clipped, 2 ranks",
+                               {"ranks": 2, "clip": 1e6, "shard": "true", **graphs}),
+                              *((f"graphs, ragged batches, ranks {ranks}",
+                                 {"ranks": ranks, **RAGGED, **graphs}) for ranks in (1, 2, 3))]:
             try:
-                good &= expect_equal(what, trials.train(**options)[0], first)
+                good &= expect_equal(what, trials.train(**options)[0],
+                                     ragged if "ragged" in what else first)
             except (Failed, subprocess.TimeoutExpired) as error:
                 print(f"FAIL {what}: {error}", flush=True)
                 good = False
         # clip_norm so large that nothing is cut: the norm is computed and read back.
         good &= expect_equal("with clipping", trials.train(1, clip=1e6)[0], first)
+        good &= refuses_a_bad_loss(trials)
         _, cpu_losses, cpu_accuracy = trials.train(1, device="CPU")
         gap = max(abs(a - b) / b for a, b in zip(losses[:10], cpu_losses[:10]))
         print(f"     the CPU's first ten losses within {gap:.2e}, accuracy {cpu_accuracy}")

@@ -7,7 +7,7 @@ std::vector<float> drop(const RandomKey& key, float p, std::vector<float> x) {
   std::vector<float> y(x.size());
   const Shape shape{static_cast<std::int64_t>(x.size())};
   Stream s;
-  kernels_under_test().dropout(s, key, p, view(x, shape), view(y, shape));
+  kernels_under_test().dropout(s, Draws(key).tensor(), key.site, p, view(x, shape), view(y, shape));
   return y;
 }
 
@@ -55,8 +55,23 @@ TEST(DirectDropout, WorksInPlaceAndAtAnyAlignment) {
     std::vector<float> place(1000 + shift);
     std::copy(x.begin(), x.end(), place.begin() + static_cast<std::ptrdiff_t>(shift));
     const Tensor t{.data = place.data() + shift, .shape = {1000}};
-    kernels_under_test().dropout(s, {.seed = 5}, 0.4f, t, t);
+    kernels_under_test().dropout(s, Draws({.seed = 5}).tensor(), /*site=*/0, 0.4f, t, t);
     EXPECT_TRUE(std::equal(expected.begin(), expected.end(), place.begin() + shift));
+  }
+}
+
+TEST(DirectSetValues, WritesThemAndNothingElse) {
+  Stream s;
+  std::vector<std::int64_t> to(6, -7);
+  const std::vector<std::int64_t> values{1, -2, std::int64_t{1} << 40, 4};
+  for (std::int64_t count = 1; count <= Kernels::kMostValues; ++count) {
+    kernels_under_test().set_values(s, {values.data(), static_cast<std::size_t>(count)},
+                                    {.data = to.data() + 1, .shape = {count}, .dtype = DType::i64});
+    for (std::int64_t i = 0; i < 6; ++i) {
+      const bool written = i >= 1 && i <= count;
+      EXPECT_EQ(to[static_cast<std::size_t>(i)],
+                written ? values[static_cast<std::size_t>(i - 1)] : -7);
+    }
   }
 }
 

@@ -25,6 +25,13 @@ inline Tensor view(std::vector<std::int32_t>& values, const Shape& shape) {
   return {.data = values.data(), .shape = shape, .dtype = DType::i32};
 }
 
+// The key as it lies in memory.
+struct Draws {
+  explicit Draws(const RandomKey& key) : values(key.draws()) {}
+  Tensor tensor() { return {.data = &values, .shape = {2}, .dtype = DType::i64}; }
+  DrawKey values;
+};
+
 // Normally distributed around `mean`.
 inline std::vector<float> normals(std::size_t n, std::uint64_t seed, double deviation = 1,
                                   double mean = 0) {

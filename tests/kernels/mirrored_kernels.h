@@ -303,10 +303,17 @@ class MirroredKernels final : public Kernels {
       inner_.binary(s, op, in[0], in[1], out[0]);
     });
   }
-  void dropout(Stream&, const RandomKey& key, float p, const Tensor& x, Tensor y) override {
-    mirrored(device_, "dropout", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {
-      inner_.dropout(s, key, p, in[0], out[0]);
+  void set_values(Stream&, std::span<const std::int64_t> values, Tensor to) override {
+    mirrored(device_, "set_values", {}, {to}, [&](Stream& s, const Tensors&, const Tensors& out) {
+      inner_.set_values(s, values, out[0]);
     });
+  }
+  void dropout(Stream&, const Tensor& draws, std::uint64_t site, float p, const Tensor& x,
+               Tensor y) override {
+    mirrored(device_, "dropout", {draws, x}, {y},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.dropout(s, in[0], site, p, in[1], out[0]);
+             });
   }
   void transpose(Stream&, const Tensor& x, std::span<const int> perm, Tensor y) override {
     mirrored(device_, "transpose", {x}, {y}, [&](Stream& s, const Tensors& in, const Tensors& out) {
@@ -477,27 +484,52 @@ class MirroredKernels final : public Kernels {
                inner_.sum_squares(s, in[0], out[0]);
              });
   }
-  void sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override {
-    mirrored(device_, "sgd", {g, velocity, x}, {velocity, x},
+  void guard(Stream&, const Tensor& x, Tensor go, Tensor cleared) override {
+    mirrored(device_, "guard", {x, go, cleared}, {go, cleared},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.sgd(s, step, in[0], out[0], out[1]);
+               inner_.guard(s, in[0], out[0], out[1]);
+             });
+  }
+  void clip(Stream&, const Tensor& sums, const Tensor& order, double clip, const Tensor& scale,
+            Tensor norm, Tensor factor) override {
+    mirrored(device_, "clip", {sums, order, scale}, {norm, factor},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.clip(s, in[0], in[1], clip, in[2], out[0], out[1]);
+             });
+  }
+  void adapt_scale(Stream&, const Tensor& norm, std::int64_t every, Tensor open, Tensor go,
+                   Tensor scaling) override {
+    mirrored(device_, "adapt_scale", {norm, open, scaling}, {open, go, scaling},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.adapt_scale(s, in[0], every, out[0], out[1], out[2]);
+             });
+  }
+  void sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override {
+    mirrored(device_, "sgd", {g, velocity, x, step.control}, {velocity, x},
+             [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.sgd(s, controlled(step, in[3]), in[0], out[0], out[1]);
              });
   }
   void adam(Stream&, const AdamStep& step, const Tensor& g, Tensor m, Tensor v, Tensor x) override {
-    mirrored(device_, "adam", {g, m, v, x}, {m, v, x},
+    mirrored(device_, "adam", {g, m, v, x, step.control}, {m, v, x},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.adam(s, step, in[0], out[0], out[1], out[2]);
+               inner_.adam(s, controlled(step, in[4]), in[0], out[0], out[1], out[2]);
              });
   }
   void rmsprop(Stream&, const RmsPropStep& step, const Tensor& g, Tensor v, Tensor velocity,
                Tensor x) override {
-    mirrored(device_, "rmsprop", {g, v, velocity, x}, {v, velocity, x},
+    mirrored(device_, "rmsprop", {g, v, velocity, x, step.control}, {v, velocity, x},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.rmsprop(s, step, in[0], out[0], out[1], out[2]);
+               inner_.rmsprop(s, controlled(step, in[4]), in[0], out[0], out[1], out[2]);
              });
   }
 
  private:
+  template <typename Step>
+  static Step controlled(Step step, const Tensor& control) {
+    step.control = control;
+    return step;
+  }
   template <typename Outer, typename Inner>
   std::unique_ptr<Outer> over(std::unique_ptr<Inner> inner) const {
     return std::make_unique<Outer>(std::move(inner), device_);

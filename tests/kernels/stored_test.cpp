@@ -144,7 +144,7 @@ TEST(Stored, Pointwise) {
             k().accumulate(s, in[0], out[0]);
           });
     check("dropout", {{{n}}}, {{{n}}}, [](Stream& s, DType, const Tensors& in, const Tensors& out) {
-      k().dropout(s, {.seed = 3, .site = 5}, 0.3f, in[0], out[0]);
+      k().dropout(s, Draws({.seed = 3}).tensor(), /*site=*/5, 0.3f, in[0], out[0]);
     });
   }
 }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include "comm/buckets.h"
@@ -86,19 +87,34 @@ TEST_P(OptimizerShardsTest, TheNormIsThatOfTheWholeArena) {
   for (std::size_t i = kSlots / 4 + 4096; i < kSlots / 4 + 8192; ++i) whole[i] *= 1e8f;
   const auto trained = static_cast<std::int64_t>((t.gradient_bytes - t.slots_end) / 4);
   const std::int64_t blocks = norm_blocks(trained);
+  const auto norm_of = [&](std::vector<double>& sums, Tensor order) {
+    double norm = 0;
+    float factor = 0;
+    Stream s;
+    kernels(kCpu).clip(s, {.data = sums.data(), .shape = {blocks}, .dtype = DType::f64}, order, 1,
+                       /*scale=*/{}, {.data = &norm, .shape = {1}, .dtype = DType::f64},
+                       {.data = &factor, .shape = {1}});
+    return norm;
+  };
   Stream s;
   std::vector<double> sums(static_cast<std::size_t>(blocks));
-  const double wanted =
-      global_norm(s, {.data = whole.data() + kSlots / 4, .shape = {trained}},
-                  {.data = sums.data(), .shape = {blocks}, .dtype = DType::f64}, sums.data());
+  kernels(kCpu).sum_squares(s, {.data = whole.data() + kSlots / 4, .shape = {trained}},
+                            {.data = sums.data(), .shape = {blocks}, .dtype = DType::f64});
+  const double wanted = norm_of(sums, {});
+  double in_order = 0;
+  for (const double sum : sums) in_order += sum;
+  EXPECT_EQ(wanted, std::sqrt(in_order));  // to the bit
   run_local_ranks(GetParam(), [&](Communicator& comm) {
     Rank rank(comm);
     std::vector<float> mine = own_slices(rank, whole);
-    const Mirror own_sums(static_cast<std::size_t>(blocks) * sizeof(double), kCpu);
+    std::vector<double> gathered(sums.size());
     Stream stream;
-    const double norm =
-        rank.shards.gradient_norm(stream, reinterpret_cast<std::byte*>(mine.data()), own_sums);
-    EXPECT_EQ(norm, wanted);  // to the bit
+    rank.shards.sum_squares(stream, reinterpret_cast<std::byte*>(mine.data()),
+                            {.data = gathered.data(), .shape = {blocks}, .dtype = DType::f64});
+    std::vector<std::int64_t> order = rank.shards.block_order();
+    ASSERT_EQ(order.size(), sums.size());
+    EXPECT_EQ(norm_of(gathered, {.data = order.data(), .shape = {blocks}, .dtype = DType::i64}),
+              wanted);
   });
 }
 
@@ -108,13 +124,16 @@ TEST_P(OptimizerShardsTest, EveryRankGetsTheParametersOfAllWithoutTheHeap) {
   run_local_ranks(GetParam(), [&](Communicator& comm) {
     Rank rank(comm);
     std::vector<float> mine = own_slices(rank, whole);
-    const Mirror sums(1 << 16, kCpu);
+    const Buffer room(1 << 16);
+    const Tensor sums{.data = room.data(),
+                      .shape = {static_cast<std::int64_t>(rank.shards.block_order().size())},
+                      .dtype = DType::f64};
     auto* arena = reinterpret_cast<std::byte*>(mine.data());
     Stream s;
     const auto step = [&] {
       for (std::size_t b = 0; b < rank.shards.buckets(); ++b) rank.shards.share(s, b, arena);
       rank.shards.finish_sharing(s);
-      rank.shards.gradient_norm(s, arena, sums);
+      rank.shards.sum_squares(s, arena, sums);
     };
     step();
     for (std::size_t i = kSlots / 4; i < whole.size(); ++i) ASSERT_EQ(mine[i], whole[i]) << i;

@@ -164,6 +164,22 @@ void Trainer::expect_close(const void* actual, const golden::Array& expected,
 
 class ModelTest : public testing::TestWithParam<const char*> {};
 
+// Every kernel that models are made of is recorded here once; on a GPU as CUDA graphs.
+TEST_P(ModelTest, ReplayedStepsHaveTheBitsOfPlainOnes) {
+  const std::string model = GetParam();
+  Trainer plain(golden_spec(model), 4), recorded(golden_spec(model), 4, true, {.record = true});
+  for (Trainer* each : {&plain, &recorded}) each->load(model);
+  const std::size_t bytes = plain.table.gradient_bytes;
+  for (const float scale : {0.25f, 0.25f, 0.5f}) {
+    for (Trainer* each : {&plain, &recorded}) each->step(scale);
+    EXPECT_EQ(from_device<std::byte>(recorded.stream, recorded.gradients.data(), bytes),
+              from_device<std::byte>(plain.stream, plain.gradients.data(), bytes));
+    EXPECT_EQ(from_device<std::byte>(recorded.stream, recorded.states.data(), plain.states.size()),
+              from_device<std::byte>(plain.stream, plain.states.data(), plain.states.size()));
+  }
+  EXPECT_EQ(recorded.plan->recorded_backward(), 1u);
+}
+
 TEST_P(ModelTest, FirstStepIsPyTorchs) {
   const std::string model = GetParam();
   for (const bool fuse : {true, false}) {

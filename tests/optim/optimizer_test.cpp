@@ -54,8 +54,8 @@ struct Weights {
         states(optimizer.state_names().size(), std::vector<float>(x.size(), 0.0f)) {}
 
   // Steps elements first .. last - 1 only.
-  void step(Optimizer& optimizer, const Optimizer::Step& step, std::vector<float> gradient,
-            std::size_t first, std::size_t last) {
+  void step(Optimizer& optimizer, Optimizer::Step step, std::vector<float> gradient,
+            std::size_t first, std::size_t last, std::vector<float> control = {}) {
     const auto slice = [&](std::vector<float>& values) {
       return Tensor{.data = values.data() + first,
                     .shape = {static_cast<std::int64_t>(last - first)}};
@@ -65,9 +65,15 @@ struct Weights {
     changed.push_back(slice(x));
     Tensors read = changed;
     read.push_back(slice(gradient));
+    read.push_back(control.empty() ? Tensor{} : view(control));
     on_test_device("step", read, changed, [&](Stream& s, const Tensors& in, const Tensors& out) {
-      optimizer.step(s, step, in.back(), {out.begin(), out.end() - 1}, out.back());
+      step.control = in.back();
+      optimizer.step(s, step, in[in.size() - 2], {out.begin(), out.end() - 1}, out.back());
     });
+  }
+  void step(Optimizer& optimizer, const Optimizer::Step& by, const std::vector<float>& gradient,
+            const std::vector<float>& control) {
+    step(optimizer, by, gradient, 0, x.size(), control);
   }
   void step(Optimizer& optimizer, const Optimizer::Step& by, const std::vector<float>& gradient) {
     step(optimizer, by, gradient, 0, x.size());
@@ -77,19 +83,26 @@ struct Weights {
   std::vector<std::vector<float>> states;
 };
 
-double norm_of(std::vector<float>& gradient) {
+struct Norm {
+  double norm = 0;
+  float factor = 0;
+};
+
+Norm norm_of(std::vector<float>& gradient, double clip) {
   std::vector<double> sums(
       static_cast<std::size_t>(norm_blocks(static_cast<std::int64_t>(gradient.size()))));
-  std::vector<double> host_sums(sums.size());
   const Tensor blocks{
       .data = sums.data(), .shape = {static_cast<std::int64_t>(sums.size())}, .dtype = DType::f64};
-  double norm = 0;
-  on_test_device("norm", {view(gradient)}, {blocks},
+  Norm result;
+  const Tensor norm{.data = &result.norm, .shape = {1}, .dtype = DType::f64};
+  const Tensor factor{.data = &result.factor, .shape = {1}};
+  on_test_device("norm", {view(gradient)}, {blocks, norm, factor},
                  [&](Stream& s, const Tensors& in, const Tensors& out) {
-                   norm = global_norm(s, in[0], out[0], host_sums.data());
+                   Kernels& k = kernels(s.device());
+                   k.sum_squares(s, in[0], out[0]);
+                   k.clip(s, out[0], {}, clip, {}, out[1], out[2]);
                  });
-  EXPECT_EQ(sums, host_sums);
-  return norm;
+  return result;
 }
 
 void expect_close(const std::vector<float>& actual, const std::vector<double>& expected,
@@ -147,13 +160,13 @@ TEST(Optimizer, ClippingFollowsPyTorch) {
   Weights weights(*optimizer, floats(lines().at("start")[0]));
   for (std::size_t i = 0; i < 20; ++i) {
     std::vector<float> gradient = floats(lines().at("gradient")[i]);
-    const double norm = norm_of(gradient);
+    const auto [norm, factor] = norm_of(gradient, 0.5);
     const double expected = lines().at("clip_norms")[0][i];
     EXPECT_NEAR(norm, expected, 1e-6 * expected);
     weights.step(*optimizer,
                  {.number = static_cast<std::int64_t>(i) + 1,
                   .learning_rate = 0.1,
-                  .gradient_scale = clip_factor(norm, 0.5)},
+                  .gradient_scale = factor},
                  gradient);
     expect_close(weights.x, lines().at("sgd_clipped")[i], "step " + std::to_string(i + 1));
   }
@@ -260,16 +273,48 @@ TEST(Norm, AddsBlocksOfAnySize) {
       expected += static_cast<double>(values[i]) * values[i];
     }
     EXPECT_EQ(norm_blocks(size), (size + 4095) / 4096);
-    const double norm = norm_of(values);
+    const double norm = norm_of(values, 0).norm;
     EXPECT_NEAR(norm, std::sqrt(expected), 1e-13 * norm);
   }
 }
 
 TEST(Norm, ClipsOnlyWhatIsLonger) {
-  EXPECT_EQ(clip_factor(0.5, 1.0), 1.0f);
-  EXPECT_EQ(clip_factor(0.0, 1.0), 1.0f);
-  EXPECT_FLOAT_EQ(clip_factor(4.0, 1.0), 0.25f);
-  EXPECT_TRUE(std::isnan(clip_factor(std::numeric_limits<double>::quiet_NaN(), 1.0)));
+  const auto factor_of = [](float value, double clip) {
+    std::vector<float> gradient{0, value};
+    return norm_of(gradient, clip).factor;
+  };
+  EXPECT_EQ(factor_of(0.5f, 1.0), 1.0f);
+  EXPECT_EQ(factor_of(0.0f, 1.0), 1.0f);
+  EXPECT_EQ(factor_of(4.0f, 0.0), 1.0f) << "0 is no clipping";
+  EXPECT_FLOAT_EQ(factor_of(4.0f, 1.0), 0.25f);
+  EXPECT_TRUE(std::isnan(factor_of(std::numeric_limits<float>::quiet_NaN(), 1.0)));
+}
+
+// What the device decides: the factor on the gradient, and whether anything changes.
+TEST(Optimizer, IsControlledFromMemory) {
+  constexpr std::size_t kSize = 1003;
+  const Random random({.seed = 6});
+  std::vector<float> start(kSize), gradient(kSize);
+  for (std::size_t i = 0; i < kSize; ++i) {
+    start[i] = static_cast<float>(random.normal(i));
+    gradient[i] = static_cast<float>(random.normal(5000 + i));
+  }
+  for (const auto& optimizer : every_optimizer()) {
+    const std::string names = ::testing::PrintToString(optimizer->state_names());
+    Weights given(*optimizer, start), told(*optimizer, start);
+    std::vector<float> open{1, 0.7f}, shut{0, 0.7f};
+    given.step(*optimizer, {.number = 1, .learning_rate = 0.01, .gradient_scale = 0.7f}, gradient);
+    told.step(*optimizer, {.number = 1, .learning_rate = 0.01}, gradient, open);
+    EXPECT_EQ(told.x, given.x) << names;
+    EXPECT_EQ(told.states, given.states) << names;
+    std::vector<float> bad = gradient;
+    bad[3] = std::numeric_limits<float>::quiet_NaN();
+    told.step(*optimizer, {.number = 2, .learning_rate = 0.01}, bad, shut);
+    EXPECT_EQ(told.x, given.x) << names;
+    EXPECT_EQ(told.states, given.states) << names;
+    told.step(*optimizer, {.number = 2, .learning_rate = 0.01}, gradient, open);
+    EXPECT_NE(told.x, given.x) << names;
+  }
 }
 
 }  // namespace

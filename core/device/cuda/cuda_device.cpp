@@ -197,6 +197,47 @@ void synchronize_event(void* event) {
   check(cudaEventSynchronize(event_of(event)), "cudaEventSynchronize", "work enqueued earlier");
 }
 
+// Thread-local: what other threads of the process do, such as other ranks' allocations, is neither
+// captured nor in the way.
+void begin_capture(void* stream, const Device& device, const std::string& name) {
+  const Current current(device);
+  check(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal),
+        "cudaStreamBeginCapture", "a graph of \"", name, "\" on ", to_string(device));
+}
+
+void* end_capture(void* stream, const Device& device, const std::string& name) {
+  const Current current(device);
+  cudaGraph_t captured = nullptr;
+  check(cudaStreamEndCapture(stream_of(stream), &captured), "cudaStreamEndCapture", "a graph of \"",
+        name, "\" on ", to_string(device));
+  cudaGraphExec_t graph = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&graph, captured, 0);
+  cudaGraphDestroy(captured);
+  check(status, "cudaGraphInstantiate", "a graph of \"", name, "\" on ", to_string(device));
+  return graph;
+}
+
+void abandon_capture(void* stream, const Device& device) noexcept {
+  int before = 0;
+  const bool known = cudaGetDevice(&before) == cudaSuccess;
+  cudaSetDevice(device.index);
+  cudaGraph_t captured = nullptr;
+  if (cudaStreamEndCapture(stream_of(stream), &captured) == cudaSuccess && captured != nullptr)
+    cudaGraphDestroy(captured);
+  cudaGetLastError();  // that what was captured is no good is no news
+  if (known) cudaSetDevice(before);
+}
+
+void launch_graph(void* graph, void* stream, const Device& device, const std::string& name) {
+  const Current current(device);
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream_of(stream)), "cudaGraphLaunch",
+        "\"", name, "\" on ", to_string(device));
+}
+
+void free_graph(void* graph) noexcept {
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+}
+
 void check_launch(const char* kernel) {
   check(cudaGetLastError(), "kernel launch", kernel);
 }

@@ -53,6 +53,15 @@ void wait_event(void* stream, void* event);
 bool event_done(void* event);
 void synchronize_event(void* event);
 
+// What the calling thread enqueues on the stream from begin to end becomes a graph
+// (cudaGraphExec_t) instead of being done; `name` is for errors. Other threads may call anything
+// meanwhile. end frees what it captured when it throws; the stream works as before then.
+void begin_capture(void* stream, const Device& device, const std::string& name);
+void* end_capture(void* stream, const Device& device, const std::string& name);
+void abandon_capture(void* stream, const Device& device) noexcept;
+void launch_graph(void* graph, void* stream, const Device& device, const std::string& name);
+void free_graph(void* graph) noexcept;  // after launches that are under way
+
 // After a kernel was launched: throws what CUDA says of the launch.
 void check_launch(const char* kernel);
 

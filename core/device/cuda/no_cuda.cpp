@@ -90,6 +90,22 @@ void synchronize_event(void*) {
   refuse("event");
 }
 
+void begin_capture(void*, const Device& device, const std::string&) {
+  refuse(to_string(device));
+}
+
+void* end_capture(void*, const Device& device, const std::string&) {
+  refuse(to_string(device));
+}
+
+void abandon_capture(void*, const Device&) noexcept {}
+
+void launch_graph(void*, void*, const Device& device, const std::string&) {
+  refuse(to_string(device));
+}
+
+void free_graph(void*) noexcept {}
+
 void check_launch(const char* kernel) {
   refuse(kernel);
 }

@@ -23,13 +23,15 @@ class CpuKernels final : public Kernels {
                                         const Form& to) override;
   void fill(Stream& s, Tensor x, float value) override;
   void copy(Stream& s, const Tensor& from, Tensor to) override;
+  void set_values(Stream& s, std::span<const std::int64_t> values, Tensor to) override;
   void activation(Stream& s, Activation kind, float slope, const Tensor& x, Tensor y) override;
   void activation_backward(Stream& s, Activation kind, float slope, const Tensor& x,
                            const Tensor& y, const Tensor& dy, Tensor dx) override;
   void scale(Stream& s, float factor, const Tensor& x, Tensor y) override;
   void accumulate(Stream& s, const Tensor& x, Tensor y) override;
   void binary(Stream& s, BinaryOp op, const Tensor& x, const Tensor& y, Tensor z) override;
-  void dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) override;
+  void dropout(Stream& s, const Tensor& draws, std::uint64_t site, float p, const Tensor& x,
+               Tensor y) override;
   void transpose(Stream& s, const Tensor& x, std::span<const int> perm, Tensor y) override;
   void copy_box(Stream& s, const Tensor& x, std::span<const std::int64_t> x_start, Tensor y,
                 std::span<const std::int64_t> y_start, const Shape& extent) override;
@@ -74,6 +76,11 @@ class CpuKernels final : public Kernels {
   void subtract_scaled(Stream& s, float factor, const Tensor& y, Tensor m) override;
   void orthonormalize(Stream& s, const RandomKey& key, Tensor p) override;
   void sum_squares(Stream& s, const Tensor& x, Tensor sums) override;
+  void guard(Stream& s, const Tensor& x, Tensor go, Tensor cleared) override;
+  void clip(Stream& s, const Tensor& sums, const Tensor& order, double clip, const Tensor& scale,
+            Tensor norm, Tensor factor) override;
+  void adapt_scale(Stream& s, const Tensor& norm, std::int64_t every, Tensor open, Tensor go,
+                   Tensor scaling) override;
   void sgd(Stream& s, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) override;
   void adam(Stream& s, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
             Tensor x) override;

@@ -11,9 +11,8 @@ constexpr std::int64_t kCounters = 64;             // computed side by side
 constexpr std::int64_t kElements = 4 * kCounters;  // words they give
 
 // kElements elements, the first of which is element 4*first of the tensor.
-PEAL_INLINE void drop_block(const Random& random, std::uint64_t first, float p, float keep_scale,
+PEAL_INLINE void drop_block(const PhiloxKey& key, std::uint64_t first, float p, float keep_scale,
                             const float* x, float* y) {
-  const PhiloxKey key = random.philox_key();
   std::int32_t draws[kElements];  // of 24 bits
   for (std::uint64_t j = 0; j < kCounters; ++j) {
     std::uint32_t words[4];
@@ -29,27 +28,28 @@ PEAL_INLINE void drop_block(const Random& random, std::uint64_t first, float p, 
 }
 
 // `first`, a multiple of 4: of the tensor's elements.
-PEAL_CLONES void drop(const Random& random, std::int64_t first, float p, const float* x, float* y,
+PEAL_CLONES void drop(const PhiloxKey& key, std::int64_t first, float p, const float* x, float* y,
                       std::int64_t n) {
   const float keep_scale = 1.0f / (1.0f - p);
   std::int64_t i = 0;
   for (; i + kElements <= n; i += kElements) {
-    drop_block(random, static_cast<std::uint64_t>((first + i) / 4), p, keep_scale, x + i, y + i);
+    drop_block(key, static_cast<std::uint64_t>((first + i) / 4), p, keep_scale, x + i, y + i);
   }
   if (i == n) return;
   float tail[kElements] = {};
   const auto bytes = static_cast<std::size_t>(n - i) * sizeof(float);
   std::memcpy(tail, x + i, bytes);
-  drop_block(random, static_cast<std::uint64_t>((first + i) / 4), p, keep_scale, tail, tail);
+  drop_block(key, static_cast<std::uint64_t>((first + i) / 4), p, keep_scale, tail, tail);
   std::memcpy(y + i, tail, bytes);
 }
 
 }  // namespace
 
-void CpuKernels::dropout(Stream&, const RandomKey& key, float p, const Tensor& x, Tensor y) {
-  const Random random(key);
+void CpuKernels::dropout(Stream&, const Tensor& draws, std::uint64_t site, float p, const Tensor& x,
+                         Tensor y) {
+  const PhiloxKey key = philox_key(*draws.as<DrawKey>(), site);
   for_pieces(x.dtype, x.numel(), [&](std::int64_t first, std::int64_t n) {
-    drop(random, first, p, Reads(x, first, n), Writes(y, first, n), n);
+    drop(key, first, p, Reads(x, first, n), Writes(y, first, n), n);
   });
 }
 

@@ -16,4 +16,8 @@ void CpuKernels::copy(Stream&, const Tensor& from, Tensor to) {
   std::memcpy(to.data, from.data, from.layout == nullptr ? from.bytes() : layout_bytes(from));
 }
 
+void CpuKernels::set_values(Stream&, std::span<const std::int64_t> values, Tensor to) {
+  std::memcpy(to.data, values.data(), values.size_bytes());
+}
+
 }  // namespace peal::cpu

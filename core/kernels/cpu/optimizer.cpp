@@ -88,6 +88,17 @@ float f(double value) {
   return static_cast<float>(value);
 }
 
+template <typename Step>
+bool stays(const Step& step) {
+  return !step.control.empty() && step.control.template as<float>()[0] == 0;
+}
+
+template <typename Step>
+float scale_of(const Step& step) {
+  if (step.control.empty()) return step.gradient_scale;
+  return step.gradient_scale * step.control.template as<float>()[1];
+}
+
 }  // namespace
 
 void CpuKernels::sum_squares(Stream&, const Tensor& x, Tensor sums) {
@@ -100,23 +111,25 @@ void CpuKernels::sum_squares(Stream&, const Tensor& x, Tensor sums) {
 }
 
 void CpuKernels::sgd(Stream&, const SgdStep& step, const Tensor& g, Tensor velocity, Tensor x) {
+  if (stays(step)) return;
+  const float scale = scale_of(step);
   const float lr = f(step.learning_rate), decay = f(step.weight_decay);
   if (step.momentum == 0) {
-    sgd_plain(lr, decay, step.gradient_scale, g.as<float>(), x.as<float>(), x.numel());
+    sgd_plain(lr, decay, scale, g.as<float>(), x.as<float>(), x.numel());
     return;
   }
   const float momentum = f(step.momentum);
   const Momentum by{step.first ? 0.0f : momentum, step.nesterov ? 1.0f : 0.0f,
                     step.nesterov ? momentum : 1.0f};
-  sgd_momentum(lr, decay, step.gradient_scale, by, g.as<float>(), velocity.as<float>(),
-               x.as<float>(), x.numel());
+  sgd_momentum(lr, decay, scale, by, g.as<float>(), velocity.as<float>(), x.as<float>(), x.numel());
 }
 
 void CpuKernels::adam(Stream&, const AdamStep& step, const Tensor& g, Tensor m, Tensor v,
                       Tensor x) {
+  if (stays(step)) return;
   const double lr = step.learning_rate, decay = step.weight_decay;
   const double root2 = std::sqrt(step.correction2);
-  const Adam by{.scale = step.gradient_scale,
+  const Adam by{.scale = scale_of(step),
                 .l2 = step.decoupled ? 0.0f : f(decay),
                 .shrink = step.decoupled ? f(1 - lr * decay) : 1.0f,
                 .new1 = f(1 - step.beta1),
@@ -129,7 +142,8 @@ void CpuKernels::adam(Stream&, const AdamStep& step, const Tensor& g, Tensor m, 
 
 void CpuKernels::rmsprop(Stream&, const RmsPropStep& step, const Tensor& g, Tensor v,
                          Tensor velocity, Tensor x) {
-  const RmsProp by{.scale = step.gradient_scale,
+  if (stays(step)) return;
+  const RmsProp by{.scale = scale_of(step),
                    .l2 = f(step.weight_decay),
                    .keep = f(step.alpha),
                    .fresh = f(1 - step.alpha),

@@ -2,20 +2,22 @@
 // alone, and backward computes them again. A block has a tile of queries and walks over the keys
 // that these see, or a tile of keys and walks over the queries that see them, always in one order,
 // so every sum has a fixed shape. Neither library computes this in f32: cuDNN's wants half types.
+// Halves that cuDNN's does not take are widened in shared memory.
 #include <cmath>
 
 #include "core/base/error.h"
 #include "core/kernels/cuda/attention.cuh"
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/flash_attention.h"
 
 namespace peal::cuda {
 namespace {
 
 // y = softmax(scores) v for a tile of queries. The largest score so far is what exponentials are
 // taken against; what was summed before a larger one came is scaled down.
-template <class Size>
+template <class Size, typename T>
 __global__ void __launch_bounds__(kThreads)
-    attention_forward(AttentionOf of, const float* qkv, float* y, float* log_sums) {
+    attention_forward(AttentionOf of, const T* qkv, T* y, float* log_sums) {
   const AttentionBlock<Size> block(of);
   extern __shared__ float shared[];
   float *const q = shared, *const k = q + Size::kTileFloats, *const v = k + Size::kTileFloats,
@@ -68,8 +70,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // dots[t] = dy[t] . y[t] of every row of every head: a warp a row.
+template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    attention_dots(AttentionOf of, const float* y, const float* dy, float* dots) {
+    attention_dots(AttentionOf of, const T* y, const T* dy, float* dots) {
   const std::int64_t row =
       static_cast<std::int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -77,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t t = row % of.time, h = row / of.time % of.heads, b = row / of.time / of.heads;
   const std::int64_t at = (b * of.time + t) * of.width + h * of.depth;
   float sum = 0;
-  for (int d = lane; d < of.depth; d += kWarp) sum = fmaf(y[at + d], dy[at + d], sum);
+  for (int d = lane; d < of.depth; d += kWarp) sum = fmaf(widen(y[at + d]), widen(dy[at + d]), sum);
   sum = warp_reduce(sum);
   if (lane == 0) dots[row] = sum;
 }
@@ -107,10 +110,10 @@ __device__ void score_gradients(const AttentionBlock<Size>& block, const Attenti
   }
 }
 
-template <class Size>
+template <class Size, typename T>
 __global__ void __launch_bounds__(kThreads)
-    attention_queries(AttentionOf of, const float* qkv, const float* dy, const float* log_sums,
-                      const float* dots, float* dqkv) {
+    attention_queries(AttentionOf of, const T* qkv, const T* dy, const float* log_sums,
+                      const float* dots, T* dqkv) {
   const AttentionBlock<Size> block(of);
   extern __shared__ float shared[];
   float *const q = shared, *const g = q + Size::kTileFloats, *const k = g + Size::kTileFloats,
@@ -132,10 +135,10 @@ __global__ void __launch_bounds__(kThreads)
   block.store(dqkv + block.input(0), 3 * of.width, block.tile, out, of.scale);
 }
 
-template <class Size>
+template <class Size, typename T>
 __global__ void __launch_bounds__(kThreads)
-    attention_keys(AttentionOf of, const float* qkv, const float* dy, const float* log_sums,
-                   const float* dots, float* dqkv) {
+    attention_keys(AttentionOf of, const T* qkv, const T* dy, const float* log_sums,
+                   const float* dots, T* dqkv) {
   const AttentionBlock<Size> block(of);
   extern __shared__ float shared[];
   float *const k = shared, *const v = k + Size::kTileFloats, *const q = v + Size::kTileFloats,
@@ -168,7 +171,7 @@ void allow(const void* kernel, std::size_t bytes) {
   check_launch("attention, shared memory");
 }
 
-template <class Size>
+template <class Size, typename T>
 class TileAttention final : public Attention {
  public:
   TileAttention(const Device& device, const AttentionSpec& spec)
@@ -180,9 +183,9 @@ class TileAttention final : public Attention {
             1.0f / std::sqrt(static_cast<float>(spec.width / spec.heads))},
         training_(spec.training) {
     const Current current(device);
-    allow(reinterpret_cast<const void*>(attention_forward<Size>), kForwardBytes);
-    allow(reinterpret_cast<const void*>(attention_queries<Size>), kQueriesBytes);
-    allow(reinterpret_cast<const void*>(attention_keys<Size>), kKeysBytes);
+    allow(reinterpret_cast<const void*>(attention_forward<Size, T>), kForwardBytes);
+    allow(reinterpret_cast<const void*>(attention_queries<Size, T>), kQueriesBytes);
+    allow(reinterpret_cast<const void*>(attention_keys<Size, T>), kKeysBytes);
   }
 
   std::size_t scratch_bytes() const override {
@@ -192,7 +195,7 @@ class TileAttention final : public Attention {
   void forward(Stream& s, const Tensor& qkv, Tensor y, Tensor log_sums, Tensor) override {
     const OnStream on(s);
     attention_forward<Size><<<blocks(), kThreads, kForwardBytes, on.stream>>>(
-        of_, qkv.as<float>(), y.as<float>(), log_sums.as<float>());
+        of_, qkv.as<T>(), y.as<T>(), log_sums.as<float>());
     check_launch("attention");
   }
 
@@ -200,15 +203,13 @@ class TileAttention final : public Attention {
                 const Tensor& dy, Tensor dqkv, Tensor scratch) override {
     const OnStream on(s);
     attention_dots<<<blocks_for(rows(), kThreads / kWarp), kThreads, 0, on.stream>>>(
-        of_, y.as<float>(), dy.as<float>(), scratch.as<float>());
+        of_, y.as<T>(), dy.as<T>(), scratch.as<float>());
     check_launch("attention backward, dots");
     attention_queries<Size><<<blocks(), kThreads, kQueriesBytes, on.stream>>>(
-        of_, qkv.as<float>(), dy.as<float>(), log_sums.as<float>(), scratch.as<float>(),
-        dqkv.as<float>());
+        of_, qkv.as<T>(), dy.as<T>(), log_sums.as<float>(), scratch.as<float>(), dqkv.as<T>());
     check_launch("attention backward, queries");
     attention_keys<Size><<<blocks(), kThreads, kKeysBytes, on.stream>>>(
-        of_, qkv.as<float>(), dy.as<float>(), log_sums.as<float>(), scratch.as<float>(),
-        dqkv.as<float>());
+        of_, qkv.as<T>(), dy.as<T>(), log_sums.as<float>(), scratch.as<float>(), dqkv.as<T>());
     check_launch("attention backward, keys");
   }
 
@@ -229,15 +230,23 @@ class TileAttention final : public Attention {
   bool training_;
 };
 
+template <typename T>
+std::unique_ptr<Attention> make_tiles(const Device& device, const AttentionSpec& spec) {
+  const std::int64_t depth = spec.width / spec.heads;
+  if (depth <= 32) return std::make_unique<TileAttention<AttentionSize<64, 32>, T>>(device, spec);
+  if (depth <= 64) return std::make_unique<TileAttention<AttentionSize<64, 64>, T>>(device, spec);
+  if (depth <= 128) return std::make_unique<TileAttention<AttentionSize<32, 128>, T>>(device, spec);
+  fail_input("attention", to_string(device), " has heads of up to 128 columns, got ", spec.width,
+             " / ", spec.heads, " = ", depth);
+}
+
 }  // namespace
 
 std::unique_ptr<Attention> CudaKernels::make_attention(const AttentionSpec& spec) {
-  const std::int64_t depth = spec.width / spec.heads;
-  if (depth <= 32) return std::make_unique<TileAttention<AttentionSize<64, 32>>>(device_, spec);
-  if (depth <= 64) return std::make_unique<TileAttention<AttentionSize<64, 64>>>(device_, spec);
-  if (depth <= 128) return std::make_unique<TileAttention<AttentionSize<32, 128>>>(device_, spec);
-  fail_input("attention", to_string(device_), " has heads of up to 128 columns, got ", spec.width,
-             " / ", spec.heads, " = ", depth);
+  std::unique_ptr<Attention> made = make_flash_attention(device_, spec);
+  if (made != nullptr) return made;
+  for_stored(spec.stored, [&]<typename T>(Stored<T>) { made = make_tiles<T>(device_, spec); });
+  return made;
 }
 
 }  // namespace peal::cuda

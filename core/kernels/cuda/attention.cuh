@@ -53,11 +53,12 @@ struct AttentionBlock {
   }
 
   // A tile of rows that are `stride` apart, zeros where there is nothing.
-  __device__ void load(float* to, const float* from, std::int64_t stride, int of_tile) const {
+  template <typename T>
+  __device__ void load(float* to, const T* from, std::int64_t stride, int of_tile) const {
     for (int i = static_cast<int>(threadIdx.x); i < Size::kTile * Size::kDepth; i += kThreads) {
       const int r = i / Size::kDepth, d = i % Size::kDepth;
       const std::int64_t t = static_cast<std::int64_t>(of_tile) * Size::kTile + r;
-      to[r * Size::kStride + d] = t < of.time && d < of.depth ? from[t * stride + d] : 0.0f;
+      to[r * Size::kStride + d] = t < of.time && d < of.depth ? widen(from[t * stride + d]) : 0.0f;
     }
   }
 
@@ -100,14 +101,16 @@ struct AttentionBlock {
   }
 
   // to[row i][column c] = factor * out[i][c], where the tile has rows and columns
-  __device__ void store(float* to, std::int64_t stride, int of_tile,
+  template <typename T>
+  __device__ void store(T* to, std::int64_t stride, int of_tile,
                         const float (&out)[Size::kMine][Size::kColumns], float factor) const {
 #pragma unroll
     for (int i = 0; i < Size::kMine; ++i) {
       const std::int64_t t = time(of_tile, i);
 #pragma unroll
       for (int c = 0; c < Size::kColumns; ++c) {
-        if (t < of.time && column(c) < of.depth) to[t * stride + column(c)] = factor * out[i][c];
+        if (t < of.time && column(c) < of.depth)
+          to[t * stride + column(c)] = rounded<T>(factor * out[i][c]);
       }
     }
   }

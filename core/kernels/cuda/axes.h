@@ -83,16 +83,18 @@ struct Reduction {
 
 // A block of rows x columns threads that sums tables of `height` rows: thread (r, c) has the rows
 // r, r + rows, ... of column c. Both are powers of two. Neighbours are read at once, so that narrow
-// blocks are for tables that give few wide ones: 8 columns are the 32 bytes that memory delivers.
+// blocks are for tables that give few wide ones: their columns, 8 floats or 16 halves, are the 32
+// bytes that memory delivers.
 struct Tile {
   std::int64_t rows = 1, columns = 1;
 
-  static Tile of(std::int64_t height, std::int64_t width, std::int64_t tables) {
+  static Tile of(std::int64_t height, std::int64_t width, std::int64_t tables,
+                 std::int64_t narrow = 8) {
     constexpr std::int64_t kMost = 1024, kEnough = 256, kRowsEach = 8, kFewBlocks = 96;
     Tile t;
     t.columns = up(std::min<std::int64_t>(width, 32));
     const bool few = (width + 31) / 32 * tables < kFewBlocks;
-    if (few && height >= 512) t.columns = std::min<std::int64_t>(t.columns, 8);
+    if (few && height >= 512) t.columns = std::min(t.columns, narrow);
     t.rows = std::min(up((height + kRowsEach - 1) / kRowsEach), kMost / t.columns);
     while (t.rows * t.columns < kEnough && t.columns < width) t.columns *= 2;
     return t;

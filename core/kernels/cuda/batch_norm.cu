@@ -1,12 +1,12 @@
-// The sums of a channel are the work of one block: with
-// fewer than some 64 channels of hundreds of MB not all multiprocessors are at work.
+// Of row-major tensors the sums of a channel are the work of one block: with fewer than some 64
+// channels of hundreds of MB not all multiprocessors are at work.
 //
 // Cost: statistics and batch_norm read x once each, backward reads x and dy twice; with a residual
 // batch_norm reads it, too, and backward first makes its gradient, which reads y and dy.
 #include <algorithm>
 
+#include "core/kernels/cuda/batch_norm_columns.cuh"
 #include "core/kernels/cuda/cuda_kernels.h"
-#include "core/kernels/cuda/sums.cuh"
 
 namespace peal::cuda {
 namespace {
@@ -19,74 +19,12 @@ struct Planes {
   bool wide;
 };
 
-// What a channel's values become before an activation, the same in forward and backward.
-struct Normal {
-  float mean, factor, offset;
-
-  __device__ Normal(const float* means, const float* variance, const float* gamma,
-                    const float* beta, float epsilon, std::int64_t c)
-      : mean(means[c]), factor(gamma[c] / sqrtf(variance[c] + epsilon)), offset(beta[c]) {}
-  __device__ float operator()(float x) const { return (x - mean) * factor + offset; }
-};
-
 // ---- Sums over records and pixels -----------------------------------------------------------
 
-// How a channel is summed up: channel() is what its values have in common, add() takes one value of
-// each array, finish() what n of them gave.
-struct Moments {
-  static constexpr int kIn = 1;  // x
-  float* mean;
-  float* variance;
-
-  struct Channel {};
-  __device__ Channel channel(std::int64_t) const { return {}; }
-  __device__ void add(const float* v, const Channel&, double& first, double& second) const {
-    const double x = v[0];
-    first += x;
-    second = fma(x, x, second);  // the product is exact
-  }
-  __device__ void finish(std::int64_t c, double n, double sum, double squares) const {
-    const double average = n == 0 ? 0.0 : sum / n;
-    const double spread = n == 0 ? 0.0 : squares / n - average * average;
-    mean[c] = static_cast<float>(average);
-    variance[c] = spread < 0 ? 0.0f : static_cast<float>(spread);
-  }
-};
-
-struct Gradients {
-  static constexpr int kIn = 2;  // x, dy
-  const float *mean, *variance, *gamma, *beta;
-  float epsilon;
-  bool relu;
-  float* dgamma;
-  float* dbeta;
-
-  __device__ Normal channel(std::int64_t c) const {
-    return {mean, variance, gamma, beta, epsilon, c};
-  }
-  __device__ void add(const float* v, const Normal& by, double& first, double& second) const {
-    const double g = relu && by(v[0]) <= 0 ? 0.0f : v[1];
-    first += g;
-    second += g * (static_cast<double>(v[0]) - static_cast<double>(by.mean));
-  }
-  __device__ void finish(std::int64_t c, double, double sum, double products) const {
-    dbeta[c] = static_cast<float>(sum);
-    dgamma[c] = static_cast<float>(products / sqrt(static_cast<double>(variance[c]) + epsilon));
-  }
-};
-
-// Records that count, at every thread.
-template <int kBlock>
-__device__ int count_records(const float* weight, std::int64_t records) {
-  int n = 0;
-  for (std::int64_t b = threadIdx.x; b < records; b += kBlock) n += weight[b] > 0 ? 1 : 0;
-  return block_reduce<kBlock>(n);
-}
-
 // A block for each channel; its threads take the packs of all records in turn.
-template <int kWidth, int kBlock, class F>
+template <int kWidth, int kBlock, class F, typename T>
 __global__ void __launch_bounds__(kBlock)
-    sum_planes(Arrays<const float, F::kIn> in, const float* weight, Planes of, F f) {
+    sum_planes(Arrays<const T, F::kIn> in, const float* weight, Planes of, F f) {
   constexpr int kAtOnce = (kWidth == 1 ? 8 : 4) / F::kIn;  // reads under way of each array
   const std::int64_t c = blockIdx.x, items = of.records * of.packs.value();
   const auto channel = f.channel(c);
@@ -126,9 +64,9 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // One value a channel and record: the channels lie side by side.
-template <class F>
+template <class F, typename T>
 __global__ void __launch_bounds__(1024)
-    sum_records(Arrays<const float, F::kIn> in, const float* weight, std::int64_t records,
+    sum_records(Arrays<const T, F::kIn> in, const float* weight, std::int64_t records,
                 std::int64_t channels, Tile tile, F f) {
   extern __shared__ double shared[];
   const TileThread me(tile);
@@ -141,7 +79,7 @@ __global__ void __launch_bounds__(1024)
     for (std::int64_t b = me.row; b < records; b += step) {
       float v[F::kIn];
 #pragma unroll
-      for (int a = 0; a < F::kIn; ++a) v[a] = in.of[a][b * channels + c];
+      for (int a = 0; a < F::kIn; ++a) v[a] = widen(in.of[a][b * channels + c]);
       if (weight[b] > 0) {
         f.add(v, channel, first, second);
         n += 1;
@@ -160,28 +98,31 @@ Planes planes_of(const Tensor& x, int width, bool wide) {
   return {records, channels, pixels, Divider(pixels / width), Divider(channels), wide};
 }
 
-// 4 where packs lie in one plane, which the shape alone decides.
+// 16 bytes where packs lie in one plane, which the shape alone decides.
+template <typename T>
 int pack_width(const Tensor& x) {
-  return x.numel() / (x.shape[0] * x.shape[1]) % kWide == 0 ? kWide : 1;
+  return x.numel() / (x.shape[0] * x.shape[1]) % kWideOf<T> == 0 ? kWideOf<T> : 1;
 }
 
-template <class F>
-void sum_channels(const OnStream& on, const Tensor& x, const Arrays<const float, F::kIn>& in,
+template <class F, typename T>
+void sum_channels(Stream& s, const OnStream& on, const Tensor& x, const Arrays<const T, F::kIn>& in,
                   const Tensor& weight, bool wide, const F& f) {
-  const int width = pack_width(x);
+  constexpr int kPack = kWideOf<T>;
+  if (x.layout != nullptr) return sum_columns(s, on, columns_of(x), in, weight, wide, f);
+  const int width = pack_width<T>(x);
   const Planes of = planes_of(x, width, wide);
   const float* w = weight.as<float>();
   const auto blocks = static_cast<unsigned>(of.channels);
   if (of.pixels == 1) {
-    const Tile tile = Tile::of(of.records, of.channels, 1);
+    const Tile tile = Tile::of(of.records, of.channels, 1, 32 / static_cast<int>(sizeof(T)));
     const auto threads = static_cast<unsigned>(tile.threads());
-    sum_records<F>
+    sum_records<F, T>
         <<<blocks_for(of.channels, tile.columns), threads, threads * sizeof(double), on.stream>>>(
             in, w, of.records, of.channels, tile, f);
-  } else if (width == kWide && of.records * of.packs.value() > 4096) {
-    sum_planes<kWide, 1024, F><<<blocks, 1024, 0, on.stream>>>(in, w, of, f);
-  } else if (width == kWide) {
-    sum_planes<kWide, 256, F><<<blocks, 256, 0, on.stream>>>(in, w, of, f);
+  } else if (width == kPack && of.records * of.packs.value() > 4096) {
+    sum_planes<kPack, 1024, F><<<blocks, 1024, 0, on.stream>>>(in, w, of, f);
+  } else if (width == kPack) {
+    sum_planes<kPack, 256, F><<<blocks, 256, 0, on.stream>>>(in, w, of, f);
   } else if (of.records * of.packs.value() > 8192) {
     sum_planes<1, 1024, F><<<blocks, 1024, 0, on.stream>>>(in, w, of, f);
   } else {
@@ -191,66 +132,9 @@ void sum_channels(const OnStream& on, const Tensor& x, const Arrays<const float,
 
 // ---- Element by element ---------------------------------------------------------------------
 
-template <bool kResidual>
-struct Normalise {
-  static constexpr int kIn = kResidual ? 2 : 1;  // x, residual
-  const float *mean, *variance, *gamma, *beta;
-  float epsilon;
-  bool relu;
-
-  struct Rule {
-    Normal by;
-    bool relu;
-    __device__ float operator()(const float* v) const {
-      float y = by(v[0]);
-      if constexpr (kResidual) y += v[1];
-      return relu && y < 0 ? 0.0f : y;
-    }
-  };
-  __device__ void begin() {}
-  __device__ Rule rule(std::int64_t, std::int64_t c) const {
-    return {Normal(mean, variance, gamma, beta, epsilon, c), relu};
-  }
-};
-
-// dx = a*g + b*(x - mean) + c, g = dy behind the activation; and 0 where a record is padding.
-struct Backward {
-  static constexpr int kIn = 2;  // x, dy
-  const float *weight, *mean, *variance, *gamma, *beta, *dgamma, *dbeta;
-  float epsilon;
-  bool relu;
-  std::int64_t records, pixels;
-  float per_n = 0;
-
-  struct Rule {
-    Normal by;
-    bool counts, relu;
-    float a, b, c;
-    __device__ float operator()(const float* v) const {
-      if (!counts) return 0.0f;
-      const float g = relu && by(v[0]) <= 0 ? 0.0f : v[1];
-      return a * g + b * (v[0] - by.mean) + c;
-    }
-  };
-  __device__ void begin() {
-    const double n =
-        static_cast<double>(count_records<kThreads>(weight, records)) * static_cast<double>(pixels);
-    per_n = n == 0 ? 0.0f : static_cast<float>(1.0 / n);
-  }
-  __device__ Rule rule(std::int64_t record, std::int64_t c) const {
-    const float rstd = 1.0f / sqrtf(variance[c] + epsilon), factor = gamma[c] * rstd;
-    return {Normal(mean, variance, gamma, beta, epsilon, c),
-            weight[record] > 0,
-            relu,
-            factor,
-            -factor * rstd * (dgamma[c] * per_n),
-            -factor * (dbeta[c] * per_n)};
-  }
-};
-
-template <int kWidth, class F>
+template <int kWidth, class F, typename T>
 __global__ void __launch_bounds__(kThreads)
-    for_planes_kernel(Arrays<const float, F::kIn> in, Planes of, F f, float* out) {
+    for_planes_kernel(Arrays<const T, F::kIn> in, Planes of, F f, T* out) {
   constexpr int kMine = 4 / F::kIn;
   const std::int64_t items = of.records * of.channels * of.packs.value();
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x;
@@ -283,14 +167,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class F>
-void for_planes(const OnStream& on, const Tensor& x, const Arrays<const float, F::kIn>& in,
-                bool wide, const F& f, float* out) {
-  const int width = pack_width(x);
+template <class F, typename T>
+void for_planes(const OnStream& on, const Tensor& x, const Arrays<const T, F::kIn>& in, bool wide,
+                const F& f, T* out) {
+  if (x.layout != nullptr) return for_columns(on, columns_of(x), in, wide, f, out);
+  const int width = pack_width<T>(x);
   const Planes of = planes_of(x, width, wide);
   const unsigned blocks = blocks_for(x.numel() / width, kThreads * (4 / F::kIn));
-  if (width == kWide) {
-    for_planes_kernel<kWide, F><<<blocks, kThreads, 0, on.stream>>>(in, of, f, out);
+  if (width == kWideOf<T>) {
+    for_planes_kernel<kWideOf<T>, F><<<blocks, kThreads, 0, on.stream>>>(in, of, f, out);
   } else {
     for_planes_kernel<1, F><<<blocks, kThreads, 0, on.stream>>>(in, of, f, out);
   }
@@ -331,8 +216,11 @@ void CudaKernels::batch_norm_statistics(Stream& s, const Tensor& x, const Tensor
     return fill(s, variance, 0);
   }
   const OnStream on(s);
-  sum_channels(on, x, {{x.as<float>()}}, weight, aligned(x.data),
-               Moments{.mean = mean.as<float>(), .variance = variance.as<float>()});
+  const Moments f{.mean = mean.as<float>(), .variance = variance.as<float>()};
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    const Arrays<const T, 1> in{{x.as<T>()}};
+    sum_channels(s, on, x, in, weight, aligned(x.data), f);
+  });
   check_launch("batch_norm_statistics");
 }
 
@@ -349,7 +237,10 @@ void CudaKernels::batch_norm(Stream& s, const Tensor& x, const Tensor& mean, con
                              .beta = beta.as<float>(),
                              .epsilon = epsilon,
                              .relu = relu};
-    for_planes(on, x, {{x.as<float>()}}, wide, f, y.as<float>());
+    for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+      const Arrays<const T, 1> in{{x.as<T>()}};
+      for_planes(on, x, in, wide, f, y.as<T>());
+    });
   } else {
     const Normalise<true> f{.mean = mean.as<float>(),
                             .variance = variance.as<float>(),
@@ -357,8 +248,10 @@ void CudaKernels::batch_norm(Stream& s, const Tensor& x, const Tensor& mean, con
                             .beta = beta.as<float>(),
                             .epsilon = epsilon,
                             .relu = relu};
-    for_planes(on, x, {{x.as<float>(), residual.as<float>()}}, wide && aligned(residual.data), f,
-               y.as<float>());
+    for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+      const Arrays<const T, 2> in{{x.as<T>(), residual.as<T>()}};
+      for_planes(on, x, in, wide && aligned(residual.data), f, y.as<T>());
+    });
   }
   check_launch("batch_norm");
 }
@@ -377,18 +270,15 @@ void CudaKernels::batch_norm_backward(Stream& s, const Tensor& x, const Tensor& 
   const Tensor& g = apart ? dresidual : dy;
   const bool relu = !apart && activation == Activation::relu;
   const OnStream on(s);
-  const Arrays<const float, 2> in{{x.as<float>(), g.as<float>()}};
   const bool wide = aligned(x.data) && aligned(g.data);
-  sum_channels(on, x, in, weight, wide,
-               Gradients{.mean = mean.as<float>(),
-                         .variance = variance.as<float>(),
-                         .gamma = gamma.as<float>(),
-                         .beta = beta.as<float>(),
-                         .epsilon = epsilon,
-                         .relu = relu,
-                         .dgamma = dgamma.as<float>(),
-                         .dbeta = dbeta.as<float>()});
-  check_launch("batch_norm_backward, gamma and beta");
+  const Gradients sums{.mean = mean.as<float>(),
+                       .variance = variance.as<float>(),
+                       .gamma = gamma.as<float>(),
+                       .beta = beta.as<float>(),
+                       .epsilon = epsilon,
+                       .relu = relu,
+                       .dgamma = dgamma.as<float>(),
+                       .dbeta = dbeta.as<float>()};
   const Backward f{.weight = weight.as<float>(),
                    .mean = mean.as<float>(),
                    .variance = variance.as<float>(),
@@ -400,7 +290,12 @@ void CudaKernels::batch_norm_backward(Stream& s, const Tensor& x, const Tensor& 
                    .relu = relu,
                    .records = x.shape[0],
                    .pixels = x.numel() / (x.shape[0] * x.shape[1])};
-  for_planes(on, x, in, wide && aligned(dx.data), f, dx.as<float>());
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    const Arrays<const T, 2> in{{x.as<T>(), g.as<T>()}};
+    sum_channels(s, on, x, in, weight, wide, sums);
+    check_launch("batch_norm_backward, gamma and beta");
+    for_planes(on, x, in, wide && aligned(dx.data), f, dx.as<T>());
+  });
   check_launch("batch_norm_backward");
 }
 

@@ -9,8 +9,9 @@ struct BiasShape {
   std::int64_t records, channels, inner;
 };
 
-// y (records, channels, inner) = act(y + b (channels)), in place; act is none or relu, b may be
-// nullptr. Nothing is launched where nothing would change.
-void add_bias(Stream& s, float* y, const float* b, const BiasShape& shape, Activation activation);
+// y (records, channels, inner), stored, = act(y + b (channels)), in place; act is none or relu, b
+// may be nullptr. Nothing is launched where nothing would change.
+void add_bias(Stream& s, const Tensor& y, const float* b, const BiasShape& shape,
+              Activation activation);
 
 }  // namespace peal::cuda

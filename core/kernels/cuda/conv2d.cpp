@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/kernels/cuda/bias.h"
+#include "core/kernels/cuda/channels_last.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/cudnn.h"
 #include "core/kernels/cuda/narrow_wgrad.h"
@@ -10,50 +11,81 @@
 namespace peal::cuda {
 namespace {
 
-// x (1, channels, 1) or (records, channels, pixels), as reduce_sum takes the gradient of a bias.
-Tensor by_channel(const Tensor& x, std::int64_t records, std::int64_t channels,
-                  std::int64_t pixels) {
-  Tensor view = x;
-  view.shape = {records, channels, pixels};
-  return view;
-}
+constexpr std::size_t kScratchAlignment = 256;
+constexpr std::int64_t kChannels = 8;  // of which tensor cores read a multiple
 
+// A copy of a tensor in scratch memory, in the order and of the type that cuDNN takes.
+struct Staged {
+  Shape shape;
+  DType dtype = DType::f32;
+  std::unique_ptr<Reorder> in, out;  // those that are wanted; neither: the tensor as it is
+  std::size_t at = 0;
+
+  bool used() const { return in != nullptr || out != nullptr; }
+  std::size_t bytes() const {
+    return used() ? static_cast<std::size_t>(shape.numel()) * size_of(dtype) : 0;
+  }
+  Tensor view(const Tensor& x, std::byte* own) const {
+    if (!used()) return x;
+    Tensor copy = x;
+    copy.data = own + at;
+    copy.shape = shape;
+    copy.dtype = dtype;
+    copy.layout = nullptr;
+    return copy;
+  }
+};
+
+// f32 tensors are row-major. Halves lie channels-last where cuDNN has engines for that, and so does
+// y; an x that does not, weights and their gradient are copied. There channels are filled up with
+// zeros to a multiple of 8.
 class CudnnConv2d final : public Conv2d {
  public:
-  CudnnConv2d(const Device& device, const Conv2dSpec& spec) : device_(device), spec_(spec) {
-    if (spec.x_layout != nullptr)
-      fail_internal("make_conv2d", "x is row-major on CUDA; this one is not");
-    prepare_forward();
+  CudnnConv2d(const Device& device, const Conv2dSpec& spec)
+      : device_(device), spec_(spec), inner_(spec) {
+    std::string why;
+    const bool halves = spec.stored != DType::f32;
     // cuDNN's one deterministic f32 engine for a network's first layer is several times slower.
-    if (spec.training) narrow_ = NarrowWgrad::of(spec);
-    if (narrow_) scratch_bytes_ = narrow_->scratch_bytes();
-    if (spec.training && !narrow_) backward_weights_ = require(ConvPass::backward_weights);
-    if (spec.training && spec.needs_dx) backward_data_ = require(ConvPass::backward_data);
-    for (const ConvPlan* plan : {forward_, backward_data_, backward_weights_}) {
-      if (plan != nullptr) scratch_bytes_ = std::max(scratch_bytes_, plan->scratch_bytes());
+    if (spec.training && !halves) narrow_ = NarrowWgrad::of(spec);
+    if (!(halves && find_plans(/*channels_last=*/true, why)) && !find_plans(false, why)) {
+      fail_input("conv2d", to_string(device), " has no deterministic engine of ",
+                 name_of(spec.stored), " for x ", spec.x, ", weight ", spec.w, ", stride (",
+                 spec.stride[0], ", ", spec.stride[1], "), padding (", spec.padding[0], ", ",
+                 spec.padding[1], "), dilation (", spec.dilation[0], ", ", spec.dilation[1],
+                 "), groups ", spec.groups, ". ", why);
     }
+    stage();
+    arrange_scratch();
   }
 
-  const Layout* y_layout() const override { return nullptr; }
+  const Layout* y_layout() const override {
+    return form_.channels_last ? channels_last(spec_.y(), spec_.stored) : nullptr;
+  }
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
 
   void forward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
                Tensor scratch) override {
+    const Tensor own_x = staged(s, x_, x, scratch), own_w = staged(s, w_, w, scratch);
     if (fused_ && spec_.bias) {
-      forward_->run(s, {&x, &w, &b, &y}, scratch);
+      forward_->run(s, {&own_x, &own_w, &b, &y}, scratch);
     } else {
-      forward_->run(s, {&x, &w, &y}, scratch);
+      forward_->run(s, {&own_x, &own_w, &y}, scratch);
     }
     if (fused_) return;
     const Shape shape = spec_.y();
-    add_bias(s, y.as<float>(), spec_.bias ? b.as<float>() : nullptr,
-             {.records = shape[0], .channels = shape[1], .inner = shape[2] * shape[3]},
-             spec_.activation);
+    const std::int64_t pixels = shape[2] * shape[3];
+    const BiasShape rows =
+        form_.channels_last
+            ? BiasShape{.records = shape[0] * pixels, .channels = shape[1], .inner = 1}
+            : BiasShape{.records = shape[0], .channels = shape[1], .inner = pixels};
+    add_bias(s, y, spec_.bias ? b.as<float>() : nullptr, rows, spec_.activation);
   }
 
   void backward_data(Stream& s, const Tensor& dy, const Tensor& w, Tensor dx,
                      Tensor scratch) override {
-    backward_data_->run(s, {&dy, &w, &dx}, scratch);
+    const Tensor own_w = staged(s, w_, w, scratch), own_dx = x_.view(dx, start_of(scratch));
+    backward_data_->run(s, {&dy, &own_w, &own_dx}, scratch);
+    if (x_.out) x_.out->run(s, own_dx, dx, {});
   }
 
   void backward_weights(Stream& s, const Tensor& x, const Tensor& dy, Tensor dw, Tensor db,
@@ -62,41 +94,131 @@ class CudnnConv2d final : public Conv2d {
       narrow_->run(s, x, dy, dw, db, scratch);
       return;
     }
-    backward_weights_->run(s, {&x, &dy, &dw}, scratch);
-    if (!spec_.bias) return;
-    const Shape shape = spec_.y();
-    peal::kernels(device_).reduce_sum(s, by_channel(dy, shape[0], shape[1], shape[2] * shape[3]),
-                                      1.0f, by_channel(db, 1, shape[1], 1));
+    const Tensor own_x = staged(s, x_, x, scratch), own_dw = dw_.view(dw, start_of(scratch));
+    backward_weights_->run(s, {&own_x, &dy, &own_dw}, scratch);
+    if (dw_.out) dw_.out->run(s, own_dw, dw, {});
+    if (spec_.bias) sum_bias(s, dy, db);
   }
 
  private:
-  // cuDNN fuses what it has an engine for; else bias and activation are a pass of their own.
-  void prepare_forward() {
-    std::string why;
+  // Of all passes that are wanted, for tensors in that order. False, and why, where one is missing.
+  bool find_plans(bool last, std::string& why) {
+    form_ = {.channels_last = last, .dw = DType::f32};
+    inner_ = spec_;
+    if (last && spec_.groups == 1) {
+      const std::int64_t channels = (spec_.x[1] + kChannels - 1) / kChannels * kChannels;
+      inner_.x[1] = inner_.w[1] = channels;
+    }
+    forward_ = nullptr;
+    fused_ = false;
     if (spec_.bias || spec_.activation != Activation::none) {
-      forward_ = find_conv_plan(device_, spec_, ConvPass::forward_fused, why);
+      // cuDNN fuses what it has an engine for; else bias and activation are a pass of their own.
+      forward_ = find(ConvPass::forward_fused, why);
       fused_ = forward_ != nullptr;
     }
-    if (forward_ == nullptr) forward_ = require(ConvPass::forward);
+    if (forward_ == nullptr) forward_ = find(ConvPass::forward, why);
+    if (forward_ == nullptr) return false;
+    if (!spec_.training) return true;
+    if (!narrow_) {
+      backward_weights_ = find(ConvPass::backward_weights, why);
+      if (backward_weights_ == nullptr && spec_.stored != DType::f32) {
+        form_.dw = spec_.stored;
+        backward_weights_ = find(ConvPass::backward_weights, why);
+      }
+      if (backward_weights_ == nullptr) return false;
+    }
+    if (!spec_.needs_dx) return true;
+    backward_data_ = find(ConvPass::backward_data, why);
+    return backward_data_ != nullptr;
   }
 
-  ConvPlan* require(ConvPass pass) const {
-    std::string why;
-    if (ConvPlan* plan = find_conv_plan(device_, spec_, pass, why)) return plan;
-    const Conv2dSpec& c = spec_;
-    fail_input("conv2d", to_string(device_), " has no deterministic f32 engine for x ", c.x,
-               ", weight ", c.w, ", stride (", c.stride[0], ", ", c.stride[1], "), padding (",
-               c.padding[0], ", ", c.padding[1], "), dilation (", c.dilation[0], ", ",
-               c.dilation[1], "), groups ", c.groups, ". ", why);
+  CudnnPlan* find(ConvPass pass, std::string& why) const {
+    return find_conv_plan(device_, inner_, pass, form_, why);
+  }
+
+  // What has to be copied, and how.
+  void stage() {
+    const bool last = form_.channels_last, filled = inner_.x[1] != spec_.x[1];
+    const auto reorder = [&](const Shape& from, bool from_last, DType from_type, const Shape& to,
+                             bool to_last, DType to_type) {
+      if (from[1] != to[1]) return resize_channels(from, to, from_last, to_last);
+      const auto form = [&](bool is_last, DType type) {
+        return Form{is_last ? channels_last(from, type) : nullptr, type};
+      };
+      return peal::kernels(device_).make_reorder(from, form(from_last, from_type),
+                                                 form(to_last, to_type));
+    };
+    const DType t = spec_.stored;
+    x_.shape = inner_.x;
+    x_.dtype = w_.dtype = t;
+    w_.shape = dw_.shape = inner_.w;
+    dw_.dtype = form_.dw;
+    const bool given_last = spec_.x_layout != nullptr;
+    if (filled || spec_.x_layout != (last ? channels_last(spec_.x, t) : nullptr)) {
+      x_.in = reorder(spec_.x, given_last, t, inner_.x, last, t);
+      x_.out = reorder(inner_.x, last, t, spec_.x, given_last, t);
+    }
+    const bool turned = last && channels_last(spec_.w, t) != nullptr;
+    if (filled || turned) w_.in = reorder(spec_.w, false, t, inner_.w, last, t);
+    if (filled || turned || form_.dw != DType::f32)
+      dw_.out = reorder(inner_.w, last, form_.dw, spec_.w, false, DType::f32);
+  }
+
+  // The plans' workspace first, then copies.
+  void arrange_scratch() {
+    const auto up = [](std::size_t bytes) {
+      return (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+    };
+    std::size_t bytes = narrow_ ? narrow_->scratch_bytes() : 0;
+    for (const CudnnPlan* plan : {forward_, backward_data_, backward_weights_}) {
+      if (plan != nullptr) bytes = std::max(bytes, plan->scratch_bytes());
+    }
+    scratch_bytes_ = bytes;
+    for (Staged* copy : {&x_, &w_, &dw_}) {
+      if (!copy->used()) continue;
+      copy->at = up(scratch_bytes_);
+      scratch_bytes_ = copy->at + up(copy->bytes());
+    }
+    if (scratch_bytes_ > bytes) scratch_bytes_ += kScratchAlignment;
+  }
+
+  static std::byte* start_of(const Tensor& scratch) {
+    const auto start = reinterpret_cast<std::uintptr_t>(scratch.data);
+    return scratch.as<std::byte>() +
+           (kScratchAlignment - start % kScratchAlignment) % kScratchAlignment;
+  }
+
+  static Tensor staged(Stream& s, const Staged& how, const Tensor& x, const Tensor& scratch) {
+    const Tensor own = how.view(x, start_of(scratch));
+    if (how.in) how.in->run(s, x, own, {});
+    return own;
+  }
+
+  void sum_bias(Stream& s, const Tensor& dy, const Tensor& db) const {
+    const Shape shape = spec_.y();
+    const std::int64_t pixels = shape[2] * shape[3];
+    Tensor rows = dy, sums = db;
+    rows.layout = nullptr;
+    if (form_.channels_last) {
+      rows.shape = {shape[0] * pixels, shape[1]};
+      sums.shape = {1, shape[1]};
+    } else {
+      rows.shape = {shape[0], shape[1], pixels};
+      sums.shape = {1, shape[1], 1};
+    }
+    peal::kernels(device_).reduce_sum(s, rows, 1.0f, sums);
   }
 
   Device device_;
-  Conv2dSpec spec_;
+  Conv2dSpec spec_;   // as asked for
+  Conv2dSpec inner_;  // with channels filled up
+  ConvForm form_;
   bool fused_ = false;
-  ConvPlan* forward_ = nullptr;
-  ConvPlan* backward_data_ = nullptr;
-  ConvPlan* backward_weights_ = nullptr;  // unless narrow_
+  CudnnPlan* forward_ = nullptr;
+  CudnnPlan* backward_data_ = nullptr;
+  CudnnPlan* backward_weights_ = nullptr;  // unless narrow_
   std::optional<NarrowWgrad> narrow_;
+  Staged x_, w_, dw_;  // x_ also for dx
   std::size_t scratch_bytes_ = 0;
 };
 

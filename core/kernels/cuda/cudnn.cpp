@@ -1,6 +1,7 @@
 #include "core/kernels/cuda/cudnn.h"
 
 #include <array>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,15 +26,17 @@ using fe::graph::Graph;
 using TensorAttributes = std::shared_ptr<fe::graph::Tensor_attributes>;
 
 constexpr std::size_t kScratchAlignment = 256;
-constexpr std::int64_t kMostScratch = 1 << 30;  // bytes; an engine that wants more is not taken
-constexpr int kMostTensors = 4;
+// Bytes; an engine that wants more is not taken. Attention's deterministic gradient keeps B * H * T
+// * T halves.
+constexpr std::int64_t kMostScratch = 1 << 30, kMostAttentionScratch = std::int64_t{8} << 30;
+constexpr int kMostTensors = 9;
 
 // A device's handle. It and the plans are used by one thread at a time: cuDNN asks for that with
 // handles, and with the plans of some engines.
 struct Cudnn {
   std::mutex mutex;
   cudnnHandle_t handle = nullptr;
-  std::map<std::vector<std::int64_t>, std::unique_ptr<ConvPlan>> plans;
+  std::map<std::vector<std::int64_t>, std::unique_ptr<CudnnPlan>> plans;
   std::map<std::vector<std::int64_t>, std::string> refused;  // why
 };
 
@@ -65,10 +68,10 @@ Cudnn& cudnn_of(const Device& device) {
   return *cudnn;
 }
 
-class CudnnConvPlan final : public ConvPlan {
+class GraphPlan final : public CudnnPlan {
  public:
-  CudnnConvPlan(const Device& device, Cudnn& cudnn, std::unique_ptr<Graph> graph,
-                std::int64_t workspace)
+  GraphPlan(const Device& device, Cudnn& cudnn, std::unique_ptr<Graph> graph,
+            std::int64_t workspace)
       : device_(device), cudnn_(cudnn), graph_(std::move(graph)), workspace_(workspace) {}
 
   std::size_t scratch_bytes() const override {
@@ -81,8 +84,8 @@ class CudnnConvPlan final : public ConvPlan {
     int count = 0;
     for (const Tensor* tensor : tensors) {
       const auto address = reinterpret_cast<std::uintptr_t>(tensor->data);
-      if (address % kConvAlignment != 0)
-        fail_internal("conv2d", "a tensor is not aligned to ", kConvAlignment, " bytes");
+      if (address % kCudnnAlignment != 0)
+        fail_internal("cuDNN", "a tensor is not aligned to ", kCudnnAlignment, " bytes");
       data[static_cast<std::size_t>(count++)] = tensor->data;
     }
     const auto start = reinterpret_cast<std::uintptr_t>(scratch.data);
@@ -95,7 +98,7 @@ class CudnnConvPlan final : public ConvPlan {
     check(fe::detail::set_stream(cudnn_.handle, static_cast<cudaStream_t>(s.handle())),
           "cudnnSetStream", device_);
     fe::error_t status = graph_->execute(cudnn_.handle, data.data(), count, workspace);
-    if (status.is_bad()) fail_internal("conv2d", "cuDNN: ", status.get_message());
+    if (status.is_bad()) fail_internal("cuDNN", status.get_message());
   }
 
  private:
@@ -107,53 +110,79 @@ class CudnnConvPlan final : public ConvPlan {
 
 // ---- What is computed, as cuDNN wants it told -------------------------------------------------
 
-std::vector<std::int64_t> row_major_strides(const Shape& shape) {
-  std::vector<std::int64_t> strides(static_cast<std::size_t>(shape.rank()), 1);
-  for (std::size_t i = strides.size(); i-- > 1;) {
-    strides[i - 1] = strides[i] * shape[static_cast<int>(i)];
-  }
-  return strides;
+using Sizes = std::vector<std::int64_t>;
+
+fe::DataType_t type_of(DType dtype) {
+  if (dtype == DType::bf16) return fe::DataType_t::BFLOAT16;
+  return dtype == DType::f16 ? fe::DataType_t::HALF : fe::DataType_t::FLOAT;
 }
 
-std::vector<std::int64_t> pair(const std::int64_t (&values)[2]) {
+// Of a shape (B, C, H, W) that lies so, or as (B, H, W, C).
+Sizes strides_of(const Shape& shape, bool channels_last) {
+  const std::int64_t record = shape[1] * shape[2] * shape[3];
+  if (channels_last) return {record, 1, shape[3] * shape[1], shape[1]};
+  return {record, shape[2] * shape[3], shape[3], 1};
+}
+
+Sizes pair(const std::int64_t (&values)[2]) {
   return {values[0], values[1]};
 }
 
-// Tensors bear the numbers 1, 2, ... in the order in which ConvPlan::run takes them.
+// Tensors bear the numbers 1, 2, ... in the order in which CudnnPlan::run takes them.
 class Description {
  public:
-  Description() : graph_(std::make_unique<Graph>()) {
-    graph_->set_io_data_type(fe::DataType_t::FLOAT)
+  explicit Description(DType stored) : stored_(stored), graph_(std::make_unique<Graph>()) {
+    graph_->set_io_data_type(type_of(stored))
         .set_intermediate_data_type(fe::DataType_t::FLOAT)
         .set_compute_data_type(fe::DataType_t::FLOAT);
     // Plans outlive every CUDA graph.
     graph_->set_cuda_graph_retention(fe::CudaGraphRetention_t::NONE);
   }
 
-  TensorAttributes input(const Shape& shape) {
+  TensorAttributes input(const Sizes& sizes, const Sizes& strides, DType dtype) {
     return graph_->tensor(fe::graph::Tensor_attributes()
-                              .set_dim(shape.vector())
-                              .set_stride(row_major_strides(shape))
-                              .set_alignment(kConvAlignment)
+                              .set_dim(sizes)
+                              .set_stride(strides)
+                              .set_data_type(type_of(dtype))
+                              .set_alignment(kCudnnAlignment)
                               .set_uid(++tensors_));
   }
-
-  // A result in between: never stored.
-  static void shape_of(const TensorAttributes& tensor, const Shape& shape) {
-    tensor->set_dim(shape.vector()).set_stride(row_major_strides(shape));
+  void output(const TensorAttributes& tensor, const Sizes& sizes, const Sizes& strides,
+              DType dtype) {
+    tensor->set_dim(sizes).set_stride(strides).set_data_type(type_of(dtype));
+    tensor->set_output(true).set_alignment(kCudnnAlignment).set_uid(++tensors_);
   }
 
-  void output(const TensorAttributes& tensor, const Shape& shape) {
-    shape_of(tensor, shape);
-    tensor->set_output(true).set_alignment(kConvAlignment).set_uid(++tensors_);
-  }
-
+  DType stored() const { return stored_; }
   Graph& graph() { return *graph_; }
   std::unique_ptr<Graph> take() { return std::move(graph_); }
 
  private:
+  DType stored_;
   std::unique_ptr<Graph> graph_;
   std::int64_t tensors_ = 0;
+};
+
+// The same with the shapes of a convolution's tensors.
+class ConvDescription : public Description {
+ public:
+  ConvDescription(const Conv2dSpec& spec, const ConvForm& form)
+      : Description(spec.stored), channels_last_(form.channels_last) {}
+
+  TensorAttributes input(const Shape& shape) { return input(shape, stored()); }
+  TensorAttributes input(const Shape& shape, DType dtype) {
+    return Description::input(shape.vector(), strides_of(shape, channels_last_), dtype);
+  }
+  void output(const TensorAttributes& tensor, const Shape& shape, DType dtype) {
+    Description::output(tensor, shape.vector(), strides_of(shape, channels_last_), dtype);
+  }
+  // A result in between: never stored.
+  void shape_of(const TensorAttributes& tensor, const Shape& shape) const {
+    tensor->set_dim(shape.vector()).set_stride(strides_of(shape, channels_last_));
+  }
+
+ private:
+  bool channels_last_;
 };
 
 template <typename Attributes>
@@ -171,26 +200,26 @@ TensorAttributes pointwise(Graph& graph, fe::PointwiseMode_t mode, const TensorA
   return y == nullptr ? graph.pointwise(x, attributes) : graph.pointwise(x, y, attributes);
 }
 
-void describe_forward(const Conv2dSpec& spec, bool fused, Description& description) {
+void describe_forward(const Conv2dSpec& spec, bool fused, ConvDescription& description) {
   Graph& graph = description.graph();
   const TensorAttributes x = description.input(spec.x), w = description.input(spec.w);
   const TensorAttributes b =
-      fused && spec.bias ? description.input({1, spec.w[0], 1, 1}) : TensorAttributes();
+      fused && spec.bias ? description.input({1, spec.w[0], 1, 1}, DType::f32) : TensorAttributes();
   TensorAttributes y =
       graph.conv_fprop(x, w, attributes_of<fe::graph::Conv_fprop_attributes>(spec));
   if (b != nullptr) {
-    Description::shape_of(y, spec.y());
+    description.shape_of(y, spec.y());
     y = pointwise(graph, fe::PointwiseMode_t::ADD, y, b);
   }
   if (fused && spec.activation == Activation::relu) {
-    Description::shape_of(y, spec.y());
+    description.shape_of(y, spec.y());
     y = pointwise(graph, fe::PointwiseMode_t::RELU_FWD, y, nullptr);
   }
-  description.output(y, spec.y());
+  description.output(y, spec.y(), spec.stored);
 }
 
-std::unique_ptr<Graph> describe(const Conv2dSpec& spec, ConvPass pass) {
-  Description description;
+std::unique_ptr<Graph> describe(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
+  ConvDescription description(spec, form);
   Graph& graph = description.graph();
   switch (pass) {
     case ConvPass::forward:
@@ -200,50 +229,118 @@ std::unique_ptr<Graph> describe(const Conv2dSpec& spec, ConvPass pass) {
     case ConvPass::backward_data: {
       const TensorAttributes dy = description.input(spec.y()), w = description.input(spec.w);
       description.output(
-          graph.conv_dgrad(dy, w, attributes_of<fe::graph::Conv_dgrad_attributes>(spec)), spec.x);
+          graph.conv_dgrad(dy, w, attributes_of<fe::graph::Conv_dgrad_attributes>(spec)), spec.x,
+          spec.stored);
       break;
     }
     case ConvPass::backward_weights: {
       const TensorAttributes x = description.input(spec.x), dy = description.input(spec.y());
       description.output(
-          graph.conv_wgrad(dy, x, attributes_of<fe::graph::Conv_wgrad_attributes>(spec)), spec.w);
+          graph.conv_wgrad(dy, x, attributes_of<fe::graph::Conv_wgrad_attributes>(spec)), spec.w,
+          form.dw);
       break;
     }
   }
   return description.take();
 }
 
+// Heads as the batch and the columns of qkv (B, T, 3*C) and y (B, T, C) hold them.
+struct Heads {
+  explicit Heads(const AttentionSpec& a)
+      : sizes{a.batch, a.heads, a.time, a.width / a.heads},
+        of_qkv{a.time * 3 * a.width, a.width / a.heads, 3 * a.width, 1},
+        of_y{a.time * a.width, a.width / a.heads, a.width, 1},
+        row_sizes{a.batch, a.heads, a.time, 1},
+        of_rows{a.heads * a.time, a.time, 1, 1},
+        scale(1.0f / std::sqrt(static_cast<float>(a.width / a.heads))) {}
+  Sizes sizes, of_qkv, of_y, row_sizes, of_rows;
+  float scale;
+};
+
+std::unique_ptr<Graph> describe_attention(const AttentionSpec& spec) {
+  const Heads heads(spec);
+  Description description(spec.stored);
+  const auto part = [&] { return description.input(heads.sizes, heads.of_qkv, spec.stored); };
+  const TensorAttributes q = part(), k = part(), v = part();
+  const auto [y, log_sums] = description.graph().sdpa(
+      q, k, v,
+      fe::graph::SDPA_attributes().set_generate_stats(true).set_causal_mask(true).set_attn_scale(
+          heads.scale));
+  description.output(y, heads.sizes, heads.of_y, spec.stored);
+  description.output(log_sums, heads.row_sizes, heads.of_rows, DType::f32);
+  return description.take();
+}
+
+std::unique_ptr<Graph> describe_attention_backward(const AttentionSpec& spec) {
+  const Heads heads(spec);
+  Description description(spec.stored);
+  const auto part = [&] { return description.input(heads.sizes, heads.of_qkv, spec.stored); };
+  const TensorAttributes q = part(), k = part(), v = part();
+  const TensorAttributes y = description.input(heads.sizes, heads.of_y, spec.stored);
+  const TensorAttributes dy = description.input(heads.sizes, heads.of_y, spec.stored);
+  const TensorAttributes log_sums = description.input(heads.row_sizes, heads.of_rows, DType::f32);
+  const auto gradients = description.graph().sdpa_backward(q, k, v, y, dy, log_sums,
+                                                           fe::graph::SDPA_backward_attributes()
+                                                               .set_causal_mask(true)
+                                                               .set_attn_scale(heads.scale)
+                                                               .set_deterministic_algorithm(true));
+  for (const TensorAttributes& gradient : gradients)
+    description.output(gradient, heads.sizes, heads.of_qkv, spec.stored);
+  return description.take();
+}
+
 // ---- The choice of an engine ------------------------------------------------------------------
 
-// The heuristics' order, then what cuDNN lists as always there; the first that is allowed and
-// builds.
+using Note = fe::NumericalNote_t;
+
+struct Rules {
+  std::vector<fe::HeurMode_t> modes = {fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK};
+  std::vector<Note> refused;
+  std::int64_t most_scratch = kMostScratch;
+};
+
 // Tensor cores round f32 operands to tf32, which is the least that cuDNN has for f32 tensors.
-fe::error_t choose_engine(Graph& graph, cudnnHandle_t handle, bool tensor_cores,
-                          std::int64_t& workspace) {
-  fe::error_t status = graph.validate();
-  if (status.is_good()) status = graph.build_operation_graph(handle);
-  if (status.is_good())
-    status = graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
-  if (status.is_bad()) return status;
-  using Note = fe::NumericalNote_t;
-  std::vector<Note> refused = {
+Rules conv_rules(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
+  Rules rules;
+  rules.refused = {
       Note::NONDETERMINISTIC,   Note::REDUCED_PRECISION_REDUCTION, Note::FFT,
       Note::WINOGRAD,           Note::WINOGRAD_TILE_4x4,           Note::WINOGRAD_TILE_6x6,
       Note::WINOGRAD_TILE_13x13};
-  if (!tensor_cores) {
-    refused.push_back(Note::TENSOR_CORE);
-    refused.push_back(Note::DOWN_CONVERT_INPUTS);
+  if (spec.stored == DType::f32 && spec.precision == Precision::f32) {
+    rules.refused.push_back(Note::TENSOR_CORE);
+    rules.refused.push_back(Note::DOWN_CONVERT_INPUTS);
   }
-  graph.deselect_numeric_notes(refused).deselect_workspace_greater_than(kMostScratch);
+  // What is always there may be slow, and there is another way.
+  if (pass == ConvPass::backward_weights && form.dw != spec.stored)
+    rules.modes = {fe::HeurMode_t::A};
+  return rules;
+}
+
+// The heuristics' order, then what cuDNN lists as always there; the first that is allowed and
+// builds.
+fe::error_t choose_engine(Graph& graph, cudnnHandle_t handle, const Rules& rules,
+                          std::int64_t& workspace) {
+  fe::error_t status = graph.validate();
+  if (status.is_good()) status = graph.build_operation_graph(handle);
+  if (status.is_good()) status = graph.create_execution_plans(rules.modes);
+  if (status.is_bad()) return status;
+  graph.deselect_numeric_notes(rules.refused).deselect_workspace_greater_than(rules.most_scratch);
   status = graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
   return status.is_good() ? graph.get_workspace_size(workspace) : status;
 }
 
-std::vector<std::int64_t> key_of(const Conv2dSpec& spec, ConvPass pass) {
+using Key = std::vector<std::int64_t>;
+
+Key key_of(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
   const bool fused = pass == ConvPass::forward_fused;
-  std::vector<std::int64_t> key = {static_cast<std::int64_t>(pass), spec.groups, fused && spec.bias,
-                                   fused && spec.activation == Activation::relu,
-                                   spec.precision != Precision::f32};
+  Key key = {static_cast<std::int64_t>(pass),
+             spec.groups,
+             fused && spec.bias,
+             fused && spec.activation == Activation::relu,
+             spec.precision != Precision::f32,
+             static_cast<std::int64_t>(spec.stored),
+             form.channels_last,
+             static_cast<std::int64_t>(form.dw)};
   key.insert(key.end(), spec.x.begin(), spec.x.end());
   key.insert(key.end(), spec.w.begin(), spec.w.end());
   for (const auto* values : {spec.stride, spec.padding, spec.dilation}) {
@@ -252,12 +349,21 @@ std::vector<std::int64_t> key_of(const Conv2dSpec& spec, ConvPass pass) {
   return key;
 }
 
-}  // namespace
+Key key_of(const AttentionSpec& spec, bool backward) {
+  constexpr std::int64_t kAttention = 100;  // no ConvPass
+  return {kAttention + backward,
+          spec.batch,
+          spec.time,
+          spec.heads,
+          spec.width,
+          static_cast<std::int64_t>(spec.stored)};
+}
 
-ConvPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass pass,
-                         std::string& why) try {
+// The plan of that key, made of describe()'s graph by the first of the rules that gives one.
+template <typename Describe>
+CudnnPlan* find_plan(const Device& device, const Key& key, const std::vector<Rules>& rules,
+                     const Describe& describe, std::string& why) try {
   Cudnn& cudnn = cudnn_of(device);
-  const std::vector<std::int64_t> key = key_of(spec, pass);
   const Current current(device);
   const std::lock_guard lock(cudnn.mutex);
   if (const auto known = cudnn.plans.find(key); known != cudnn.plans.end())
@@ -266,22 +372,47 @@ ConvPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass 
     why = known->second;
     return nullptr;
   }
-  std::unique_ptr<Graph> graph = describe(spec, pass);
-  std::int64_t workspace = 0;
-  fe::error_t status =
-      choose_engine(*graph, cudnn.handle, spec.precision != Precision::f32, workspace);
-  if (status.is_bad()) {
-    const std::string message = status.get_message();  // its other lines list engines
-    why = cudnn.refused[key] = cat("cuDNN ", fe::detail::get_backend_version_string(), ": ",
-                                   message.substr(0, message.find('\n')));
-    return nullptr;
+  std::string message;
+  for (const Rules& rule : rules) {
+    std::unique_ptr<Graph> graph = describe();
+    std::int64_t workspace = 0;
+    fe::error_t status = choose_engine(*graph, cudnn.handle, rule, workspace);
+    if (status.is_good()) {
+      auto plan = std::make_unique<GraphPlan>(device, cudnn, std::move(graph), workspace);
+      return cudnn.plans.emplace(key, std::move(plan)).first->second.get();
+    }
+    message = status.get_message();  // its other lines list engines
   }
-  auto plan = std::make_unique<CudnnConvPlan>(device, cudnn, std::move(graph), workspace);
-  return cudnn.plans.emplace(key, std::move(plan)).first->second.get();
+  why = cudnn.refused[key] = cat("cuDNN ", fe::detail::get_backend_version_string(), ": ",
+                                 message.substr(0, message.find('\n')));
+  return nullptr;
 } catch (const Error&) {
   throw;
 } catch (const std::exception& error) {
-  fail_internal("conv2d", "cuDNN: ", error.what());
+  fail_internal("cuDNN", error.what());
+}
+
+}  // namespace
+
+CudnnPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass pass,
+                          const ConvForm& form, std::string& why) {
+  return find_plan(
+      device, key_of(spec, pass, form), {conv_rules(spec, pass, form)},
+      [&] { return describe(spec, pass, form); }, why);
+}
+
+// What computes attention's gradient may bear the note that it is not deterministic whatever the
+// graph asks of it, so that the second rule has no notes: forward has no sums that could vary, and
+// backward's graph asks for the deterministic algorithm.
+CudnnPlan* find_attention_plan(const Device& device, const AttentionSpec& spec, bool backward,
+                               std::string& why) {
+  Rules strict, plain;
+  strict.refused = {Note::NONDETERMINISTIC};
+  strict.most_scratch = plain.most_scratch = kMostAttentionScratch;
+  const auto describe = [&] {
+    return backward ? describe_attention_backward(spec) : describe_attention(spec);
+  };
+  return find_plan(device, key_of(spec, backward), {strict, plain}, describe, why);
 }
 
 }  // namespace peal::cuda

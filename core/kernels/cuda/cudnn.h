@@ -1,12 +1,33 @@
-// Convolutions as cuDNN computes them, without a type of cuDNN's.
+// What cuDNN computes, without a type of cuDNN's: convolutions, and attention of half types.
 #pragma once
 
 #include <cstddef>
 #include <initializer_list>
+#include <string>
 
 #include "core/kernels/kernels.h"
 
 namespace peal::cuda {
+
+// One graph of cuDNN's, ready to run: an engine that its heuristics name for the shapes, never one
+// that was measured, so that the choice and the bits are the same in every run on the same chip and
+// library. Engines that are not deterministic, or sum in less than f32 (FFT, Winograd and, for f32
+// tensors, tensor cores) are not taken.
+//
+// Plans are shared by all that ask for the same, and kept as long as the program: a CUDA graph may
+// launch their kernels. Where a function gives nullptr, cuDNN has no such engine, as `why` tells.
+// They throw Error(input) where cuDNN is not installed.
+class CudnnPlan {
+ public:
+  virtual ~CudnnPlan() = default;
+  virtual std::size_t scratch_bytes() const = 0;
+  // Tensors in the order that is said of the plan, aligned to kCudnnAlignment bytes. Any thread may
+  // call it.
+  virtual void run(Stream& s, std::initializer_list<const Tensor*> tensors,
+                   const Tensor& scratch) = 0;
+};
+
+inline constexpr std::size_t kCudnnAlignment = 16;
 
 enum class ConvPass : std::uint8_t {
   forward,           // tensors: x, w, y = conv(x, w)
@@ -15,25 +36,19 @@ enum class ConvPass : std::uint8_t {
   backward_weights,  // x, dy, dw
 };
 
-// One pass of one convolution, ready to run: an engine that cuDNN's heuristics name for the shapes,
-// never one that was measured, so that the choice and the bits are the same in every run on the
-// same chip and library. Engines that are not deterministic or compute with less than f32 (tensor
-// cores, FFT, Winograd) are not taken.
-class ConvPlan {
- public:
-  virtual ~ConvPlan() = default;
-  virtual std::size_t scratch_bytes() const = 0;
-  // Tensors as ConvPass lists them, aligned to kConvAlignment bytes. Any thread may call it.
-  virtual void run(Stream& s, std::initializer_list<const Tensor*> tensors,
-                   const Tensor& scratch) = 0;
+// In which order x, y and w lie, w as (O, KH, KW, C/groups) then, and what dw is: f32, or stored.
+struct ConvForm {
+  bool channels_last = false;
+  DType dw = DType::f32;
 };
 
-inline constexpr std::size_t kConvAlignment = 16;
+// Layouts in the spec are not looked at.
+CudnnPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass pass,
+                          const ConvForm& form, std::string& why);
 
-// Shared by all that ask for the same pass of the same spec, and kept as long as the program: a
-// CUDA graph may launch its kernels. nullptr: cuDNN has no engine of that kind for it, which
-// `why` then tells. Throws Error(input) where cuDNN is not installed.
-ConvPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass pass,
-                         std::string& why);
+// q, k, v, y, log_sums; backward: q, k, v, y, dy, log_sums, dq, dk, dv. q, k, v and their gradients
+// lie in one qkv and dqkv. spec.stored is a half type.
+CudnnPlan* find_attention_plan(const Device& device, const AttentionSpec& spec, bool backward,
+                               std::string& why);
 
 }  // namespace peal::cuda

@@ -12,7 +12,8 @@ constexpr int kWords = 4;  // of a counter
 constexpr int kMine = 4;   // counters of a thread, whose elements are read before any is written
 
 struct Drop {
-  PhiloxKey key;
+  const DrawKey* draws;
+  std::uint64_t site;
   std::uint32_t dropped;  // of 2^24 draws: p * 2^24, rounded up
   float keep_scale;
 
@@ -22,9 +23,9 @@ struct Drop {
 };
 
 // kWidth is 4 where x and y are aligned to 16 bytes, else 1.
-template <int kWidth>
+template <int kWidth, typename T>
 __global__ void __launch_bounds__(kThreads)
-    dropout_kernel(Drop drop, const float* x, float* y, std::int64_t n) {
+    dropout_kernel(Drop drop, const T* x, T* y, std::int64_t n) {
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x;
   Pack<kWidth> v[kMine][kWords / kWidth];
 #pragma unroll
@@ -37,12 +38,13 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
+  const PhiloxKey key = philox_key(*drop.draws, drop.site);
 #pragma unroll
   for (int k = 0; k < kMine; ++k) {
     const std::int64_t counter = start + k * kThreads, first = counter * kWords;
     if (first >= n) break;
     std::uint32_t words[kWords];
-    philox(static_cast<std::uint64_t>(counter), drop.key, words);
+    philox(static_cast<std::uint64_t>(counter), key, words);
 #pragma unroll
     for (int i = 0; i < kWords; i += kWidth) {
       if (first + i + kWidth <= n) {
@@ -53,7 +55,8 @@ __global__ void __launch_bounds__(kThreads)
       } else {
 #pragma unroll
         for (int w = 0; w < kWidth; ++w) {
-          if (first + i + w < n) y[first + i + w] = drop(words[i + w], x[first + i + w]);
+          const std::int64_t at = first + i + w;
+          if (at < n) y[at] = rounded<T>(drop(words[i + w], widen(x[at])));
         }
       }
     }
@@ -62,19 +65,19 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void CudaKernels::dropout(Stream& s, const RandomKey& key, float p, const Tensor& x, Tensor y) {
+void CudaKernels::dropout(Stream& s, const Tensor& draws, std::uint64_t site, float p,
+                          const Tensor& x, Tensor y) {
   const std::int64_t n = x.numel();
   if (n == 0) return;
   const auto dropped = static_cast<std::uint32_t>(std::ceil(p * 0x1p24f));
-  const Drop drop{Random(key).philox_key(), dropped, 1.0f / (1.0f - p)};
+  const Drop drop{draws.as<DrawKey>(), site, dropped, 1.0f / (1.0f - p)};
   const unsigned blocks = blocks_for(n, kWords * kMine * kThreads);
   const OnStream on(s);
-  if (aligned(x.data) && aligned(y.data)) {
-    dropout_kernel<kWide>
-        <<<blocks, kThreads, 0, on.stream>>>(drop, x.as<float>(), y.as<float>(), n);
-  } else {
-    dropout_kernel<1><<<blocks, kThreads, 0, on.stream>>>(drop, x.as<float>(), y.as<float>(), n);
-  }
+  const bool wide = aligned(x.data) && aligned(y.data);
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    const auto kernel = wide ? dropout_kernel<kWide, T> : dropout_kernel<1, T>;
+    kernel<<<blocks, kThreads, 0, on.stream>>>(drop, x.as<T>(), y.as<T>(), n);
+  });
   check_launch("dropout");
 }
 

@@ -9,9 +9,9 @@ namespace {
 constexpr int kMine = 4;  // packs of a thread, which are read before any is written
 
 // Pack i of y, (rows, row.divisor packs); rows * packs is below 2^31.
-template <int kWidth>
+template <int kWidth, typename T>
 __global__ void __launch_bounds__(kThreads)
-    embedding_kernel(const std::int32_t* ids, const float* table, float* y, Division row,
+    embedding_kernel(const std::int32_t* ids, const float* table, T* y, Division row,
                      std::uint32_t packs) {
   const std::uint32_t start = blockIdx.x * kMine * kThreads + threadIdx.x;
   Pack<kWidth> v[kMine];
@@ -30,9 +30,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int kWidth>
+template <int kWidth, typename T>
 void gather(const OnStream& on, const std::int32_t* ids, std::int64_t rows, const float* table,
-            std::int64_t columns, float* y) {
+            std::int64_t columns, T* y) {
   const std::int64_t row_packs = columns / kWidth;
   const Division row = Division::by(static_cast<std::uint32_t>(row_packs));
   const std::int64_t most_rows = std::max<std::int64_t>((kMostPositions - 1) / row_packs, 1);
@@ -51,11 +51,14 @@ void CudaKernels::embedding(Stream& s, const Tensor& ids, const Tensor& table, T
   if (rows == 0 || columns == 0) return;
   const auto* id = ids.as<std::int32_t>();
   const OnStream on(s);
-  if (columns % kWide == 0 && aligned(table.data) && aligned(y.data)) {
-    gather<kWide>(on, id, rows, table.as<float>(), columns, y.as<float>());
-  } else {
-    gather<1>(on, id, rows, table.as<float>(), columns, y.as<float>());
-  }
+  const bool both = aligned(table.data) && aligned(y.data);
+  for_stored(y.dtype, [&]<typename T>(Stored<T>) {
+    if (both && columns % kWideOf<T> == 0) {
+      gather<kWideOf<T>>(on, id, rows, table.as<float>(), columns, y.as<T>());
+    } else {
+      gather<1>(on, id, rows, table.as<float>(), columns, y.as<T>());
+    }
+  });
 }
 
 }  // namespace peal::cuda

@@ -26,9 +26,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // sum += dy[order[0]], dy[order[1]], ... at one pack of columns, several of which are read at once.
-template <int kWidth>
-__device__ void add_rows(const float* dy, std::int64_t columns, bool wide, const unsigned* order,
-                         int n, Pack<kWidth>& sum) {
+template <int kWidth, typename T>
+__device__ void add_rows(const T* dy, std::int64_t columns, bool wide, const unsigned* order, int n,
+                         Pack<kWidth>& sum) {
   constexpr int kAtOnce = 8;
   for (int i = 0; i < n; i += kAtOnce) {
     Pack<kWidth> rows[kAtOnce];
@@ -79,10 +79,10 @@ __device__ int find(const std::int32_t* ids, std::int64_t first, std::int64_t n,
 }
 
 // A block for each row, in parts of kThreads packs.
-template <int kWidth>
+template <int kWidth, typename T>
 __global__ void __launch_bounds__(kThreads)
-    sum_lists(const std::int32_t* ids, std::int64_t n, const float* dy, std::int64_t columns,
-              bool wide, float* table) {
+    sum_lists(const std::int32_t* ids, std::int64_t n, const T* dy, std::int64_t columns, bool wide,
+              float* table) {
   __shared__ unsigned list[kLongest], order[kLongest];
   const std::int64_t v = blockIdx.x;
   float* row = table + v * columns;
@@ -131,15 +131,11 @@ void CudaKernels::embedding_backward(Stream& s, const Tensor& ids, const Tensor&
                                                                   columns, dtable.as<unsigned>());
   check_launch("embedding_backward, lists");
   const bool wide = aligned(dy.data) && aligned(dtable.data);
-  const auto launch = [&](auto kernel) {
+  for_stored(dy.dtype, [&]<typename T>(Stored<T>) {
+    const auto kernel = columns % kWideOf<T> == 0 ? sum_lists<kWideOf<T>, T> : sum_lists<1, T>;
     kernel<<<blocks_for(entries / columns, 1), kThreads, 0, on.stream>>>(
-        ids.as<std::int32_t>(), n, dy.as<float>(), columns, wide, dtable.as<float>());
-  };
-  if (columns % kWide == 0) {
-    launch(sum_lists<kWide>);
-  } else {
-    launch(sum_lists<1>);
-  }
+        ids.as<std::int32_t>(), n, dy.as<T>(), columns, wide, dtable.as<float>());
+  });
   check_launch("embedding_backward");
 }
 

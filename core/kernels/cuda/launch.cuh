@@ -8,6 +8,7 @@
 
 #include "core/device/cuda/cuda_device.h"
 #include "core/device/stream.h"
+#include "core/kernels/cuda/stored.cuh"
 
 namespace peal::cuda {
 
@@ -73,41 +74,6 @@ __device__ T block_reduce(T value, Op op = {}) {
 
 // ---- Element by element ---------------------------------------------------------------------
 
-// Neighbouring elements that are read and written at once: 16 bytes where kWidth is 4.
-template <int kWidth>
-struct alignas(sizeof(float) * kWidth) Pack {
-  float of[kWidth];
-};
-
-constexpr int kWide = 4;
-
-// By way of CUDA's own type for reading and of the instruction for writing, which the compiler now
-// and then takes apart when it is asked to copy a struct.
-template <int kWidth>
-__device__ Pack<kWidth> load_pack(const float* from) {
-  if constexpr (kWidth == kWide) {
-    const float4 v = *reinterpret_cast<const float4*>(from);
-    return {v.x, v.y, v.z, v.w};
-  } else {
-    return *reinterpret_cast<const Pack<kWidth>*>(from);
-  }
-}
-
-template <int kWidth>
-__device__ void store_pack(float* to, const Pack<kWidth>& pack) {
-  if constexpr (kWidth == kWide) {
-    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
-                 "f"(pack.of[0]), "f"(pack.of[1]), "f"(pack.of[2]), "f"(pack.of[3])
-                 : "memory");
-  } else {
-    *reinterpret_cast<Pack<kWidth>*>(to) = pack;
-  }
-}
-
-inline bool aligned(const void* p) {
-  return reinterpret_cast<std::uintptr_t>(p) % (sizeof(float) * kWide) == 0;
-}
-
 template <typename T, int kCount>
 struct Arrays {
   T* of[kCount > 0 ? kCount : 1];
@@ -121,9 +87,9 @@ constexpr int kPacks = kIn >= 3   ? 1
 
 // Of the packs of a block's part, a thread has every kThreads-th. The elements after the last whole
 // pack are done one by one by the thread that would have that pack.
-template <int kWidth, int kIn, int kOut, typename F>
+template <int kWidth, int kIn, int kOut, typename From, typename To, typename F>
 __global__ void __launch_bounds__(kThreads)
-    elementwise_kernel(Arrays<const float, kIn> in, Arrays<float, kOut> out, std::int64_t n, F f) {
+    elementwise_kernel(Arrays<const From, kIn> in, Arrays<To, kOut> out, std::int64_t n, F f) {
   constexpr int kMine = kPacks<kIn>;
   const std::int64_t start =
       (static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x) * kWidth;
@@ -144,9 +110,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll 1
       for (std::int64_t i = first; i < n; ++i) {
         float from[kIn > 0 ? kIn : 1], to[kOut];
-        for (int a = 0; a < kIn; ++a) from[a] = in.of[a][i];
+        for (int a = 0; a < kIn; ++a) from[a] = widen(in.of[a][i]);
         f(from, to);
-        for (int a = 0; a < kOut; ++a) out.of[a][i] = to[a];
+        for (int a = 0; a < kOut; ++a) out.of[a][i] = rounded<To>(to[a]);
       }
       break;
     }
@@ -167,26 +133,30 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int kWidth, int kIn, int kOut, typename F>
-void launch_width(const OnStream& on, std::int64_t n, const Arrays<const float, kIn>& in,
-                  const Arrays<float, kOut>& out, const F& f) {
+template <int kWidth, int kIn, int kOut, typename From, typename To, typename F>
+void launch_width(const OnStream& on, std::int64_t n, const Arrays<const From, kIn>& in,
+                  const Arrays<To, kOut>& out, const F& f) {
   const unsigned blocks = blocks_for(n, kThreads * kPacks<kIn> * kWidth);
   elementwise_kernel<kWidth, kIn, kOut><<<blocks, kThreads, 0, on.stream>>>(in, out, n, f);
 }
 
+// Elements of a pack where operands are of two types: 16 bytes of the narrower one.
+template <typename From, typename To>
+constexpr int kWideOfBoth = kWideOf<From> > kWideOf<To> ? kWideOf<From> : kWideOf<To>;
+
 // f(const float* from, float* to) for each of n elements: from[a] is that of in.of[a], to[a]
 // becomes that of out.of[a]. An output may be an input. Elements of 16-byte aligned arrays are read
-// and written four at a time. F is a copyable struct with a __device__ call operator.
-template <int kIn, int kOut, typename F>
+// and written 16 bytes at a time. F is a copyable struct with a __device__ call operator.
+template <int kIn, int kOut, typename From = float, typename To = From, typename F>
 void for_elements(const Stream& s, const char* name, std::int64_t n,
-                  const Arrays<const float, kIn>& in, const Arrays<float, kOut>& out, const F& f) {
+                  const Arrays<const From, kIn>& in, const Arrays<To, kOut>& out, const F& f) {
   if (n == 0) return;
   bool wide = true;
   for (int a = 0; a < kIn; ++a) wide = wide && aligned(in.of[a]);
   for (int a = 0; a < kOut; ++a) wide = wide && aligned(out.of[a]);
   const OnStream on(s);
   if (wide) {
-    launch_width<kWide>(on, n, in, out, f);
+    launch_width<kWideOfBoth<From, To>>(on, n, in, out, f);
   } else {
     launch_width<1>(on, n, in, out, f);
   }

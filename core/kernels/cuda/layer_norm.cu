@@ -13,10 +13,10 @@ __device__ float inverse_deviation(float variance, float epsilon) {
   return 1.0f / sqrtf(variance + epsilon);
 }
 
-template <class Part>
+template <class Part, typename T>
 __global__ void __launch_bounds__(Part::kBlock)
-    normalise(const float* x, const float* gamma, const float* beta, float epsilon, float* y,
-              float* mean, float* variance, RowsOf of) {
+    normalise(const T* x, const float* gamma, const float* beta, float epsilon, T* y, float* mean,
+              float* variance, RowsOf of) {
   const Part part(of);
   if (part.outside()) return;
   const auto row = part.read(x + part.offset());
@@ -36,10 +36,10 @@ __global__ void __launch_bounds__(Part::kBlock)
 }
 
 // dx = rstd * (g - mean(g) - z * mean(g * z)) with g = dy * gamma and z = (x - mean) * rstd
-template <class Part>
+template <class Part, typename T>
 __global__ void __launch_bounds__(Part::kBlock)
-    gradient_of_x(const float* x, const float* gamma, const float* mean, const float* variance,
-                  const float* dy, float epsilon, float* dx, RowsOf of) {
+    gradient_of_x(const T* x, const float* gamma, const float* mean, const float* variance,
+                  const T* dy, float epsilon, T* dx, RowsOf of) {
   const Part part(of);
   if (part.outside()) return;
   const auto row = part.read(x + part.offset(), 0);
@@ -80,10 +80,10 @@ struct Chunks {
 };
 
 // Block (x, y): a warp's width of columns, chunk y. A warp has every eighth row of the chunk.
-template <int kWidth>
+template <int kWidth, typename T>
 __global__ void __launch_bounds__(kThreads)
-    sum_chunks(const float* x, const float* mean, const float* variance, const float* dy,
-               float epsilon, bool wide, Chunks chunks, double* sums) {
+    sum_chunks(const T* x, const float* mean, const float* variance, const T* dy, float epsilon,
+               bool wide, Chunks chunks, double* sums) {
   constexpr int kWarps = kThreads / kWarp, kColumns = kWarp * kWidth;
   __shared__ double shared[kWarps][2][kColumns];
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -123,12 +123,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // All of a chunk by one block, whose thread has one pack of each row: the gradient of x too. The
-// next row is read before the sums of this one are waited for.
-template <int kBlock>
+// next row is read before the sums of this one are waited for. Packs of halves are as long as those
+// of floats: more would not find registers.
+template <int kBlock, typename T>
 __global__ void __launch_bounds__(kBlock, 1024 / kBlock)
-    gradients_of_chunks(const float* x, const float* gamma, const float* mean,
-                        const float* variance, const float* dy, float epsilon, bool wide,
-                        Chunks chunks, float* dx, double* sums) {
+    gradients_of_chunks(const T* x, const float* gamma, const float* mean, const float* variance,
+                        const T* dy, float epsilon, bool wide, Chunks chunks, T* dx, double* sums) {
   constexpr int kWarps = kBlock / kWarp;
   __shared__ double shared[2][2][kWarps];  // of rows in turn, so that one barrier is enough
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -218,6 +218,7 @@ __global__ void __launch_bounds__(kAddBlock)
   }
 }
 
+template <typename T>
 class CudaLayerNorm final : public LayerNorm {
  public:
   CudaLayerNorm(std::int64_t rows, std::int64_t columns, float epsilon)
@@ -232,10 +233,10 @@ class CudaLayerNorm final : public LayerNorm {
                Tensor mean, Tensor variance, Tensor) override {
     const bool wide =
         aligned(x.data) && aligned(gamma.data) && aligned(beta.data) && aligned(y.data);
-    for_part(chunks_.columns, [&]<class Part>(PartTag<Part>) {
-      launch_rows<Part>(s, "layer_norm", normalise<Part>, chunks_.rows, chunks_.columns, 1, wide,
-                        x.as<float>(), gamma.as<float>(), beta.as<float>(), epsilon_, y.as<float>(),
-                        mean.as<float>(), variance.as<float>());
+    for_part<T>(chunks_.columns, [&]<class Part>(PartTag<Part>) {
+      launch_rows<Part, T>(s, "layer_norm", normalise<Part, T>, chunks_.rows, chunks_.columns, 1,
+                           wide, x.as<T>(), gamma.as<float>(), beta.as<float>(), epsilon_,
+                           y.as<T>(), mean.as<float>(), variance.as<float>());
     });
   }
 
@@ -248,18 +249,18 @@ class CudaLayerNorm final : public LayerNorm {
     const OnStream on(s);
     const auto at_once = [&](auto kernel) {
       kernel<<<blocks_for(chunks_.count, 1), static_cast<unsigned>(block_), 0, on.stream>>>(
-          x.as<float>(), gamma.as<float>(), mean.as<float>(), variance.as<float>(), dy.as<float>(),
-          epsilon_, wide, chunks_, dx.as<float>(), scratch.as<double>());
+          x.as<T>(), gamma.as<float>(), mean.as<float>(), variance.as<float>(), dy.as<T>(),
+          epsilon_, wide, chunks_, dx.as<T>(), scratch.as<double>());
       check_launch("layer_norm backward");
     };
     if (block_ == 64) {
-      at_once(gradients_of_chunks<64>);
+      at_once(gradients_of_chunks<64, T>);
     } else if (block_ == 128) {
-      at_once(gradients_of_chunks<128>);
+      at_once(gradients_of_chunks<128, T>);
     } else if (block_ == 256) {
-      at_once(gradients_of_chunks<256>);
+      at_once(gradients_of_chunks<256, T>);
     } else if (block_ == 512) {
-      at_once(gradients_of_chunks<512>);
+      at_once(gradients_of_chunks<512, T>);
     } else {
       apart(s, on, x, gamma, mean, variance, dy, wide, dx, scratch);
     }
@@ -284,11 +285,10 @@ class CudaLayerNorm final : public LayerNorm {
   void apart(Stream& s, const OnStream& on, const Tensor& x, const Tensor& gamma,
              const Tensor& mean, const Tensor& variance, const Tensor& dy, bool wide,
              const Tensor& dx, const Tensor& scratch) const {
-    for_part(chunks_.columns, [&]<class Part>(PartTag<Part>) {
-      launch_rows<Part>(s, "layer_norm backward", gradient_of_x<Part>, chunks_.rows,
-                        chunks_.columns, 2, wide, x.as<float>(), gamma.as<float>(),
-                        mean.as<float>(), variance.as<float>(), dy.as<float>(), epsilon_,
-                        dx.as<float>());
+    for_part<T>(chunks_.columns, [&]<class Part>(PartTag<Part>) {
+      launch_rows<Part, T>(s, "layer_norm backward", gradient_of_x<Part, T>, chunks_.rows,
+                           chunks_.columns, 2, wide, x.as<T>(), gamma.as<float>(), mean.as<float>(),
+                           variance.as<float>(), dy.as<T>(), epsilon_, dx.as<T>());
     });
     if (chunks_.columns % kWide == 0) {
       sum<kWide>(on, x, mean, variance, dy, scratch.as<double>());
@@ -304,7 +304,7 @@ class CudaLayerNorm final : public LayerNorm {
     const dim3 blocks(blocks_for(chunks_.columns, kWarp * kWidth),
                       static_cast<unsigned>(chunks_.count));
     sum_chunks<kWidth><<<blocks, kThreads, 0, on.stream>>>(
-        x.as<float>(), mean.as<float>(), variance.as<float>(), dy.as<float>(), epsilon_,
+        x.as<T>(), mean.as<float>(), variance.as<float>(), dy.as<T>(), epsilon_,
         aligned(x.data) && aligned(dy.data), chunks_, sums);
   }
 
@@ -316,8 +316,12 @@ class CudaLayerNorm final : public LayerNorm {
 }  // namespace
 
 std::unique_ptr<LayerNorm> CudaKernels::make_layer_norm(std::int64_t rows, std::int64_t columns,
-                                                        float epsilon, DType) {
-  return std::make_unique<CudaLayerNorm>(rows, columns, epsilon);
+                                                        float epsilon, DType stored) {
+  std::unique_ptr<LayerNorm> made;
+  for_stored(stored, [&]<typename T>(Stored<T>) {
+    made = std::make_unique<CudaLayerNorm<T>>(rows, columns, epsilon);
+  });
+  return made;
 }
 
 }  // namespace peal::cuda

@@ -40,9 +40,9 @@ struct LossSum {
 // ---- Cross entropy of classes ---------------------------------------------------------------
 
 // saved (rows, 2): of each row the largest logit and 1 / sum(exp(x - largest)).
-template <class Part>
+template <class Part, typename T>
 __global__ void __launch_bounds__(Part::kBlock)
-    cross_entropy_rows(const float* logits, float* saved, RowsOf of) {
+    cross_entropy_rows(const T* logits, float* saved, RowsOf of) {
   const Part part(of);
   if (part.outside()) return;
   const auto row = part.read(logits + part.offset());
@@ -53,10 +53,68 @@ __global__ void __launch_bounds__(Part::kBlock)
   saved[2 * part.row + 1] = static_cast<float>(1 / total);
 }
 
+// The same for long rows of halves that are no multiple of a pack (a vocabulary of 50257): packs
+// begin where they do in the whole array, and of the first and the last of a row only what is the
+// row's counts. The row comes from the L2 cache the second time.
+template <int kBlock, typename T>
+__global__ void __launch_bounds__(kBlock)
+    cross_entropy_odd_rows(const T* logits, float* saved, std::int64_t rows, std::int64_t columns,
+                           bool wide) {
+  constexpr int kWidth = kWideOf<T>;
+  const std::int64_t begin = blockIdx.x * columns, end = begin + columns, n = rows * columns;
+  const auto each = [&](const auto& f) {
+#pragma unroll 4
+    for (std::int64_t at = (begin / kWidth + threadIdx.x) * kWidth; at < end;
+         at += kBlock * kWidth) {
+      Pack<kWidth> pack = {};
+      if (at + kWidth <= n) {
+        pack = read_pack<kWidth>(logits + at, wide);
+      } else {
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) {
+          if (at + e < n) pack.of[e] = widen(logits[at + e]);
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        if (at + e >= begin && at + e < end) f(pack.of[e]);
+      }
+    }
+  };
+  float largest = -INFINITY;
+  each([&](float v) { largest = fmaxf(largest, v); });
+  largest = block_reduce<kBlock>(largest, Larger());
+  double total = 0;
+  each([&](float v) { total += exp_below(v - largest); });
+  total = block_reduce<kBlock>(total);
+  if (threadIdx.x != 0) return;
+  saved[2 * blockIdx.x] = largest;
+  saved[2 * blockIdx.x + 1] = static_cast<float>(1 / total);
+}
+
+template <typename T>
+void cross_entropy(Stream& s, const OnStream& on, const Tensor& logits, const Tensor& saved) {
+  constexpr int kBlock = 512;
+  constexpr std::int64_t kLong = 8192;
+  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  if constexpr (sizeof(T) < sizeof(float)) {
+    if (classes % kWideOf<T> != 0 && classes > kLong && rows > 0) {
+      cross_entropy_odd_rows<kBlock><<<blocks_for(rows, 1), kBlock, 0, on.stream>>>(
+          logits.as<T>(), saved.as<float>(), rows, classes, aligned(logits.data));
+      return check_launch("softmax_cross_entropy");
+    }
+  }
+  for_part<T>(classes, [&]<class Part>(PartTag<Part>) {
+    launch_rows<Part, T>(s, "softmax_cross_entropy", cross_entropy_rows<Part, T>, rows, classes, 1,
+                         aligned(logits.data), logits.as<T>(), saved.as<float>());
+  });
+}
+
+template <typename T>
 __global__ void __launch_bounds__(kSumBlock)
-    sum_losses(const float* logits, const std::int32_t* labels, const float* weight,
-               const float* saved, std::int64_t rows, std::int64_t classes, Divider of_record,
-               std::int64_t each, LossSum to) {
+    sum_losses(const T* logits, const std::int32_t* labels, const float* weight, const float* saved,
+               std::int64_t rows, std::int64_t classes, Divider of_record, std::int64_t each,
+               LossSum to) {
   constexpr int kAtOnce = 4;
   const std::int64_t begin = blockIdx.x * each, end = min(begin + each, rows);
   double sum = 0;
@@ -69,7 +127,7 @@ __global__ void __launch_bounds__(kSumBlock)
       if (weights[k] == 0) continue;
       largest[k] = saved[2 * r];
       inverse[k] = saved[2 * r + 1];
-      at_label[k] = logits[r * classes + labels[r]];
+      at_label[k] = widen(logits[r * classes + labels[r]]);
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
@@ -198,10 +256,10 @@ struct SquaredGradient : RowGradient {
   }
 };
 
-template <int kWidth, class F>
+template <int kWidth, class F, typename T>
 __global__ void __launch_bounds__(kThreads)
-    gradient_kernel(Arrays<const float, F::kIn> in, const float* weight, std::int64_t records,
-                    Divider packs, bool wide, F f, float* out) {
+    gradient_kernel(Arrays<const T, F::kIn> in, const float* weight, std::int64_t records,
+                    Divider packs, bool wide, F f, T* out) {
   constexpr int kMine = 4 / F::kIn;
   const std::int64_t items = records * packs.value();
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x;
@@ -233,21 +291,77 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class F>
-void gradient(Stream& s, const char* name, const Arrays<const float, F::kIn>& in,
-              const Tensor& weight, std::int64_t records, std::int64_t columns, bool wide,
-              const F& f, Tensor out) {
+// The same for rows that are no multiple of a pack: a pack may go over into the next row.
+template <int kWidth, class F, typename T>
+__global__ void __launch_bounds__(kThreads)
+    gradient_across_rows(Arrays<const T, F::kIn> in, const float* weight, std::int64_t records,
+                         Divider columns, F f, T* out) {
+  constexpr int kMine = 4 / F::kIn;
+  const std::int64_t n = records * columns.value();
+  const std::int64_t start =
+      (static_cast<std::int64_t>(blockIdx.x) * kMine * kThreads + threadIdx.x) * kWidth;
+  Pack<kWidth> from[kMine][F::kIn] = {};
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const std::int64_t first = start + k * kThreads * kWidth;
+    if (first >= n) continue;
+    const bool whole = first + kWidth <= n;
+#pragma unroll
+    for (int a = 0; a < F::kIn; ++a) {
+      if (whole) from[k][a] = load_pack<kWidth>(in.of[a] + first);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        if (!whole && first + e < n) from[k][a].of[e] = widen(in.of[a][first + e]);
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const std::int64_t first = start + k * kThreads * kWidth;
+    if (first >= n) continue;
+    std::int64_t b = columns.divide(first), column = first - b * columns.value();
+    float w = weight[f.record(b)];
+    Pack<kWidth> to = {};
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) {
+      float v[F::kIn];
+#pragma unroll
+      for (int a = 0; a < F::kIn; ++a) v[a] = from[k][a].of[e];
+      if (w != 0) to.of[e] = f(w, b, column, v);
+      if (++column < columns.value()) continue;
+      column = 0;
+      w = ++b < records ? weight[f.record(b)] : 0;
+    }
+    if (first + kWidth <= n) {
+      store_pack(out + first, to);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        if (first + e < n) out[first + e] = rounded<T>(to.of[e]);
+      }
+    }
+  }
+}
+
+template <typename T = float, class F>
+void gradient(Stream& s, const char* name, const Arrays<const T, F::kIn>& in, const Tensor& weight,
+              std::int64_t records, std::int64_t columns, bool wide, const F& f, Tensor out) {
   if (records * columns == 0) return;
   const OnStream on(s);
   const auto launch = [&](auto kernel, int width) {
     const unsigned blocks = blocks_for(records * columns / width, kThreads * (4 / F::kIn));
     kernel<<<blocks, kThreads, 0, on.stream>>>(in, weight.as<float>(), records,
-                                               Divider(columns / width), wide, f, out.as<float>());
+                                               Divider(columns / width), wide, f, out.as<T>());
   };
-  if (columns % kWide == 0) {
-    launch(gradient_kernel<kWide, F>, kWide);
+  if (columns % kWideOf<T> == 0) {
+    launch(gradient_kernel<kWideOf<T>, F, T>, kWideOf<T>);
+  } else if (wide && columns > kWideOf<T>) {
+    const std::int64_t packs = ceil_div(records * columns, kWideOf<T>);
+    gradient_across_rows<kWideOf<T>, F>
+        <<<blocks_for(packs, kThreads * (4 / F::kIn)), kThreads, 0, on.stream>>>(
+            in, weight.as<float>(), records, Divider(columns), f, out.as<T>());
   } else {
-    launch(gradient_kernel<1, F>, 1);
+    launch(gradient_kernel<1, F, T>, 1);
   }
   check_launch(name);
 }
@@ -258,16 +372,15 @@ void CudaKernels::softmax_cross_entropy(Stream& s, const Tensor& logits, const T
                                         const Tensor& weight, Tensor saved, Tensor loss) {
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
   const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
-  for_part(classes, [&]<class Part>(PartTag<Part>) {
-    launch_rows<Part>(s, "softmax_cross_entropy", cross_entropy_rows<Part>, rows, classes, 1,
-                      aligned(logits.data), logits.as<float>(), saved.as<float>());
-  });
   const OnStream on(s);
   const Parts parts = Parts::of(rows, kLossesOfPart);
   const LossSum to = loss_sum(s, loss, static_cast<double>(of_record));
-  sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
-      logits.as<float>(), labels.as<std::int32_t>(), weight.as<float>(), saved.as<float>(), rows,
-      classes, Divider(of_record), parts.each, to);
+  for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
+    cross_entropy<T>(s, on, logits, saved);
+    sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
+        logits.as<T>(), labels.as<std::int32_t>(), weight.as<float>(), saved.as<float>(), rows,
+        classes, Divider(of_record), parts.each, to);
+  });
   check_launch("softmax_cross_entropy, the sum");
   add_up(on, parts, to);
 }
@@ -282,8 +395,10 @@ void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& logits
       .labels = labels.as<std::int32_t>(),
       .dloss = dloss.as<float>(),
       .of_record = Divider(rows / std::max<std::int64_t>(weight.numel(), 1))};
-  gradient(s, "softmax_cross_entropy_backward", {{logits.as<float>()}}, weight, rows,
-           logits.shape[1], aligned(logits.data) && aligned(dlogits.data), f, dlogits);
+  for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
+    gradient<T>(s, "softmax_cross_entropy_backward", {{logits.as<T>()}}, weight, rows,
+                logits.shape[1], aligned(logits.data) && aligned(dlogits.data), f, dlogits);
+  });
 }
 
 void CudaKernels::binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,

@@ -1,6 +1,7 @@
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -10,6 +11,7 @@
 #include "core/device/cuda/library.h"
 #include "core/kernels/cuda/bias.h"
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/pitch.h"
 
 namespace peal::cuda {
 namespace {
@@ -108,6 +110,38 @@ MatmulSpec flattened(MatmulSpec spec) {
   return spec;
 }
 
+cudaDataType_t cublas_type(DType dtype) {
+  if (dtype == DType::bf16) return CUDA_R_16BF;
+  return dtype == DType::f16 ? CUDA_R_16F : CUDA_R_32F;
+}
+
+std::size_t rounded_up(std::size_t bytes) {
+  return (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+}
+
+// A matrix as cuBLASLt shall see it: rows of `columns` elements, `pitch` apart.
+struct Matrix {
+  DType dtype;
+  std::int64_t batch, rows, columns;  // batch 1: one for the whole batch, or there is none
+  std::int64_t pitch;
+  std::size_t at = 0;  // of its copy in scratch memory, where its rows are moved apart
+
+  bool moved() const { return pitch != columns; }
+  std::size_t bytes() const {
+    return moved() ? static_cast<std::size_t>(batch * rows * pitch) * size_of(dtype) : 0;
+  }
+};
+
+// Halves whose rows do not begin at 16 bytes (a vocabulary of 50257) keep tensor cores waiting, a
+// few times as long as it takes to move them apart where each is used `reuse` times.
+Matrix matrix_of(DType dtype, std::int64_t batch, std::int64_t rows, std::int64_t columns,
+                 std::int64_t reuse) {
+  constexpr std::int64_t kAligned = 8, kOften = 256;
+  const bool move = dtype != DType::f32 && columns > kOften && reuse >= kOften;
+  const std::int64_t pitch = move ? (columns + kAligned - 1) / kAligned * kAligned : columns;
+  return {dtype, batch, rows, columns, pitch};
+}
+
 // cuBLASLt counts in columns: a row-major matrix is its transpose there, so c^T = b^T a^T is what
 // it computes, with b first. The algorithm is the first of its heuristics', never one that was
 // measured, so that the choice and the bits are the same in every run on the same chip and library.
@@ -117,40 +151,43 @@ class LtMatmul final : public Matmul {
       : device_(device), spec_(spec), lt_(cublas_lt(device)), handle_(handle_of(device)) {
     const Current current(device);
     describe_product();
-    const std::int64_t m = spec.m, n = spec.n, k = spec.k;
-    describe_matrix(b_, spec.transpose_b ? k : n, spec.transpose_b ? n : k,
-                    spec.broadcast_b ? 0 : k * n);
-    describe_matrix(a_, spec.transpose_a ? m : k, spec.transpose_a ? k : m, m * k);
-    describe_matrix(c_, n, m, m * n);
+    describe_matrices();
     fused_ = spec.bias || spec.activation != Activation::none;
     if (fused_ && !choose_algorithm()) fused_ = false;
     if (!fused_ && !choose_algorithm()) {
-      fail_input("matmul", to_string(device), " has no deterministic f32 algorithm for batch ",
-                 spec.batch, ", m ", m, ", n ", n, ", k ", k);
+      fail_input("matmul", to_string(device), " has no deterministic algorithm of ",
+                 name_of(spec.operands), " for batch ", spec.batch, ", m ", spec.m, ", n ", spec.n,
+                 ", k ", spec.k);
     }
+    if (fused_ && spec.bias && spec.result != DType::f32)
+      round_bias_ = peal::kernels(device).make_reorder({spec.n}, {}, {nullptr, spec.result});
+    arrange_scratch();
   }
 
   std::size_t scratch_bytes() const override {
-    return scratch_ == 0 ? 0 : scratch_ + kScratchAlignment;
+    return scratch_bytes_ == 0 ? 0 : scratch_bytes_ + kScratchAlignment;
   }
 
   void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
            Tensor scratch) override {
-    check_alignment(a);
-    check_alignment(b);
-    check_alignment(c);
-    if (fused_ && spec_.bias) {
-      check_alignment(bias);
-      set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
-    }
+    for (const Tensor* x : {&a, &b, static_cast<const Tensor*>(&c)}) check_alignment(*x);
+    std::byte* const own = aligned_start(scratch);
+    if (fused_ && spec_.bias) set_bias(s, bias, own);
+    const void* const from_a = moved_apart(s, a_of_, a, own);
+    const void* const from_b = moved_apart(s, b_of_, b, own);
+    void* const to = c_of_.moved() ? own + c_of_.at : c.data;
     const float one = 1.0f, zero = 0.0f;
-    const Current current(device_);
-    lt_.check(lt_.matmul(handle_, product_, &one, b.data, b_, a.data, a_, &zero, c.data, c_, c.data,
-                         c_, &algorithm_, workspace(scratch), scratch_,
-                         static_cast<cudaStream_t>(s.handle())),
-              "cublasLtMatmul");
+    {
+      const Current current(device_);
+      lt_.check(lt_.matmul(handle_, product_, &one, from_b, b_, from_a, a_, &zero, to, c_, to, c_,
+                           &algorithm_, workspace_ == 0 ? nullptr : own, workspace_,
+                           static_cast<cudaStream_t>(s.handle())),
+                "cublasLtMatmul");
+    }
+    if (c_of_.moved())
+      copy_rows(s, to, c_of_.pitch, c.data, c_of_.columns, c_of_.batch * c_of_.rows, c_of_.columns);
     if (fused_) return;
-    add_bias(s, c.as<float>(), spec_.bias ? bias.as<float>() : nullptr,
+    add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
              {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
   }
 
@@ -161,8 +198,9 @@ class LtMatmul final : public Matmul {
               "cublasLtMatmulDescSetAttribute");
   }
 
-  // cuBLASLt rounds operands inside its kernels.
+  // cuBLASLt rounds f32 operands inside its kernels.
   cublasComputeType_t arithmetic() const {
+    if (spec_.operands != DType::f32) return CUBLAS_COMPUTE_32F;
     switch (spec_.precision) {
       case Precision::f32:
         return CUBLAS_COMPUTE_32F;
@@ -183,19 +221,30 @@ class LtMatmul final : public Matmul {
     set_product(CUBLASLT_MATMUL_DESC_TRANSB, spec_.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
   }
 
-  // Columns follow each other.
-  void describe_matrix(Described<cublasLtMatrixLayout_t>& matrix, std::int64_t rows,
-                       std::int64_t columns, std::int64_t batch_stride) {
-    lt_.check(lt_.create_matrix(matrix.out(), CUDA_R_32F, static_cast<std::uint64_t>(rows),
-                                static_cast<std::uint64_t>(columns), rows),
+  void describe_matrices() {
+    const auto [batch, m, n, k] = std::array{spec_.batch, spec_.m, spec_.n, spec_.k};
+    const bool ta = spec_.transpose_a, tb = spec_.transpose_b;
+    a_of_ = matrix_of(spec_.operands, batch, ta ? k : m, ta ? m : k, n);
+    b_of_ = matrix_of(spec_.operands, spec_.broadcast_b ? 1 : batch, tb ? n : k, tb ? k : n, m);
+    c_of_ = matrix_of(spec_.result, batch, m, n, k);
+    describe_matrix(b_, b_of_);
+    describe_matrix(a_, a_of_);
+    describe_matrix(c_, c_of_);
+  }
+
+  void describe_matrix(Described<cublasLtMatrixLayout_t>& matrix, const Matrix& of) {
+    lt_.check(lt_.create_matrix(matrix.out(), cublas_type(of.dtype),
+                                static_cast<std::uint64_t>(of.columns),
+                                static_cast<std::uint64_t>(of.rows), of.pitch),
               "cublasLtMatrixLayoutCreate");
     if (spec_.batch == 1) return;
     const auto set = [&](cublasLtMatrixLayoutAttribute_t attribute, const auto& value) {
       lt_.check(lt_.set_matrix(matrix, attribute, &value, sizeof(value)),
                 "cublasLtMatrixLayoutSetAttribute");
     };
+    const std::int64_t stride = of.batch == 1 ? 0 : of.rows * of.pitch;
     set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(spec_.batch));
-    set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, batch_stride);
+    set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride);
   }
 
   cublasLtEpilogue_t epilogue() const {
@@ -204,15 +253,16 @@ class LtMatmul final : public Matmul {
     return spec_.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
   }
 
-  // Without those that add parts of a sum to the output one after another as they come.
+  // Without those that add parts of a sum to the output one after another as they come, or round
+  // the parts to halves.
   void describe_preference(Described<cublasLtMatmulPreference_t>& preference) const {
     lt_.check(lt_.create_preference(preference.out()), "cublasLtMatmulPreferenceCreate");
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
       lt_.check(lt_.set_preference(preference, attribute, &value, sizeof(value)),
                 "cublasLtMatmulPreferenceSetAttribute");
     };
-    const std::uint32_t reductions =
-        CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+    std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    if (spec_.result == DType::f32) reductions |= CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostScratch);
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
     for (const auto operand :
@@ -238,15 +288,46 @@ class LtMatmul final : public Matmul {
     lt_.check(status, "cublasLtMatmulAlgoGetHeuristic");
     lt_.check(found.state, "cublasLtMatmulAlgoGetHeuristic");
     algorithm_ = found.algo;
-    scratch_ = found.workspaceSize;
+    workspace_ = found.workspaceSize;
     return true;
   }
 
-  void* workspace(const Tensor& scratch) const {
-    if (scratch_ == 0) return nullptr;
+  // cuBLASLt's workspace first, then what is copied for it.
+  void arrange_scratch() {
+    scratch_bytes_ = rounded_up(workspace_);
+    const auto take = [&](std::size_t bytes) {
+      const std::size_t at = scratch_bytes_;
+      scratch_bytes_ += rounded_up(bytes);
+      return at;
+    };
+    for (Matrix* matrix : {&a_of_, &b_of_, &c_of_}) matrix->at = take(matrix->bytes());
+    if (round_bias_) bias_at_ = take(static_cast<std::size_t>(spec_.n) * size_of(spec_.result));
+  }
+
+  static std::byte* aligned_start(const Tensor& scratch) {
     const auto start = reinterpret_cast<std::uintptr_t>(scratch.data);
     return scratch.as<std::byte>() +
            (kScratchAlignment - start % kScratchAlignment) % kScratchAlignment;
+  }
+
+  const void* moved_apart(Stream& s, const Matrix& of, const Tensor& x, std::byte* own) const {
+    if (!of.moved()) return x.data;
+    copy_rows(s, x.data, of.columns, own + of.at, of.pitch, of.batch * of.rows, of.columns);
+    return own + of.at;
+  }
+
+  // cuBLASLt takes a bias of the result's type only: of a half result it is rounded first, like the
+  // weight.
+  void set_bias(Stream& s, const Tensor& bias, std::byte* own) {
+    Tensor given = bias;
+    if (round_bias_) {
+      given.data = own + bias_at_;
+      given.dtype = spec_.result;
+      round_bias_->run(s, bias, given, {});
+    } else {
+      check_alignment(bias);
+    }
+    set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, given.data);
   }
 
   static void check_alignment(const Tensor& x) {
@@ -261,9 +342,11 @@ class LtMatmul final : public Matmul {
   Described<cublasLtMatmulDesc_t> product_{lt_.destroy_product};
   Described<cublasLtMatrixLayout_t> a_{lt_.destroy_matrix}, b_{lt_.destroy_matrix},
       c_{lt_.destroy_matrix};
+  Matrix a_of_{}, b_of_{}, c_of_{};
   bool fused_ = false;
+  std::unique_ptr<Reorder> round_bias_;
   cublasLtMatmulAlgo_t algorithm_{};
-  std::size_t scratch_ = 0;
+  std::size_t workspace_ = 0, bias_at_ = 0, scratch_bytes_ = 0;
 };
 
 // A sum of nothing, for every element.
@@ -275,7 +358,7 @@ class EmptyMatmul final : public Matmul {
   void run(Stream& s, const Tensor&, const Tensor&, const Tensor& bias, Tensor c, Tensor) override {
     if (c.numel() == 0) return;
     peal::kernels(s.device()).fill(s, c, 0.0f);
-    add_bias(s, c.as<float>(), spec_.bias ? bias.as<float>() : nullptr,
+    add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
              {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
   }
 

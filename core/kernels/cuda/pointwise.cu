@@ -107,13 +107,17 @@ struct SubtractScaled {
 
 template <typename F>
 void map(Stream& s, const char* name, const Tensor& x, const Tensor& y, const F& f) {
-  for_elements<1, 1>(s, name, elements(x), {x.as<float>()}, {y.as<float>()}, f);
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    for_elements<1, 1, T>(s, name, elements(x), {x.as<T>()}, {y.as<T>()}, f);
+  });
 }
 
 template <typename F>
 void zip(Stream& s, const char* name, const Tensor& x, const Tensor& y, const Tensor& z,
          const F& f) {
-  for_elements<2, 1>(s, name, elements(x), {x.as<float>(), y.as<float>()}, {z.as<float>()}, f);
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    for_elements<2, 1, T>(s, name, elements(x), {x.as<T>(), y.as<T>()}, {z.as<T>()}, f);
+  });
 }
 
 // x and y repeat along the axes where they have one element.
@@ -128,7 +132,9 @@ void combine(Stream& s, const Tensor& x, const Tensor& y, const Tensor& z, const
   for (std::size_t i = 0; i < static_cast<std::size_t>(rank); ++i) {
     nest.add(z.shape[static_cast<int>(i)], {x_strides[i], y_strides[i], z_strides[i]});
   }
-  for_nest<2>(s, "binary", nest, {x.as<float>(), y.as<float>()}, z.as<float>(), f);
+  for_stored(z.dtype, [&]<typename T>(Stored<T>) {
+    for_nest<2, T>(s, "binary", nest, {x.as<T>(), y.as<T>()}, z.as<T>(), f);
+  });
 }
 
 }  // namespace

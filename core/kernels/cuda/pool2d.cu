@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <memory>
 
-#include "core/base/error.h"
 #include "core/kernels/cuda/cuda_kernels.h"
-#include "core/kernels/cuda/launch.cuh"
+#include "core/kernels/cuda/pool2d.cuh"
 
 namespace peal::cuda {
 namespace {
@@ -11,31 +10,11 @@ namespace {
 constexpr int kPlanes = 4;  // images of one channel that a thread serves, at one place of each
 constexpr std::int64_t kMostThreads = std::int64_t{1} << 31;  // of a launch: 32 bits count them
 
-struct Window {
-  int height, width;          // of x
-  int out_height, out_width;  // of y
-  int kernel[2], stride[2], padding[2];
-  bool include_padding;
-};
-
-// A run of a window along one axis that lies inside of x: [from, to) counted in the window.
-struct Inside {
-  int from, to;
-  __device__ Inside(int start, int kernel, int size)
-      : from(max(0, -start)), to(min(kernel, size - start)) {}
-  __device__ int size() const { return to - from; }
-};
-
-__device__ float divisor_of(const Window& w, const Inside& rows, const Inside& columns) {
-  return static_cast<float>(w.include_padding ? w.kernel[0] * w.kernel[1]
-                                              : rows.size() * columns.size());
-}
-
 // y, and for a maximum which element of its window was the first to have it (saved, if wanted).
 // kSize > 0: both sides of the window, so that its loops are unrolled. A NaN is the maximum.
-template <PoolKind kKind, int kSize, typename Saved>
+template <PoolKind kKind, int kSize, typename Saved, typename T>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(Window w, unsigned planes, const float* x, float* y, Saved* saved) {
+    forward_kernel(Window w, unsigned planes, const T* x, T* y, Saved* saved) {
   const unsigned area = w.out_height * w.out_width;
   const unsigned i = blockIdx.x * kThreads + threadIdx.x, group = i / area, at = i % area;
   const int first_row = static_cast<int>(at / w.out_width) * w.stride[0] - w.padding[0];
@@ -50,7 +29,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int p = 0; p < kPlanes; ++p) {
     const unsigned plane = group * kPlanes + p;
     if (plane >= planes) return;
-    const float* const from = x + plane * x_area + corner;
+    const T* const from = x + plane * x_area + corner;
     float best = 0.0f;  // or the sum
     int place = -1;
 #pragma unroll
@@ -59,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int c = 0; c < kernel_columns; ++c) {
         if (c < columns.from || c >= columns.to) continue;
-        const float v = from[static_cast<std::int64_t>(r) * w.width + c];
+        const float v = widen(from[static_cast<std::int64_t>(r) * w.width + c]);
         if constexpr (kKind == PoolKind::average) {
           best += v;
         } else if (place < 0 || v > best || v != v) {
@@ -70,20 +49,12 @@ __global__ void __launch_bounds__(kThreads)
     }
     const std::int64_t out = static_cast<std::int64_t>(plane) * area + at;
     if constexpr (kKind == PoolKind::average) best /= divisor_of(w, rows, columns);
-    y[out] = best;
+    y[out] = rounded<T>(best);
     if constexpr (kKind == PoolKind::max) {
       if (saved != nullptr) saved[out] = static_cast<Saved>(place);
     }
   }
 }
-
-// The windows along one axis that hold place `at`: [from, to).
-struct Holders {
-  int from, to;
-  __device__ Holders(int at, int kernel, int stride, int padding, int windows)
-      : from(max(0, (at + padding - kernel + stride) / stride)),
-        to(min(windows, (at + padding) / stride + 1)) {}
-};
 
 // Rows of windows side by side that hold x, those that x cuts off included.
 __host__ __device__ int bands_of(const Window& w) {
@@ -91,9 +62,9 @@ __host__ __device__ int bands_of(const Window& w) {
 }
 
 // dx gathers, in their order, what the windows that hold it send.
-template <PoolKind kKind, typename Saved>
+template <PoolKind kKind, typename Saved, typename T>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(Window w, unsigned planes, const float* dy, const Saved* saved, float* dx) {
+    backward_kernel(Window w, unsigned planes, const T* dy, const Saved* saved, T* dx) {
   const unsigned area = w.height * w.width;
   const unsigned i = blockIdx.x * kThreads + threadIdx.x, group = i / area, at = i % area;
   const int row = static_cast<int>(at / w.width), column = static_cast<int>(at % w.width);
@@ -113,14 +84,14 @@ __global__ void __launch_bounds__(kThreads)
         const std::int64_t out = start + static_cast<std::int64_t>(r) * w.out_width + c;
         if constexpr (kKind == PoolKind::max) {
           const int place = (row - first_row) * w.kernel[1] + column - first_column;
-          if (saved[out] == place) sum += dy[out];
+          if (saved[out] == place) sum += widen(dy[out]);
         } else {
-          sum += dy[out] / divisor_of(w, Inside(first_row, w.kernel[0], w.height),
-                                      Inside(first_column, w.kernel[1], w.width));
+          sum += widen(dy[out]) / divisor_of(w, Inside(first_row, w.kernel[0], w.height),
+                                             Inside(first_column, w.kernel[1], w.width));
         }
       }
     }
-    dx[static_cast<std::int64_t>(plane) * area + at] = sum;
+    dx[static_cast<std::int64_t>(plane) * area + at] = rounded<T>(sum);
   }
 }
 
@@ -128,11 +99,12 @@ __global__ void __launch_bounds__(kThreads)
 // thread has kWidth columns of the rows of one window, reads what their windows send once and
 // writes 0 where there is none, at the right and the lower edge.
 // kSize > 0: both sides of the window.
-template <PoolKind kKind, int kSize, int kWidth, typename Saved>
+template <PoolKind kKind, int kSize, int kWidth, typename Saved, typename T>
 __global__ void __launch_bounds__(kThreads)
-    backward_apart(Window w, unsigned planes, const float* dy, const Saved* saved, float* dx) {
-  constexpr bool kWhole = kSize > 0 && kWidth % kSize == 0;  // windows of a thread
-  constexpr int kWindows = kWhole ? kWidth / kSize : kWidth;
+    backward_apart(Window w, unsigned planes, const T* dy, const Saved* saved, T* dx) {
+  constexpr int kSide = kSize > 0 ? kSize : 1;
+  constexpr bool kWhole = kSize > 0 && kWidth % kSide == 0;  // windows of a thread
+  constexpr int kWindows = kWhole ? kWidth / kSide : kWidth;
   const int kernel_rows = kSize > 0 ? kSize : w.kernel[0];
   const int kernel_columns = kSize > 0 ? kSize : w.kernel[1];
   const unsigned packs = w.width / kWidth;
@@ -153,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int k = 0; k < kWindows; ++k) {
       if (window_of(k) >= w.out_width) continue;
-      sent[p][k] = dy[row + window_of(k)];
+      sent[p][k] = widen(dy[row + window_of(k)]);
       if constexpr (kKind == PoolKind::max) places[p][k] = saved[row + window_of(k)];
     }
   }
@@ -167,7 +139,7 @@ __global__ void __launch_bounds__(kThreads)
         sent[p][k] /= static_cast<float>(kernel_rows * kernel_columns);
       }
     }
-    float* const to = dx + plane * x_area + column;
+    T* const to = dx + plane * x_area + column;
 #pragma unroll
     for (int r = 0; r < kernel_rows; ++r) {
       const int row = band * kernel_rows + r;
@@ -199,30 +171,20 @@ void for_planes(std::int64_t planes, std::int64_t area, Body body) {
   }
 }
 
+template <typename T>
 class GatherPool2d final : public Pool2d {
  public:
   explicit GatherPool2d(const Pool2dSpec& spec)
       : kind_(spec.kind),
+        window_(Window::of(spec)),
         planes_(spec.x[0] * spec.x[1]),
-        keeps_places_(spec.kind == PoolKind::max && spec.training) {
-    const Shape y = spec.y();
-    window_.height = static_cast<int>(spec.x[2]);
-    window_.width = static_cast<int>(spec.x[3]);
-    window_.out_height = static_cast<int>(y[2]);
-    window_.out_width = static_cast<int>(y[3]);
-    window_.include_padding = spec.include_padding;
-    for (int i = 0; i < 2; ++i) {
-      window_.kernel[i] = static_cast<int>(spec.kernel[i]);
-      window_.stride[i] = static_cast<int>(spec.stride[i]);
-      window_.padding[i] = static_cast<int>(spec.padding[i]);
-    }
-  }
+        keeps_places_(spec.kind == PoolKind::max && spec.training) {}
 
   const Layout* y_layout() const override { return nullptr; }
   std::size_t saved_bytes() const override {
     if (!keeps_places_) return 0;
     const std::int64_t places = planes_ * window_.out_height * window_.out_width;
-    return static_cast<std::size_t>(places) * (small() ? 1 : sizeof(std::int32_t));
+    return static_cast<std::size_t>(places) * (window_.small() ? 1 : sizeof(std::int32_t));
   }
   std::size_t scratch_bytes() const override { return 0; }
 
@@ -231,7 +193,7 @@ class GatherPool2d final : public Pool2d {
     const OnStream on(s);
     if (kind_ == PoolKind::average) {
       forward_sized<PoolKind::average, std::uint8_t>(on, x, y, nullptr);
-    } else if (small()) {
+    } else if (window_.small()) {
       forward_sized<PoolKind::max>(on, x, y, keeps_places_ ? saved.as<std::uint8_t>() : nullptr);
     } else {
       forward_as<PoolKind::max, 0>(on, x, y, keeps_places_ ? saved.as<std::int32_t>() : nullptr);
@@ -244,7 +206,7 @@ class GatherPool2d final : public Pool2d {
     const OnStream on(s);
     if (kind_ == PoolKind::average) {
       backward_as<PoolKind::average, std::uint8_t>(on, dy, nullptr, dx);
-    } else if (small()) {
+    } else if (window_.small()) {
       backward_as<PoolKind::max>(on, dy, saved.as<const std::uint8_t>(), dx);
     } else {
       backward_as<PoolKind::max>(on, dy, saved.as<const std::int32_t>(), dx);
@@ -252,11 +214,6 @@ class GatherPool2d final : public Pool2d {
   }
 
  private:
-  // A byte holds every place of a window.
-  bool small() const {
-    return static_cast<std::int64_t>(window_.kernel[0]) * window_.kernel[1] <= 256;
-  }
-
   bool side_by_side() const {
     const int windows[2] = {window_.out_height, window_.out_width};
     for (int i = 0; i < 2; ++i) {
@@ -284,7 +241,7 @@ class GatherPool2d final : public Pool2d {
     const std::int64_t area = static_cast<std::int64_t>(window_.out_height) * window_.out_width;
     for_planes(planes_, area, [&](std::int64_t first, unsigned planes, unsigned blocks) {
       forward_kernel<kKind, kSize><<<blocks, kThreads, 0, on.stream>>>(
-          window_, planes, x.as<float>() + first * x_area, y.as<float>() + first * area,
+          window_, planes, x.as<T>() + first * x_area, y.as<T>() + first * area,
           saved == nullptr ? saved : saved + first * area);
       check_launch("pool2d");
     });
@@ -307,8 +264,8 @@ class GatherPool2d final : public Pool2d {
     const std::int64_t y_area = static_cast<std::int64_t>(window_.out_height) * window_.out_width;
     for_planes(planes_, area, [&](std::int64_t first, unsigned planes, unsigned blocks) {
       backward_kernel<kKind><<<blocks, kThreads, 0, on.stream>>>(
-          window_, planes, dy.as<float>() + first * y_area,
-          saved == nullptr ? saved : saved + first * y_area, dx.as<float>() + first * area);
+          window_, planes, dy.as<T>() + first * y_area,
+          saved == nullptr ? saved : saved + first * y_area, dx.as<T>() + first * area);
       check_launch("pool2d backward");
     });
   }
@@ -321,8 +278,8 @@ class GatherPool2d final : public Pool2d {
     const std::int64_t area = window_.width / kWidth * static_cast<std::int64_t>(bands_of(window_));
     for_planes(planes_, area, [&](std::int64_t first, unsigned planes, unsigned blocks) {
       backward_apart<kKind, kSize, kWidth><<<blocks, kThreads, 0, on.stream>>>(
-          window_, planes, dy.as<float>() + first * y_area,
-          saved == nullptr ? saved : saved + first * y_area, dx.as<float>() + first * x_area);
+          window_, planes, dy.as<T>() + first * y_area,
+          saved == nullptr ? saved : saved + first * y_area, dx.as<T>() + first * x_area);
       check_launch("pool2d backward");
     });
   }
@@ -336,9 +293,11 @@ class GatherPool2d final : public Pool2d {
 }  // namespace
 
 std::unique_ptr<Pool2d> CudaKernels::make_pool2d(const Pool2dSpec& spec) {
-  if (spec.x_layout != nullptr)
-    fail_internal("make_pool2d", "x is row-major on CUDA; this one is not");
-  return std::make_unique<GatherPool2d>(spec);
+  if (spec.x_layout != nullptr) return make_channels_pool2d(spec);
+  std::unique_ptr<Pool2d> made;
+  for_stored(spec.stored,
+             [&]<typename T>(Stored<T>) { made = std::make_unique<GatherPool2d<T>>(spec); });
+  return made;
 }
 
 }  // namespace peal::cuda

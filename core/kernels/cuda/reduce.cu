@@ -19,8 +19,8 @@ struct Rows {
 };
 
 // Items first, first + step, ... before `end` of the output at x.
-template <int kWidth>
-__device__ double sum_items(const float* x, const Rows& rows, std::int64_t first, int step,
+template <int kWidth, typename T>
+__device__ double sum_items(const T* x, const Rows& rows, std::int64_t first, int step,
                             std::int64_t end) {
   constexpr int kAtOnce = kWidth == 1 ? 8 : 4;  // reads under way
   const auto read = [&](std::int64_t i) {
@@ -33,8 +33,11 @@ __device__ double sum_items(const float* x, const Rows& rows, std::int64_t first
     if constexpr (kWidth == 1) {
       sum += static_cast<double>(pack.of[0]);
     } else {
-      sum += (static_cast<double>(pack.of[0]) + static_cast<double>(pack.of[1])) +
-             (static_cast<double>(pack.of[2]) + static_cast<double>(pack.of[3]));
+#pragma unroll
+      for (int e = 0; e < kWidth; e += 4) {
+        sum += (static_cast<double>(pack.of[e]) + static_cast<double>(pack.of[e + 1])) +
+               (static_cast<double>(pack.of[e + 2]) + static_cast<double>(pack.of[e + 3]));
+      }
     }
   };
   std::int64_t i = first;
@@ -49,9 +52,9 @@ __device__ double sum_items(const float* x, const Rows& rows, std::int64_t first
   return sum;
 }
 
-template <int kWidth, int kGroup>  // threads of an output, a part of a warp
+template <int kWidth, int kGroup, typename T>  // kGroup: threads of an output, a part of a warp
 __global__ void __launch_bounds__(kThreads)
-    sum_short_rows(const float* x, Rows rows, double factor, float* y) {
+    sum_short_rows(const T* x, Rows rows, double factor, float* y) {
   const std::int64_t output =
       static_cast<std::int64_t>(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
   const int lane = static_cast<int>(threadIdx.x) % kGroup;
@@ -63,17 +66,17 @@ __global__ void __launch_bounds__(kThreads)
   if (output < rows.outputs && lane == 0) y[output] = static_cast<float>(sum * factor);
 }
 
-template <int kWidth>  // a block for each output
+template <int kWidth, typename T>  // a block for each output
 __global__ void __launch_bounds__(kThreads)
-    sum_long_rows(const float* x, Rows rows, double factor, float* y) {
-  const float* from = x + rows.kept.offset(blockIdx.x);
+    sum_long_rows(const T* x, Rows rows, double factor, float* y) {
+  const T* from = x + rows.kept.offset(blockIdx.x);
   const double sum = block_reduce(sum_items<kWidth>(from, rows, threadIdx.x, kThreads, rows.items));
   if (threadIdx.x == 0) y[blockIdx.x] = static_cast<float>(sum * factor);
 }
 
-template <int kWidth>  // block (output, part)
+template <int kWidth, typename T>  // block (output, part)
 __global__ void __launch_bounds__(kThreads)
-    sum_parts_of_rows(const float* x, Rows rows, Divider parts, std::int64_t each, double* sums) {
+    sum_parts_of_rows(const T* x, Rows rows, Divider parts, std::int64_t each, double* sums) {
   const std::int64_t output = parts.divide(blockIdx.x);
   const std::int64_t begin = (blockIdx.x - output * parts.value()) * each;
   const double sum =
@@ -90,8 +93,8 @@ std::int64_t parts_for(std::int64_t outputs, std::int64_t items, std::int64_t le
   return std::clamp<std::int64_t>(items / least, 1, kMostParts / outputs);
 }
 
-template <int kWidth>
-void sum_rows(Stream& s, const OnStream& on, const float* x, const Reduction& by, double factor,
+template <int kWidth, typename T>
+void sum_rows(Stream& s, const OnStream& on, const T* x, const Reduction& by, double factor,
               float* y) {
   Rows rows{.kept = by.kept,
             .outer = by.summed,
@@ -111,11 +114,11 @@ void sum_rows(Stream& s, const OnStream& on, const float* x, const Reduction& by
         x, rows, Divider(parts), each, sums);
     add_parts(on, sums, rows.outputs, parts, factor, 1, y);
   } else if (rows.items <= 32) {
-    launch(sum_short_rows<kWidth, 4>, kThreads / 4);
+    launch(sum_short_rows<kWidth, 4, T>, kThreads / 4);
   } else if (rows.items <= 1024) {
-    launch(sum_short_rows<kWidth, kWarp>, kThreads / kWarp);
+    launch(sum_short_rows<kWidth, kWarp, T>, kThreads / kWarp);
   } else {
-    launch(sum_long_rows<kWidth>, 1);
+    launch(sum_long_rows<kWidth, T>, 1);
   }
 }
 
@@ -129,44 +132,54 @@ struct Columns {
   std::int64_t parts, rows_each;  // of the height
 };
 
+// Of a tile's columns each is kEach elements: two halves, which are read as one word.
+template <int kEach, typename T>
 __global__ void __launch_bounds__(1024)  // block (tile, part)
-    sum_columns(const float* x, Columns by, double factor, float* y, double* sums) {
+    sum_columns(const T* x, Columns by, bool wide, double factor, float* y, double* sums) {
   extern __shared__ double shared[];
   const TileThread me(by.tile);
   const std::int64_t table = by.tiles.divide(blockIdx.x);
-  const std::int64_t column = (blockIdx.x - table * by.tiles.value()) * by.tile.columns + me.column;
+  const std::int64_t tile = blockIdx.x - table * by.tiles.value();
+  const std::int64_t column = (tile * by.tile.columns + me.column) * kEach;
   const std::int64_t begin = blockIdx.y * by.rows_each;
   const std::int64_t end = min(begin + by.rows_each, by.height);
-  double sum = 0;
+  double sum[kEach] = {};
   if (column < by.width) {
-    const float* from = x + by.kept.offset(table) + column;
+    const T* from = x + by.kept.offset(table) + column;
     const int step = static_cast<int>(by.tile.rows);
 #pragma unroll 8
     for (std::int64_t r = begin + me.row; r < end; r += step) {
-      sum += static_cast<double>(from[by.summed.offset(r)]);
+      const Pack<kEach> pack = read_pack<kEach>(from + by.summed.offset(r), wide);
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) sum[e] += static_cast<double>(pack.of[e]);
     }
   }
-  sum = sum_tile(sum, by.tile, shared);
-  if (me.row == 0 && column < by.width) {
-    const std::int64_t output = table * by.width + column;
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    sum[e] = sum_tile(sum[e], by.tile, shared);
+    if (me.row != 0 || column >= by.width) continue;
+    const std::int64_t output = table * by.width + column + e;
     if (by.parts > 1) {
-      sums[output * by.parts + blockIdx.y] = sum;
+      sums[output * by.parts + blockIdx.y] = sum[e];
     } else {
-      y[output] = static_cast<float>(sum * factor);
+      y[output] = static_cast<float>(sum[e] * factor);
     }
   }
 }
 
-void sum_columns(Stream& s, const OnStream& on, const float* x, const Reduction& r, double factor,
+template <int kEach, typename T>
+void sum_columns(Stream& s, const OnStream& on, const T* x, const Reduction& r, double factor,
                  float* y) {
+  constexpr std::int64_t kNarrow = 32 / (kEach * static_cast<int>(sizeof(T)));
   const std::int64_t tables = r.kept.count(), height = r.summed.count();
-  const Tile tile = Tile::of(height, r.inner, tables);
+  const std::int64_t columns = r.inner / kEach;
+  const Tile tile = Tile::of(height, columns, tables, kNarrow);
   const std::int64_t outputs = tables * r.inner;
   const std::int64_t parts = parts_for(outputs, height, 16 * tile.rows);
   const Columns by{.kept = r.kept,
                    .summed = r.summed,
                    .tile = tile,
-                   .tiles = Divider(ceil_div(r.inner, tile.columns)),
+                   .tiles = Divider(ceil_div(columns, tile.columns)),
                    .width = r.inner,
                    .height = height,
                    .parts = parts,
@@ -174,7 +187,8 @@ void sum_columns(Stream& s, const OnStream& on, const float* x, const Reduction&
   const auto threads = static_cast<unsigned>(tile.threads());
   const dim3 blocks(blocks_for(tables * by.tiles.value(), 1), static_cast<unsigned>(parts));
   double* const sums = parts > 1 ? parts_of(s) : nullptr;
-  sum_columns<<<blocks, threads, threads * sizeof(double), on.stream>>>(x, by, factor, y, sums);
+  sum_columns<kEach><<<blocks, threads, threads * sizeof(double), on.stream>>>(x, by, aligned(x),
+                                                                               factor, y, sums);
   if (parts > 1) add_parts(on, sums, outputs, parts, factor, 1, y);
 }
 
@@ -218,13 +232,18 @@ void CudaKernels::reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y)
   if (x.numel() == 0) return fill(s, y, 0);
   const OnStream on(s);
   const Reduction by = Reduction::of(x.shape, y.shape);
-  if (!by.rows) {
-    sum_columns(s, on, x.as<float>(), by, factor, y.as<float>());
-  } else if (by.inner % kWide == 0) {  // what follows then begins at packs as well
-    sum_rows<kWide>(s, on, x.as<float>(), by, factor, y.as<float>());
-  } else {
-    sum_rows<1>(s, on, x.as<float>(), by, factor, y.as<float>());
-  }
+  for_stored(x.dtype, [&]<typename T>(Stored<T>) {
+    constexpr int kEach = sizeof(T) < sizeof(float) ? 2 : 1;
+    if (!by.rows && by.inner % kEach == 0) {
+      sum_columns<kEach>(s, on, x.as<T>(), by, factor, y.as<float>());
+    } else if (!by.rows) {
+      sum_columns<1>(s, on, x.as<T>(), by, factor, y.as<float>());
+    } else if (by.inner % kWideOf<T> == 0) {  // what follows then begins at packs as well
+      sum_rows<kWideOf<T>>(s, on, x.as<T>(), by, factor, y.as<float>());
+    } else {
+      sum_rows<1>(s, on, x.as<T>(), by, factor, y.as<float>());
+    }
+  });
   check_launch("reduce_sum");
 }
 

@@ -2,10 +2,9 @@
 
 namespace peal::cuda {
 
-std::size_t room_for_rows(const void* kernel, const Stream& s, std::int64_t columns, int rows) {
+std::size_t room_for_rows(const void* kernel, const Stream& s, std::size_t room) {
   constexpr std::size_t kAlways = 48 << 10;  // what a block has without asking
   constexpr std::size_t kOurs = 2 << 10;     // block_reduce's part, at most
-  const std::size_t room = static_cast<std::size_t>(columns * rows) * sizeof(float);
   if (room + kOurs <= kAlways) return room;
   int most = 0;
   cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, s.device().index);

@@ -49,8 +49,8 @@ class RowMath {
     return self().reduce(largest, Larger());
   }
   // to = f of the elements of `rows`
-  template <class F, class... Rows>
-  __device__ void write(float* to, F f, const Rows&... rows) const {
+  template <typename T, class F, class... Rows>
+  __device__ void write(T* to, F f, const Rows&... rows) const {
     self().each([&](int k, std::int64_t c) {
       write_pack<kWidth>(to + c, mapped(f, rows.at(k, c)...), self().of.wide);
     });
@@ -76,9 +76,9 @@ class RowMath {
 };
 
 // A row that stays where it is, as the factors of all rows do.
-template <int kWidth>
+template <int kWidth, typename T = float>
 struct RowInMemory {
-  const float* from;
+  const T* from;
   bool wide;
   __device__ Pack<kWidth> at(int, std::int64_t column) const {
     return read_pack<kWidth>(from + column, wide);
@@ -114,7 +114,8 @@ class WarpPart : public RowMath<WarpPart<kWidth_, kPacks>, kWidth_> {
     }
   }
   // `which`: rows that a thread reads are counted.
-  __device__ Row read(const float* from, int /*which*/ = 0) const {
+  template <typename T>
+  __device__ Row read(const T* from, int /*which*/ = 0) const {
     Row to;
     each([&](int k, std::int64_t c) { to.packs[k] = read_pack<kWidth>(from + c, of.wide); });
     return to;
@@ -137,8 +138,6 @@ class BlockPart : public RowMath<BlockPart<kWidth_, kBlock_>, kWidth_> {
  public:
   static constexpr int kWidth = kWidth_, kBlock = kBlock_, kRowsOfBlock = 1;
   static constexpr bool kShares = true;
-  using Row = RowInMemory<kWidth>;
-
   __device__ explicit BlockPart(const RowsOf& o) : of(o), row(blockIdx.x) {}
   __device__ bool outside() const { return false; }
   __device__ std::int64_t offset() const { return row * of.columns; }
@@ -156,10 +155,11 @@ class BlockPart : public RowMath<BlockPart<kWidth_, kBlock_>, kWidth_> {
     }
   }
   // A thread copies what it will read itself, so that nothing waits.
-  __device__ Row read(const float* from, int which = 0) const {
+  template <typename T>
+  __device__ RowInMemory<kWidth, T> read(const T* from, int which = 0) const {
     if (!of.kept) return {from, of.wide};
     extern __shared__ float4 held[];
-    float* to = reinterpret_cast<float*>(held) + which * of.columns;
+    T* to = reinterpret_cast<T*>(held) + which * of.columns;
     constexpr int kAtOnce = kWidth == 1 ? 8 : 4;
     constexpr std::int64_t kStep = kBlock * kWidth;
     std::int64_t c = static_cast<int>(threadIdx.x) * kWidth;
@@ -189,8 +189,18 @@ class BlockPart : public RowMath<BlockPart<kWidth_, kBlock_>, kWidth_> {
   const std::int64_t row;
 
  private:
-  __device__ static void hold(float* to, const Pack<kWidth>& pack) {
-    *reinterpret_cast<Pack<kWidth>*>(to) = pack;
+  // In shared memory; what was widened is rounded to what it was.
+  template <typename T>
+  __device__ static void hold(T* to, const Pack<kWidth>& pack) {
+    if constexpr (std::is_same_v<T, float>) {
+      *reinterpret_cast<Pack<kWidth>*>(to) = pack;
+    } else if constexpr (kWidth == 1) {
+      *to = rounded<T>(pack.of[0]);
+    } else {
+      *reinterpret_cast<uint4*>(to) = {
+          round_two<T>(pack.of[0], pack.of[1]), round_two<T>(pack.of[2], pack.of[3]),
+          round_two<T>(pack.of[4], pack.of[5]), round_two<T>(pack.of[6], pack.of[7])};
+    }
   }
 };
 
@@ -200,16 +210,18 @@ struct PartTag {
   using Type = Part;
 };
 
-template <class Launch>
+// A thread's packs are 16 bytes of T.
+template <typename T = float, class Launch>
 void for_part(std::int64_t columns, Launch launch) {
   constexpr std::int64_t kShort = 1024, kLong = 8192;
-  if (columns % kWide == 0 && columns <= kShort) {
-    if (columns <= 256) return launch(PartTag<WarpPart<kWide, 2>>());
-    return launch(PartTag<WarpPart<kWide, 8>>());
+  constexpr int kPack = kWideOf<T>;
+  if (columns % kPack == 0 && columns <= kShort) {
+    if (columns <= 256) return launch(PartTag<WarpPart<kPack, 8 / kPack>>());
+    return launch(PartTag<WarpPart<kPack, 32 / kPack>>());
   }
-  if (columns % kWide == 0) {
-    if (columns <= kLong) return launch(PartTag<BlockPart<kWide, 256>>());
-    return launch(PartTag<BlockPart<kWide, 1024>>());
+  if (columns % kPack == 0) {
+    if (columns <= kLong) return launch(PartTag<BlockPart<kPack, 256>>());
+    return launch(PartTag<BlockPart<kPack, 1024>>());
   }
   if (columns <= 32) return launch(PartTag<WarpPart<1, 1>>());
   if (columns <= 256) return launch(PartTag<WarpPart<1, 8>>());
@@ -217,18 +229,19 @@ void for_part(std::int64_t columns, Launch launch) {
   return launch(PartTag<BlockPart<1, 1024>>());
 }
 
-// Bytes of shared memory for `rows` rows of a block; 0 where a block may not have as much.
-std::size_t room_for_rows(const void* kernel, const Stream& s, std::int64_t columns, int rows);
+// `room` bytes of shared memory for a block's rows; 0 where a block may not have as much.
+std::size_t room_for_rows(const void* kernel, const Stream& s, std::size_t room);
 
-// kernel(arguments..., RowsOf) over all rows, of which it reads `reads` at a time.
-template <class Part, class... Parameters, class... Arguments>
+// kernel(arguments..., RowsOf) over all rows of T, of which it reads `reads` at a time.
+template <class Part, typename T = float, class... Parameters, class... Arguments>
 void launch_rows(Stream& s, const char* name, void (*kernel)(Parameters...), std::int64_t rows,
                  std::int64_t columns, int reads, bool wide, const Arguments&... arguments) {
   if (rows == 0 || columns == 0) return;
   const OnStream on(s);
   std::size_t room = 0;
   if (Part::kShares) {
-    room = room_for_rows(reinterpret_cast<const void*>(kernel), s, columns, reads);
+    room = room_for_rows(reinterpret_cast<const void*>(kernel), s,
+                         static_cast<std::size_t>(columns * reads) * sizeof(T));
   }
   const RowsOf of{rows, columns, wide, room > 0};
   kernel<<<blocks_for(rows, Part::kRowsOfBlock), Part::kBlock, room, on.stream>>>(arguments..., of);

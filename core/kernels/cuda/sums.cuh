@@ -7,28 +7,6 @@
 
 namespace peal::cuda {
 
-// kWidth elements, read at once when `wide` says that they are aligned; the same bits either way.
-template <int kWidth>
-__device__ Pack<kWidth> read_pack(const float* from, bool wide) {
-  if constexpr (kWidth == 1) return {{*from}};
-  if (wide) return load_pack<kWidth>(from);
-  Pack<kWidth> pack;
-#pragma unroll
-  for (int e = 0; e < kWidth; ++e) pack.of[e] = from[e];
-  return pack;
-}
-
-// To global memory.
-template <int kWidth>
-__device__ void write_pack(float* to, const Pack<kWidth>& pack, bool wide) {
-  if (wide) {
-    store_pack<kWidth>(to, pack);
-    return;
-  }
-#pragma unroll
-  for (int e = 0; e < kWidth; ++e) to[e] = pack.of[e];
-}
-
 // ---- Sums that many blocks share --------------------------------------------------------------
 
 // The f64 sums of blocks, in the stream's workspace until add_parts adds them up.

@@ -1,0 +1,231 @@
+// cuda_bench's lines of tensors that are stored as bf16: twice the elements in the same bytes.
+#pragma once
+
+#include "tests/bench/cuda_bench.h"
+
+namespace peal {
+
+class HalvesBench : public BenchBase {
+ protected:
+  using BenchBase::BenchBase;
+
+  void halves() {
+    fill_with_halves();
+    pointwise_of_halves();
+    rows_of_halves();
+    channels_of_halves();
+    convolutions_of_halves();
+    products_of_halves();
+    attention();
+  }
+
+ private:
+  static constexpr std::int64_t kHalves = 2 * kLarge;
+
+  // What lies in the large arrays becomes halves of a sensible size.
+  void fill_with_halves() {
+    const Tensor from = large(0, {kLarge}), to = half(1, {kLarge});
+    k_.fill(s_, from, 0.5f);
+    for (std::size_t i = 0; i < small_.size(); ++i) k_.fill(s_, small(i, {kLarge / 64}), 0.75f);
+    k_.dropout(s_, {.seed = 2}, 0.5f, from, from);
+    k_.make_reorder({kLarge}, {}, {nullptr, DType::bf16})->run(s_, from, to, {});
+    for (const std::size_t i : {2, 3, 0})
+      for (std::size_t part = 0; part < 2; ++part)
+        copy(s_, large_[i].data() + part * to.bytes(), large_[1].data(), to.bytes());
+    copy(s_, large_[1].data() + to.bytes(), large_[2].data(), to.bytes());
+    s_.synchronize();
+  }
+
+  void pointwise_of_halves() {
+    const Shape n{kHalves}, one{kLarge};
+    const Tensor x = half(0, n), y = half(1, n), z = half(2, n);
+    const auto narrow = k_.make_reorder(one, {}, {nullptr, DType::bf16});
+    const auto widen = k_.make_reorder(one, {nullptr, DType::bf16}, {});
+    const Tensor full = large(3, one), stored = half(2, one);
+    line("bf16 scale", n, bytes_of({x, z}), [&] { k_.scale(s_, 0.5f, x, z); });
+    line("bf16 binary add", n, bytes_of({x, y, z}), [&] { k_.binary(s_, BinaryOp::add, x, y, z); });
+    line("bf16 gelu_tanh", n, bytes_of({x, z}),
+         [&] { k_.activation(s_, Activation::gelu_tanh, 0, x, z); });
+    line("bf16 gelu_tanh backward", n, bytes_of({x, y, z}),
+         [&] { k_.activation_backward(s_, Activation::gelu_tanh, 0, x, {}, y, z); });
+    line("bf16 dropout", n, bytes_of({x, z}), [&] { k_.dropout(s_, {.seed = 1}, 0.5f, x, z); });
+    line("bf16 from f32", one, bytes_of({full, stored}),
+         [&] { narrow->run(s_, full, stored, {}); });
+    line("bf16 to f32", one, bytes_of({full, stored}), [&] { widen->run(s_, stored, full, {}); });
+  }
+
+  void rows_of_halves() {
+    const std::int64_t rows = 131072, columns = 1024;
+    const Shape shape{rows, columns};
+    const Tensor x = half(0, shape), y = half(1, shape), dy = half(2, shape), dx = half(3, shape);
+    line("bf16 reduce_sum rows", shape, bytes_of({x, small(1, {1, columns})}), [&] {
+      k_.reduce_sum(s_, x, 1, small(1, {1, columns}));
+    });
+    const auto norm = k_.make_layer_norm(rows, columns, 1e-5f, DType::bf16);
+    const Buffer scratch = bytes(norm->scratch_bytes());
+    const Tensor gamma = small(0, {columns}), beta = small(1, {columns}), mean = small(2, {rows}),
+                 variance = small(3, {rows}), dgamma = small(4, {columns}),
+                 dbeta = small(5, {columns});
+    line("bf16 layer_norm", shape, bytes_of({x, y, mean, variance}),
+         [&] { norm->forward(s_, x, gamma, beta, y, mean, variance, view(scratch)); });
+    line("bf16 layer_norm backward", shape, bytes_of({x, mean, variance, dy, dx}), [&] {
+      norm->backward(s_, x, gamma, mean, variance, dy, dx, dgamma, dbeta, view(scratch));
+    });
+    for (const Shape& of : {Shape{16384, 8192}, Shape{2560, 50257}}) {
+      const Tensor logits = half(0, of), dlogits = half(1, of), labels = ids(of[0], of[1]),
+                   weight = small(0, {of[0]}), saved = small(1, {of[0], 2}), loss = small(2, {1}),
+                   dloss = small(3, {1});
+      line("bf16 softmax_cross_entropy", of, bytes_of({logits}),
+           [&] { k_.softmax_cross_entropy(s_, logits, labels, weight, saved, loss); });
+      line("bf16 softmax_cross_entropy backward", of, bytes_of({logits, dlogits}), [&] {
+        k_.softmax_cross_entropy_backward(s_, logits, saved, labels, weight, dloss, dlogits);
+      });
+    }
+    const Tensor table = large(2, {50000, columns}), tokens = ids(65536, 50000),
+                 words = half(0, {65536, columns});
+    line("bf16 embedding", words.shape, bytes_of({words, words, words}),
+         [&] { k_.embedding(s_, tokens, table, words); });
+    fill_with_halves();
+  }
+
+  // As a convolution with that output leaves it.
+  const Layout* layout_of(const Shape& y) const {
+    Conv2dSpec spec;
+    spec.x = {y[0], 64, y[2], y[3]};
+    spec.w = {y[1], 64, 1, 1};
+    spec.stored = DType::bf16;
+    spec.training = false;
+    return k_.make_conv2d(spec)->y_layout();
+  }
+
+  void channels_of_halves() {
+    group("bf16 batch_norm", [&] {
+      const Shape shape{128, 256, 64, 64}, channels{256};
+      const Layout* layout = layout_of(shape);
+      const Tensor x = half(0, shape, layout), y = half(1, shape, layout),
+                   dy = half(2, shape, layout), dx = half(3, shape, layout),
+                   mean = small(0, channels), variance = small(1, channels),
+                   gamma = small(2, channels), beta = small(3, channels), weight = small(4, {128}),
+                   dgamma = small(5, channels), dbeta = small(6, channels);
+      line("bf16 batch_norm training", shape, bytes_of({x, x, y}), [&] {
+        k_.batch_norm_statistics(s_, x, weight, mean, variance);
+        k_.batch_norm(s_, x, mean, variance, gamma, beta, 1e-5f, {}, Activation::none, y);
+      });
+      line("bf16 batch_norm backward", shape, bytes_of({x, dy, dx}), [&] {
+        k_.batch_norm_backward(s_, x, weight, mean, variance, gamma, beta, 1e-5f, {},
+                               Activation::none, dy, dx, dgamma, dbeta, {});
+      });
+    });
+    group("bf16 max_pool2d", [&] {
+      Pool2dSpec spec;
+      spec.x = {128, 64, 128, 128};
+      spec.stored = DType::bf16;
+      spec.x_layout = layout_of(spec.x);
+      const auto pool = k_.make_pool2d(spec);
+      const Buffer saved = bytes(pool->saved_bytes()), scratch = bytes(pool->scratch_bytes());
+      const Tensor x = half(0, spec.x, spec.x_layout), y = half(1, spec.y(), pool->y_layout()),
+                   dy = half(2, spec.y(), pool->y_layout()), dx = half(3, spec.x, spec.x_layout);
+      line("bf16 max_pool2d", spec.x, bytes_of({x, y, view(saved)}),
+           [&] { pool->forward(s_, x, y, view(saved), view(scratch)); });
+      line("bf16 max_pool2d backward", spec.x, bytes_of({dy, view(saved), dx}),
+           [&] { pool->backward(s_, dy, view(saved), dx, view(scratch)); });
+    });
+  }
+
+  // Of ResNet-50 at 64 pictures; the first with x as data come, the others as a convolution leaves
+  // it.
+  void convolutions_of_halves() {
+    struct Case {
+      Shape x, w;
+      std::int64_t stride, padding;
+    };
+    for (const Case& c : {Case{{64, 3, 224, 224}, {64, 3, 7, 7}, 2, 3},
+                          Case{{64, 64, 56, 56}, {64, 64, 3, 3}, 1, 1},
+                          Case{{64, 256, 56, 56}, {64, 256, 1, 1}, 1, 0},
+                          Case{{64, 256, 14, 14}, {256, 256, 3, 3}, 1, 1}}) {
+      group("bf16 conv2d", [&] {
+        Conv2dSpec spec;
+        spec.x = c.x;
+        spec.w = c.w;
+        spec.stride[0] = spec.stride[1] = c.stride;
+        spec.padding[0] = spec.padding[1] = c.padding;
+        spec.stored = DType::bf16;
+        spec.x_layout = c.x[1] == 3 ? nullptr : layout_of(c.x);
+        spec.needs_dx = c.x[1] != 3;
+        const auto conv = k_.make_conv2d(spec);
+        const Buffer scratch = bytes(conv->scratch_bytes());
+        const Shape y_shape = spec.y();
+        const Tensor x = half(0, c.x, spec.x_layout), w = at(small_[0], c.w, nullptr, DType::bf16),
+                     y = half(1, y_shape, conv->y_layout()), dx = half(3, c.x, spec.x_layout),
+                     dw = small(2, c.w);
+        const std::int64_t flops = 2 * y_shape.numel() * c.w[1] * c.w[2] * c.w[3];
+        line(
+            "bf16 conv2d", c.x, flops, [&] { conv->forward(s_, x, w, {}, y, view(scratch)); },
+            true);
+        if (spec.needs_dx)
+          line(
+              "bf16 conv2d backward_data", c.x, flops,
+              [&] { conv->backward_data(s_, y, w, dx, view(scratch)); }, true);
+        line(
+            "bf16 conv2d backward_weights", c.x, flops,
+            [&] { conv->backward_weights(s_, x, y, dw, {}, view(scratch)); }, true);
+      });
+    }
+  }
+
+  // A square one, and GPT-2's: of a layer forward and of its weight's gradient, and the logits,
+  // whose rows are of an odd length.
+  void products_of_halves() {
+    struct Case {
+      const char* name;
+      MatmulSpec spec;
+    };
+    const auto forward = [](std::int64_t m, std::int64_t n, std::int64_t k, bool bias) {
+      return MatmulSpec{.m = m, .n = n, .k = k, .bias = bias, .result = DType::bf16};
+    };
+    MatmulSpec logits = forward(2560, 50257, 768, false);
+    logits.transpose_b = true;
+    for (Case c :
+         {Case{"bf16 matmul nn", forward(4096, 4096, 4096, false)},
+          Case{"bf16 matmul bias", forward(16384, 3072, 768, true)},
+          Case{"bf16 matmul bias", forward(16384, 768, 3072, true)},
+          Case{"bf16 matmul tn f32", {.m = 768, .n = 3072, .k = 16384, .transpose_a = true}},
+          Case{"bf16 matmul logits", logits}}) {
+      c.spec.operands = DType::bf16;
+      group(c.name, [&] {
+        const std::int64_t m = c.spec.m, n = c.spec.n, k = c.spec.k;
+        const auto product = k_.make_matmul(c.spec);
+        const Buffer scratch = bytes(product->scratch_bytes());
+        const Tensor a = half(0, {1, m, k}), b = half(1, {1, k, n}),
+                     to = at(large_[2], {1, m, n}, nullptr, c.spec.result),
+                     bias = c.spec.bias ? small(0, {n}) : Tensor{};
+        line(
+            c.name, {m, n, k}, 2 * m * n * k,
+            [&] { product->run(s_, a, b, bias, to, view(scratch)); }, true);
+      });
+    }
+  }
+
+  // Half of the T * T scores are seen; backward has five products of them, forward two.
+  void attention() {
+    group("bf16 attention", [&] {
+      const AttentionSpec spec{
+          .batch = 16, .time = 1024, .heads = 12, .width = 768, .stored = DType::bf16};
+      const auto kernel = k_.make_attention(spec);
+      const Buffer scratch = bytes(kernel->scratch_bytes());
+      const Shape shape{spec.batch, spec.time, spec.width};
+      const Tensor qkv = half(0, {spec.batch, spec.time, 3 * spec.width}), y = half(1, shape),
+                   dy = half(2, shape), dqkv = half(3, qkv.shape),
+                   sums = small(0, {spec.batch, spec.heads, spec.time});
+      const std::int64_t flops = 2 * spec.batch * spec.time * spec.time * spec.width;
+      line(
+          "bf16 attention", shape, flops, [&] { kernel->forward(s_, qkv, y, sums, view(scratch)); },
+          true);
+      line(
+          "bf16 attention backward", shape, flops * 5 / 2,
+          [&] { kernel->backward(s_, qkv, y, sums, dy, dqkv, view(scratch)); }, true);
+    });
+  }
+};
+
+}  // namespace peal
