@@ -102,6 +102,7 @@ class BenchBase {
     return at(large_[i], shape, layout, DType::bf16);
   }
   Tensor small(std::size_t i, const Shape& shape) const { return at(small_[i], shape, nullptr); }
+  Tensor any_key() const { return at(small_[0], {2}, nullptr, DType::i64); }  // of dropout
   Tensor at(const Buffer& buffer, const Shape& shape, const Layout* layout,
             DType dtype = DType::f32) const {
     const Tensor t{buffer.data(), shape, dtype, device_, layout};

@@ -27,7 +27,7 @@ class HalvesBench : public BenchBase {
     const Tensor from = large(0, {kLarge}), to = half(1, {kLarge});
     k_.fill(s_, from, 0.5f);
     for (std::size_t i = 0; i < small_.size(); ++i) k_.fill(s_, small(i, {kLarge / 64}), 0.75f);
-    k_.dropout(s_, {.seed = 2}, 0.5f, from, from);
+    k_.dropout(s_, any_key(), /*site=*/2, 0.5f, from, from);
     k_.make_reorder({kLarge}, {}, {nullptr, DType::bf16})->run(s_, from, to, {});
     for (const std::size_t i : {2, 3, 0})
       for (std::size_t part = 0; part < 2; ++part)
@@ -48,7 +48,8 @@ class HalvesBench : public BenchBase {
          [&] { k_.activation(s_, Activation::gelu_tanh, 0, x, z); });
     line("bf16 gelu_tanh backward", n, bytes_of({x, y, z}),
          [&] { k_.activation_backward(s_, Activation::gelu_tanh, 0, x, {}, y, z); });
-    line("bf16 dropout", n, bytes_of({x, z}), [&] { k_.dropout(s_, {.seed = 1}, 0.5f, x, z); });
+    line("bf16 dropout", n, bytes_of({x, z}),
+         [&] { k_.dropout(s_, any_key(), /*site=*/1, 0.5f, x, z); });
     line("bf16 from f32", one, bytes_of({full, stored}),
          [&] { narrow->run(s_, full, stored, {}); });
     line("bf16 to f32", one, bytes_of({full, stored}), [&] { widen->run(s_, stored, full, {}); });

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the Fashion-MNIST CNN on a GPU: the same weights to the bit at any number of ranks, by NCCL
 and through host memory, after a stop and on another number of ranks, and where steps are replayed as
-CUDA graphs; the CPU's loss within rounding.
+CUDA graphs, also of activations that are halves; the CPU's loss within rounding.
 
 usage: train.py PEAL DATA      DATA holds the t10k files of Fashion-MNIST, which are trained on
 """
@@ -29,12 +29,12 @@ data {{
 model {{ cnn {{ dropout: 0.25 batch_norm: {norm} }} }}
 optimizer {{ sgd {{ learning_rate: {rate} momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
 train {{ epochs: 4 max_steps: {steps} global_batch: 64 clip_norm: {clip} cuda_graphs: {graphs}
-         accumulate_steps: {parts} }}
+         accumulate_steps: {parts} precision: {precision} }}
 parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
             shard_optimizer: {shard} }}
 """
 USUAL = {"device": "CUDA", "comm": "AUTO", "clip": 0, "shard": "false", "graphs": "false",
-         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05}
+         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05, "precision": "F32"}
 # 1000 records are 15 batches of 64 and 40 records more.
 RAGGED = {"limit": 1000, "norm": "true", "parts": 2}
 
@@ -91,6 +91,24 @@ def refuses_a_bad_loss(trials):
                for text in seen.values()) or expect_equal("a loss that is not finite", seen, "exit 4")
 
 
+def stored_as(trials, precision):
+    """Activations of a half type, in F16 with a loss scale: one hash, and the f32 run's losses."""
+    halves = {"precision": precision, "norm": "true"}
+    first, _, _ = trials.train(1, **halves)
+    # Without batch norm, with which these large steps magnify every rounding.
+    _, own, _ = trials.train(1, precision=precision)
+    _, whole, _ = trials.train(1)
+    good = True
+    for what, options in [("2 ranks", {"ranks": 2}), ("3 ranks, graphs", {"ranks": 3, "graphs": "true"}),
+                          ("stopped, then 2 ranks, sharded",
+                           {"ranks": 2, "steps": (25, STEPS), "shard": "true"})]:
+        good &= expect_equal(f"{precision}, {what}", trials.train(**options, **halves)[0], first)
+    begin = max(abs(a - b) for a, b in zip(own[:5], whole[:5]))
+    end = abs(sum(own[-20:]) - sum(whole[-20:])) / 20
+    print(f"     {precision}: first five losses within {begin:.4f} of f32's, the last twenty's mean {end:.4f}")
+    return good and begin < 0.05 and end < 0.05 and own != whole
+
+
 def main():
     peal, data = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
@@ -134,6 +152,8 @@ def main():
         # clip_norm so large that nothing is cut: the norm is computed and read back.
         good &= expect_equal("with clipping", trials.train(1, clip=1e6)[0], first)
         good &= refuses_a_bad_loss(trials)
+        for precision in ("BF16", "F16"):
+            good &= stored_as(trials, precision)
         _, cpu_losses, cpu_accuracy = trials.train(1, device="CPU")
         gap = max(abs(a - b) / b for a, b in zip(losses[:10], cpu_losses[:10]))
         print(f"     the CPU's first ten losses within {gap:.2e}, accuracy {cpu_accuracy}")

@@ -277,9 +277,9 @@ TEST(Stored, BatchNorm) {
 TEST(Stored, Attention) {
   for (const AttentionSpec& shape :
        {AttentionSpec{.batch = 2, .time = 5, .heads = 2, .width = 6},
-        AttentionSpec{.batch = 1, .time = 150, .heads = 3, .width = 96}}) {
+        AttentionSpec{.batch = 1, .time = 150, .heads = 3, .width = 90}}) {
     const std::int64_t b = shape.batch, t = shape.time, c = shape.width;
-    check("attention", {{{b, t, 3 * c}}, {{b, t, c}}},
+    check("attention", {{{b, t, 3 * c}}, {{b, t, c}}, {{b, t, c}}},
           {{{b, t, c}}, {{b, shape.heads, t}, false}, {{b, t, 3 * c}}},
           [&](Stream& s, DType type, const Tensors& in, const Tensors& out) {
             AttentionSpec spec = shape;
@@ -288,9 +288,7 @@ TEST(Stored, Attention) {
             std::vector<float> scratch(attention->scratch_bytes() / 4 + 64);
             const Tensor pad = view(scratch, {static_cast<std::int64_t>(scratch.size())});
             attention->forward(s, in[0], out[0], out[1], pad);
-            // The f32 kernel's backward gets the y that the other stored, not its own.
-            Memory y({{b, t, c}}, type == DType::f32 ? DType::bf16 : type, 9);
-            attention->backward(s, in[0], y.tensor(type != DType::f32), out[1], in[1], out[2], pad);
+            attention->backward(s, in[0], in[2], out[1], in[1], out[2], pad);
           },
           {.sums = true});
   }
@@ -357,8 +355,9 @@ TEST(Stored, Conv2d) {
             spec.stored = type;
             const auto conv = k().make_conv2d(spec);
             const Form rows{nullptr, type}, blocks{conv->y_layout(), type};
-            std::vector<float> scratch(conv->scratch_bytes() / 4 + 64), room(count(y) + 4096);
-            const Tensor pad = view(scratch, {static_cast<std::int64_t>(scratch.size())});
+            // oneDNN's kernels of some convolutions want what Buffer gives.
+            Buffer scratch(conv->scratch_bytes()), room(count(y) * 4 + kAlignment);
+            const Tensor pad{scratch.data(), {static_cast<std::int64_t>(scratch.size() / 4)}};
             const Tensor laid{room.data(), y, type, kCpu, blocks.layout};
             conv->forward(s, in[0], in[1], shape.bias ? in[2] : Tensor{}, laid, pad);
             const auto back = k().make_reorder(y, blocks, rows);

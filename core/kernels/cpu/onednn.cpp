@@ -117,6 +117,16 @@ std::int64_t channel_block_of(const Shape& shape, const MemoryDesc& desc) {
 
 }  // namespace
 
+MemoryDesc with_type(const Shape& shape, const MemoryDesc& desc, DataType type) {
+  using Tag = memory::format_tag;
+  if (desc.data_type() == type) return desc;
+  if (channel_block_of(shape, desc) == 0) return row_major(shape, type);
+  for (const Tag tag : {Tag::nhwc, Tag::nChw16c})
+    if (desc == MemoryDesc(shape.vector(), desc.data_type(), tag))
+      return {shape.vector(), type, tag};
+  return {shape.vector(), type, Tag::nChw8c};
+}
+
 const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc) {
   static std::mutex mutex;
   static std::vector<std::unique_ptr<const OneDnnLayout>> layouts;

@@ -34,6 +34,8 @@ DataType data_type(DType dtype);  // f32 or bf16
 MemoryDesc row_major(const Shape& shape, DataType type = DataType::f32);
 MemoryDesc any_layout(const Shape& shape, DataType type = DataType::f32);  // oneDNN chooses
 MemoryDesc describe(const Shape& shape, const Form& form);
+// The same order in another type: row-major, or a layout of blocks of channels.
+MemoryDesc with_type(const Shape& shape, const MemoryDesc& desc, DataType type);
 // The one Layout that equals desc; nullptr when desc is row-major.
 const Layout* intern_layout(const Shape& shape, const MemoryDesc& desc);
 
