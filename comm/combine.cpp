@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "core/base/half_arrays.h"
-#include "core/base/half_bits.h"
 #include "core/base/clones.h"
 #include "core/base/error.h"
+#include "core/base/half_arrays.h"
+#include "core/base/half_bits.h"
 
 namespace peal {
 namespace {

@@ -8,8 +8,8 @@
 #include <type_traits>
 
 #include "comm/call.h"
-#include "core/base/half_bits.h"
 #include "comm/reduce.h"
+#include "core/base/half_bits.h"
 
 namespace peal {
 

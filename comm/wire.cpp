@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "core/base/clones.h"
 #include "core/base/half_arrays.h"
 #include "core/base/half_bits.h"
-#include "core/base/clones.h"
 
 namespace peal {
 namespace {

@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstring>
 
-#include "core/base/half_arrays.h"
 #include "core/base/error.h"
+#include "core/base/half_arrays.h"
 #include "core/base/random.h"
 
 namespace peal {
