@@ -1,5 +1,5 @@
-// f16 and bf16 to f32 and back, for arrays; f16 with the instructions for it (F16C) where the CPU has
-// them. What is read and what is written are apart. Rounding is to nearest, ties to even.
+// f16 and bf16 to f32 and back, for arrays; f16 with the instructions for it (F16C) where the CPU
+// has them. What is read and what is written are apart. Rounding is to nearest, ties to even.
 #pragma once
 
 #include <cstddef>

@@ -64,8 +64,8 @@ struct Schedule {
   double factor(std::int64_t step, std::int64_t total) const;
 };
 
-// The global norm of gradients comes from sums of squares over blocks of them (Kernels::sum_squares),
-// which Kernels::clip adds up in their order: nothing waits for it.
+// The global norm of gradients comes from sums of squares over blocks of them
+// (Kernels::sum_squares), which Kernels::clip adds up in their order: nothing waits for it.
 std::int64_t norm_blocks(std::int64_t elements);  // how many
 
 }  // namespace peal
