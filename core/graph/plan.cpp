@@ -22,10 +22,6 @@ Named& find(std::vector<Named>& all, const char* kind, const std::string& name) 
                 "the plan has none of that name; it has: ", join(names));
 }
 
-}  // namespace
-
-namespace {
-
 void run_calls(Run& run, std::span<const PlanCall> calls) {
   for (const PlanCall& call : calls) {
     run.enter(call.op, call.uses);
@@ -45,16 +41,12 @@ struct Replayed {
 
 struct Plan::Impl {
   Impl(std::unique_ptr<Program> compiled, Device device, bool records)
-      : program(std::move(compiled)),
-        kernels(peal::kernels(device)),
-        pass(device),
-        record(records) {
+      : program(std::move(compiled)), pass(device), record(records) {
     addresses.reserve(program->inputs.size() + 3);
     cut({});
   }
 
   std::unique_ptr<Program> program;
-  Kernels& kernels;
   PassMemory pass;
   std::byte* gradients = nullptr;
   const bool record;
