@@ -164,8 +164,7 @@ TEST(Recompute, OfTransformerBlocksSavesMemoryAndChangesNoBit) {
 
 // Copies of the weights in bf16 belong to their block and are made again, too.
 TEST(Recompute, OfStoredActivationsChangesNoBit) {
-  if (!kernels(test_device().device).has_precision(Precision::bf16))
-    GTEST_SKIP() << "no bf16 on " << to_string(test_device().device);
+  if (!stores_bf16()) GTEST_SKIP() << "no bf16 on " << to_string(test_device().device);
   const std::int64_t few = saved(transformer(3), true, Precision::bf16);
   constexpr std::int64_t kWeights = 12 * kWidth * kWidth;  // of a block
   EXPECT_GE(saved(transformer(7), true, Precision::bf16) - few, 4 * kWeights * 2);

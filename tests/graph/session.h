@@ -3,6 +3,8 @@
 // wait.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -12,6 +14,16 @@
 #include "tests/test_device.h"
 
 namespace peal {
+
+// Whether the device stores bf16. A CPU that does not tells why by its instructions.
+inline bool stores_bf16() {
+  const Device& device = test_device().device;
+  const bool does = kernels(device).has_precision(Precision::bf16);
+  if (device.kind == Device::Kind::cpu) {
+    EXPECT_EQ(does, onednn_instructions().starts_with("avx512")) << onednn_instructions();
+  }
+  return does;
+}
 
 class Session {
  public:
