@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "tests/graph/plan_helpers.h"
+#include "tests/halves.h"
 
 namespace peal {
 namespace {
@@ -51,16 +52,6 @@ std::unique_ptr<Session> run(Precision precision, bool fuse) {
   session->forward();
   session->backward();
   return session;
-}
-
-// The root of the mean square of what is between them, beside that of the second.
-double distance(const std::vector<float>& actual, const std::vector<float>& expected) {
-  double apart = 0, all = 0;
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    apart += std::pow(static_cast<double>(actual[i]) - expected[i], 2);
-    all += std::pow(static_cast<double>(expected[i]), 2);
-  }
-  return std::sqrt(apart / all);
 }
 
 // Of f16, whose unit is 8 times smaller, gradients are nearer.

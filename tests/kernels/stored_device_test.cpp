@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "core/base/error.h"
-#include "core/base/half_arrays.h"
+#include "tests/halves.h"
 #include "tests/kernels/direct_support.h"
 
 namespace peal::direct {
@@ -15,18 +15,6 @@ namespace {
 // Where they end: the largest relative distance of neighbours.
 double unit_of(DType type) {
   return type == DType::bf16 ? 0x1p-7 : 0x1p-10;
-}
-
-std::vector<std::uint16_t> narrowed(const std::vector<float>& values, DType type) {
-  std::vector<std::uint16_t> halves(values.size());
-  (type == DType::f16 ? narrow_f16 : narrow_bf16)(values.data(), halves.data(), values.size());
-  return halves;
-}
-
-std::vector<float> widened(const std::vector<std::uint16_t>& halves, DType type) {
-  std::vector<float> values(halves.size());
-  (type == DType::f16 ? widen_f16 : widen_bf16)(halves.data(), values.data(), halves.size());
-  return values;
 }
 
 // The same values in f32 and as halves.
@@ -401,16 +389,6 @@ TEST_P(StoredOnDevice, CrossEntropyOfOddRows) {
 }
 
 // ---- Attention --------------------------------------------------------------------------------
-
-// Of both the root of the mean square, and of what is between them.
-double distance(const std::vector<float>& actual, const std::vector<float>& expected) {
-  double apart = 0, all = 0;
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    apart += std::pow(static_cast<double>(actual[i]) - expected[i], 2);
-    all += std::pow(static_cast<double>(expected[i]), 2);
-  }
-  return std::sqrt(apart / all);
-}
 
 // Tensor cores take probabilities and their gradients as halves, so that results are no nearer to
 // those of f32 than halves are, on average.

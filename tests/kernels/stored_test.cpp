@@ -4,7 +4,7 @@
 
 #include <bit>
 
-#include "core/base/half_arrays.h"
+#include "tests/halves.h"
 #include "tests/kernels/direct_support.h"
 
 namespace peal::direct {
@@ -23,12 +23,8 @@ class Memory {
       : shape_(operand.shape), dtype_(operand.stored ? stored : DType::f32) {
     const std::vector<float> values =
         operand.fill.empty() ? normals(count(shape_), seed) : operand.fill;
-    halves_.resize(values.size());
-    if (stored == DType::f16) narrow_f16(values.data(), halves_.data(), values.size());
-    if (stored != DType::f16) narrow_bf16(values.data(), halves_.data(), values.size());
-    floats_.resize(values.size());
-    if (stored == DType::f16) widen_f16(halves_.data(), floats_.data(), values.size());
-    if (stored != DType::f16) widen_bf16(halves_.data(), floats_.data(), values.size());
+    halves_ = narrowed(values, stored);
+    floats_ = widened(halves_, stored);
   }
   Tensor tensor(bool as_stored) {
     if (as_stored && dtype_ != DType::f32)
@@ -71,9 +67,7 @@ void expect_rounded(Memory& of_f32, const Memory& of_stored, DType stored, bool 
     }
     return;
   }
-  std::vector<std::uint16_t> halves(expected.size());
-  if (stored == DType::f16) narrow_f16(expected.data(), halves.data(), halves.size());
-  if (stored == DType::bf16) narrow_bf16(expected.data(), halves.data(), halves.size());
+  const std::vector<std::uint16_t> halves = narrowed(expected, stored);
   for (std::size_t i = 0; i < halves.size(); ++i) {
     const int apart = std::abs(ordered(of_stored.halves()[i]) - ordered(halves[i]));
     ASSERT_LE(apart, sums ? 1 : 0) << what << " element " << i << ", f32 " << expected[i];
@@ -374,19 +368,16 @@ TEST(Stored, Conv2d) {
 TEST(Stored, ReorderRounds) {
   for (const DType type : stored_types()) {
     std::vector<float> from = {1.0f, 1.00390625f, 1.01171875f, -3e38f, 1e-40f, 0.1f, -0.0f};
-    std::vector<std::uint16_t> halves(from.size()), expected(from.size());
-    if (type == DType::f16) narrow_f16(from.data(), expected.data(), from.size());
-    if (type == DType::bf16) narrow_bf16(from.data(), expected.data(), from.size());
+    const std::vector<std::uint16_t> expected = narrowed(from, type);
+    std::vector<std::uint16_t> halves(from.size());
     const Shape shape = {static_cast<std::int64_t>(from.size())};
     Stream s;
     const Tensor to{.data = halves.data(), .shape = shape, .dtype = type};
     k().make_reorder(shape, {}, {nullptr, type})->run(s, view(from, shape), to, {});
     EXPECT_EQ(halves, expected);
-    std::vector<float> back(from.size()), widened(from.size());
-    if (type == DType::f16) widen_f16(expected.data(), widened.data(), from.size());
-    if (type == DType::bf16) widen_bf16(expected.data(), widened.data(), from.size());
+    std::vector<float> back(from.size());
     k().make_reorder(shape, {nullptr, type}, {})->run(s, to, view(back, shape), {});
-    EXPECT_EQ(back, widened);
+    EXPECT_EQ(back, widened(expected, type));
   }
 }
 
