@@ -75,7 +75,7 @@ class Gpt2(nn.Module):
 
     def forward(self, ids):
         part = self.transformer
-        positions = torch.arange(ids.shape[1])
+        positions = torch.arange(ids.shape[1], device=ids.device)
         x = part["drop"](part["wte"](ids) + part["wpe"](positions))
         for block in part["h"]:
             x = block(x)

@@ -58,11 +58,13 @@ pack() {
   mkdir "$root/golden"
   cp "$source"/tests/golden/*.bin "$source"/tests/golden/*.txt "$root/golden/" &&
     cp "$here/run.sh" "$here/left_out.txt" "$here/README.md" "$root/" &&
-    cp "$source"/tests/bench/torch_{kernels,cnn}.py "$here/train.py" "$root/" || exit 1
-  data=${PEAL_TEST_DATA:-$source/../shared/data}/fashion-mnist
+    cp "$source"/tests/bench/torch_{kernels,cnn,training}.py "$source"/tests/golden/{gpt2,resnet}.py \
+      "$here/train.py" "$root/" || exit 1
+  data=${PEAL_TEST_DATA:-$source/../shared/data}
   mkdir "$root/data"
-  cp "$data"/t10k-*.gz "$root/data/" ||
-    fail "training needs the t10k files of Fashion-MNIST in $data; set PEAL_TEST_DATA"
+  cp "$data"/fashion-mnist/t10k-*.gz "$data"/tinyshakespeare/input.txt \
+    "$data"/gpt2/{encoder.json,vocab.bpe} "$root/data/" ||
+    fail "training needs Fashion-MNIST, tinyshakespeare and GPT-2's tokenizer in $data; set PEAL_TEST_DATA"
   "$root/peal" --version > "$root/built.txt"
   git -C "$source" describe --always --dirty --abbrev=12 >> "$root/built.txt" 2> /dev/null
   tar czf "$archive" -C "$work" --owner=0 --group=0 --sort=name peal-gpu-tests || exit 1
@@ -256,6 +258,7 @@ run_bench() {
     check "CNN beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data"
     check "CNN as graphs beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data" \
       --set train.cuda_graphs=true
+    check "training beside PyTorch" 400 "$python" "$root/torch_training.py" "$root/peal" "$root/data"
   else
     did_not_run "bench of PyTorch" "no Python here"
   fi
@@ -279,7 +282,8 @@ run_sanitizer() {
 
 show_figures() {
   local name
-  for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch" "CNN as graphs beside PyTorch"; do
+  for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch" "CNN as graphs beside PyTorch" \
+    "training beside PyTorch"; do
     [[ -s $logs/${name// /_}.log ]] || continue
     printf '\n## %s\n\n' "$name"
     cat "$logs/${name// /_}.log"
