@@ -72,6 +72,7 @@ std::optional<StepResult> Trainer::step(std::int64_t step, bool stop_asked, bool
   }
   if (shards_) finish_sharing();
   control_->end(stream_);
+  ask_for_next(step + 1);
   return read(control_->due());
 }
 
@@ -88,72 +89,58 @@ void Trainer::run_lane(int lane, std::int64_t step) {
   Timeline* const timeline = Timeline::active(timeline_);
   const float scale = 1.0f / static_cast<float>(Loader::records_in_step(
                                  data_.train->size(), job_.train().global_batch(), step));
+  BatchFeed& feed = *feeds_[static_cast<std::size_t>(lane)];
   const TreeNode leaves = sum_->leaves(lane);
+  const int parts = job_.train().accumulate_steps();
   for (int leaf = leaves.begin; leaf < leaves.end; ++leaf) {
     const int virtual_rank = first_leaf_ + leaf;
-    for (int part = 0; part < job_.train().accumulate_steps(); ++part) {
-      const Batch* batch = nullptr;
+    for (int part = 0; part < parts; ++part) {
       {
         const Timer timer(times.data);
         const TimelineScope scope(timeline, lane, "data", virtual_rank);
-        batch = &loader_->acquire(step, virtual_rank, part);
+        feed.feed(plan, stream_, {step, virtual_rank, part});
       }
-      set_inputs(lane, *batch);
       std::byte* gradients = sum_->target(lane, leaf, part);
       {
         const Timer timer(times.forward);
         const TimelineScope scope(timeline, lane, "forward", virtual_rank);
-        const auto pass = static_cast<std::uint64_t>(virtual_rank) *
-                              static_cast<std::uint64_t>(job_.train().accumulate_steps()) +
-                          static_cast<std::uint64_t>(part);
+        const auto pass =
+            static_cast<std::uint64_t>(virtual_rank) * static_cast<std::uint64_t>(parts) +
+            static_cast<std::uint64_t>(part);
         plan.forward(stream_, {job_.train().seed(), static_cast<std::uint64_t>(step), pass},
                      gradients);
       }
-      const Timer timer(times.backward);
       {
-        const TimelineScope scope(timeline, lane, "backward", virtual_rank);
-        plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
-          if (lane == 0 && ready_times_ != nullptr) note_ready(bytes_final);
-          sum_->ready(stream_, lane, leaf, part, bytes_final);
-        });
+        const Timer timer(times.backward);
+        {
+          const TimelineScope scope(timeline, lane, "backward", virtual_rank);
+          plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
+            if (lane == 0 && ready_times_ != nullptr) note_ready(bytes_final);
+            sum_->ready(stream_, lane, leaf, part, bytes_final);
+          });
+        }
+        const TimelineScope scope(timeline, lane, "merge", virtual_rank);
+        sum_->end_part(stream_, lane, leaf, part);
       }
-      const TimelineScope scope(timeline, lane, "merge", virtual_rank);
-      sum_->end_part(stream_, lane, leaf, part);
-      release(lane, *batch);
+      feed.done();
+      const Timer timer(times.data);
+      if (part + 1 < parts) {
+        feed.ask({step, virtual_rank, part + 1});
+      } else if (leaf + 1 < leaves.end) {
+        feed.ask({step, virtual_rank + 1, 0});
+      }
     }
   }
 }
 
-// Where the device may still have to copy it, the batch is kept until the next one of the lane is
-// enqueued: the host is ahead of it by that one, and need not wait for what it has just enqueued.
-void Trainer::release(int lane, const Batch& batch) {
-  if (!control_->late()) return loader_->release(batch);
-  HeldBatch& held = held_[static_cast<std::size_t>(lane)];
-  if (held.batch != nullptr) {
-    held.copied.synchronize();
-    loader_->release(*held.batch);
+// Of each lane the first batch of `step`, when all of the step before is enqueued: so that waiting
+// for records holds up none of it.
+void Trainer::ask_for_next(std::int64_t step) {
+  if (step >= total_steps_) return;
+  const Timer timer(times_.data);
+  for (int lane = 0; lane < lanes(); ++lane) {
+    feeds_[static_cast<std::size_t>(lane)]->ask({step, first_leaf_ + sum_->leaves(lane).begin, 0});
   }
-  held.batch = &batch;
-  if (!batches_.empty()) std::swap(held.copied, batches_[static_cast<std::size_t>(lane)].copied);
-}
-
-// The batch itself on the CPU, a copy of it on a device.
-void Trainer::set_inputs(int lane, const Batch& batch) {
-  Plan& plan = plans_[static_cast<std::size_t>(lane)];
-  const auto set = [&](const char* name, Tensor tensor, const Buffer* there) {
-    if (there != nullptr) {
-      copy(stream_, there->data(), tensor.as<std::byte>(), tensor.bytes());
-      tensor.data = there->data();
-      tensor.device = device_;
-    }
-    plan.set_input(name, tensor);
-  };
-  DeviceBatch* there = batches_.empty() ? nullptr : &batches_[static_cast<std::size_t>(lane)];
-  set("x", {.data = batch.x.data, .shape = x_shape_, .dtype = batch.x.dtype},
-      there ? &there->x : nullptr);
-  set("labels", batch.labels, there ? &there->labels : nullptr);
-  set("weight", batch.weight, there ? &there->weight : nullptr);
-  if (there) there->copied.record(stream_);
 }
 
 void Trainer::tell_device_comm(std::int64_t step) {

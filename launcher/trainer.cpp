@@ -101,7 +101,6 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
     compression_ = std::make_unique<CompressionState>(comm_, table_, virtual_ranks, *sum_);
   }
   lanes_ = std::make_unique<Lanes>(sum_->lanes());
-  for (int lane = 0; lane < sum_->lanes(); ++lane) held_.push_back({nullptr, Event(device_)});
   for (Plan& plan : plans_) {
     plan.bind(parameters_.data(), states_.data());
     plan.set_gradient_bounds(sum_->bounds());
@@ -138,21 +137,9 @@ void Trainer::make_plans() {
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};
   for (const std::int64_t dim : model_.record_shape) x_shape_.push_back(dim);
-  if (on_gpu) make_batches(lanes);
   if (data_.test) {
     evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
                                                job_.eval().batch(), precision_, device_);
-  }
-}
-
-void Trainer::make_batches(int lanes) {
-  const auto records = static_cast<std::size_t>(x_shape_[0]);
-  const auto values = static_cast<std::size_t>(x_shape_.numel());
-  for (int lane = 0; lane < lanes; ++lane) {
-    // f32 or i32
-    batches_.push_back({Buffer(values * sizeof(float), device_),
-                        Buffer((model_.vocabulary > 0 ? values : records) * sizeof(float), device_),
-                        Buffer(records * sizeof(float), device_), Event(device_)});
   }
 }
 
@@ -221,7 +208,11 @@ void Trainer::make_loader(std::int64_t first_step) {
   options.prefetch_batches = job_.data().prefetch_batches();
   options.threads = job_.data().loader_threads();
   options.device = device_;
+  feeds_.clear();
   loader_ = std::make_unique<Loader>(data_.train, data_.preprocess, options);
+  for (int lane = 0; lane < sum_->lanes(); ++lane) {
+    feeds_.push_back(std::make_unique<BatchFeed>(*loader_, x_shape_, device_, control_->late()));
+  }
 }
 
 void Trainer::initialize_weights() {

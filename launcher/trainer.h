@@ -16,6 +16,7 @@
 #include "core/optim/optimizer.h"
 #include "core/state/checkpoint.h"
 #include "core/state/memory_state.h"
+#include "launcher/batch_feed.h"
 #include "launcher/compression_state.h"
 #include "launcher/evaluation.h"
 #include "launcher/gradient_tree.h"
@@ -144,7 +145,6 @@ class Trainer {
   Communicator& gradient_comm() const { return device_comm_ ? *device_comm_ : comm_; }
   int lanes_wanted() const;
   void make_plans();
-  void make_batches(int lanes);
   void make_sum();
   void make_optimizer_states();
   void make_loader(std::int64_t first_step);
@@ -159,8 +159,7 @@ class Trainer {
   void update(std::int64_t step, std::size_t begin, std::size_t end);
   void update_slice(std::int64_t step, ByteRange part, std::size_t state);
   void finish_sharing();
-  void set_inputs(int lane, const Batch& batch);
-  void release(int lane, const Batch& batch);
+  void ask_for_next(std::int64_t step);
   void tell_device_comm(std::int64_t step);
   Tensor slice(std::byte* arena, std::size_t begin, std::size_t end) const;
   Tensor gradient_slice(std::size_t begin, std::size_t end) const;
@@ -197,18 +196,9 @@ class Trainer {
   std::vector<NamedTensor> saved_compression_;     // rank 0, from load() to start()
   int first_leaf_ = 0;                             // virtual rank of the tree's leaf 0
   std::vector<Plan> plans_;                        // one a lane
-  struct DeviceBatch {
-    Buffer x, labels, weight;
-    Event copied;
-  };
-  std::vector<DeviceBatch> batches_;  // one a lane; none on the CPU
-  struct HeldBatch {
-    const Batch* batch = nullptr;
-    Event copied;
-  };
-  std::vector<HeldBatch> held_;  // one a lane
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Loader> loader_;
+  std::vector<std::unique_ptr<BatchFeed>> feeds_;  // one a lane
   std::unique_ptr<Evaluation> evaluation_;
   Buffer stop_flag_;
   bool stepped_ = false;

@@ -87,6 +87,7 @@ struct Loader::Impl {
   ReadingOrder reading;
 
   Buffer memory;
+  std::size_t bytes = 0;  // of a batch
   std::vector<Slot> slots;
   std::vector<bool> done;   // ring over items [base, base + done.size())
   std::int64_t base = 0;    // the first item that is not done
@@ -148,7 +149,7 @@ void Loader::Impl::make_slots() {
   const DType label_type = tokens || options.integer_labels ? DType::i32 : DType::f32;
   const std::size_t x_bytes = align_up(Tensor{nullptr, x, x_type}.bytes());
   const std::size_t label_bytes = align_up(Tensor{nullptr, labels, label_type}.bytes());
-  const std::size_t bytes = x_bytes + label_bytes + align_up(static_cast<std::size_t>(rows) * 4);
+  bytes = x_bytes + label_bytes + align_up(static_cast<std::size_t>(rows) * 4);
   const std::int64_t ahead = std::max(options.prefetch_batches, 1);
   const bool whole_step = static_cast<std::size_t>(items_per_step) <= kStepBytes / bytes;
   const std::int64_t count = std::min((whole_step ? items_per_step : lanes) + ahead, items);
@@ -159,6 +160,7 @@ void Loader::Impl::make_slots() {
     slot.batch.x = {at, x, x_type};
     slot.batch.labels = {at + x_bytes, labels, label_type};
     slot.batch.weight = {at + x_bytes + label_bytes, Shape{rows}, DType::f32};
+    slot.batch.whole = {at, bytes};
     at += bytes;
   }
   done.resize(static_cast<std::size_t>(2 * items_per_step + count));
@@ -372,6 +374,10 @@ std::int64_t Loader::records_in_step(std::int64_t records, std::int64_t global_b
 
 std::size_t Loader::memory_bytes() const {
   return impl_->memory.size();
+}
+
+std::size_t Loader::batch_bytes() const {
+  return impl_->bytes;
 }
 
 double Loader::seconds_waited() const {

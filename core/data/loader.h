@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/data/dataset.h"
@@ -14,10 +15,11 @@ namespace peal {
 // The share of one micro-batch: (step, virtual rank, part). Memory belongs to the Loader and stays
 // as it is until release().
 struct Batch {
-  Tensor x;                  // (B, record shape...) f32; tokens: (B, T) i32
-  Tensor labels;             // (B) i32 class numbers or f32 targets; tokens: (B, T) i32
-  Tensor weight;             // (B) f32: 1, or 0 for padding behind the last record of an epoch
-  std::int64_t records = 0;  // of weight 1; padded records are all zeros
+  Tensor x;       // (B, record shape...) f32; tokens: (B, T) i32
+  Tensor labels;  // (B) i32 class numbers or f32 targets; tokens: (B, T) i32
+  Tensor weight;  // (B) f32: 1, or 0 for padding behind the last record of an epoch
+  std::span<const std::byte> whole;  // all three, x first
+  std::int64_t records = 0;          // of weight 1; padded records are all zeros
 };
 
 struct LoaderOptions {
@@ -69,7 +71,8 @@ class Loader {
   // Taken at construction; nothing is allocated later. One step's batches of the block (of one part
   // when those exceed 256 MiB) and `prefetch_batches` more.
   std::size_t memory_bytes() const;
-  double seconds_waited() const;  // by acquire, summed over lanes
+  std::size_t batch_bytes() const;  // Batch::whole
+  double seconds_waited() const;    // by acquire, summed over lanes
 
  private:
   struct Impl;
