@@ -132,7 +132,8 @@ void Trainer::make_plans() {
         PlanOptions{.precision = precision_,
                     .outputs = false,
                     .recompute = job_.train().recompute() == TrainSpec::BLOCKS,
-                    .record = hooks_.record || (on_gpu && job_.train().cuda_graphs())});
+                    .record = hooks_.record || (on_gpu && job_.train().cuda_graphs()),
+                    .deterministic = job_.parallel().reduction() != ParallelSpec::FAST});
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
   x_shape_ = Shape{job_.train().global_batch() / parts};

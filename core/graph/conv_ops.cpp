@@ -82,6 +82,7 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
     Conv2dSpec spec = make_spec(c.in_shape(0), c.in_shape(1), bias, options);
     spec.activation = activation;
     spec.precision = c.precision();
+    spec.deterministic = c.deterministic();
     const DType t = c.stored();
     spec.stored = t;
     spec.x_layout = c.in_layout(0, t);

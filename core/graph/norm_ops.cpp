@@ -180,7 +180,8 @@ Value attention(Value qkv, std::int64_t heads) {
                                     .heads = heads,
                                     .width = width,
                                     .training = c.needs_backward(),
-                                    .stored = t});
+                                    .stored = t,
+                                    .deterministic = c.deterministic()});
     const Ref in = c.in(0, kRows, t), y = c.out(0, nullptr, t),
               log_sums = c.memory({batch, heads, time});
     const Ref scratch = c.scratch(kernel->scratch_bytes());

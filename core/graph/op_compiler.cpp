@@ -24,6 +24,10 @@ Precision OpCompiler::precision() const {
   return builder_.precision_;
 }
 
+bool OpCompiler::deterministic() const {
+  return builder_.deterministic_;
+}
+
 DType OpCompiler::stored() const {
   return stored_type(builder_.precision_);
 }

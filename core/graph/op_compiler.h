@@ -87,6 +87,7 @@ class OpCompiler {
   Kernels& kernels() const;
   bool training() const;
   Precision precision() const;  // for kernels that have a choice
+  bool deterministic() const;   // likewise; PlanOptions
   // As what this plan stores activations, for ops whose kernels take them so: f32, bf16 or f16.
   DType stored() const;
   // Tells the random draws of this op apart from every other op's (RandomKey::site).

@@ -76,6 +76,9 @@ struct PlanOptions {
   // set_gradient_bounds. The same bits. Made for the addresses at hand (inputs, gradients), kept
   // for the last kMostRecorded of them.
   bool record = false;
+  // False: convolutions and attention may take what is quicker on the device and adds up in any
+  // order.
+  bool deterministic = true;
 };
 
 inline constexpr std::size_t kMostRecorded = 64;

@@ -38,6 +38,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       outputs_(options.outputs),
       recompute_(training && options.recompute),
       precision_(options.precision),
+      deterministic_(options.deterministic),
       kernels_(peal::kernels(device)),
       flow_(graph),
       steps_(make_steps(graph, flow_, kernels_, training, options.fuse)),

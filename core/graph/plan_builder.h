@@ -138,6 +138,7 @@ class PlanBuilder {
   const Device device_;
   const bool training_, outputs_, recompute_;
   const Precision precision_;
+  const bool deterministic_;
   Kernels& kernels_;
   const GradientFlow flow_;
   std::vector<PlanStep> steps_;

@@ -69,6 +69,7 @@ struct Conv2dSpec {
   const Layout* x_layout = nullptr;          // layout in which x arrives and dx is wanted
   bool training = true;                      // backward will be called
   bool needs_dx = true;                      // backward_data will be called
+  bool deterministic = true;                 // false: a device may take what is quicker
   // y = (B, O, OH, OW), OH = (H + 2*padding - dilation*(KH-1) - 1) / stride + 1
   Shape y() const;
 };
@@ -240,6 +241,7 @@ struct AttentionSpec {
   std::int64_t batch = 0, time = 0, heads = 0, width = 0;  // B, T, H, C; D = C / H
   bool training = true;                                    // backward will be called
   DType stored = DType::f32;                               // qkv, y, dy and dqkv
+  bool deterministic = true;  // false: a device may take what is quicker
 };
 
 // Causal self-attention of H heads (Vaswani et al. 2017, section 3.2), straight from the product

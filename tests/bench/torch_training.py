@@ -40,7 +40,7 @@ data {{ train {{ tokens {{ path: "{data}/input.txt" tokenizer: GPT2 encoder: "{d
                            merges: "{data}/vocab.bpe" stride: 256 }} }} }}
 model {{ gpt {{ dropout: 0 }} }}
 optimizer {{ adamw {{ learning_rate: 0.0003 beta2: 0.95 weight_decay: 0.1 }} }}
-train {{ global_batch: {batch} precision: BF16 cuda_graphs: true }}
+train {{ global_batch: {batch} precision: BF16 }}
 parallel {{ virtual_ranks: 1 device: CUDA bucket_size: "64MiB" }}
 """
 RESNET_JOB = """
@@ -51,7 +51,7 @@ data {{
 }}
 model {{ resnet {{ depth: 50 }} }}
 optimizer {{ sgd {{ learning_rate: 0.05 momentum: 0.9 weight_decay: 0.0001 }} }}
-train {{ global_batch: {batch} precision: BF16 cuda_graphs: true }}
+train {{ global_batch: {batch} precision: BF16 }}
 parallel {{ virtual_ranks: 1 device: CUDA bucket_size: "64MiB" }}
 """
 

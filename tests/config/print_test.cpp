@@ -44,7 +44,7 @@ train {
   loss_scaling: AUTO
   loss_scale: 65536
   loss_scale_grows_after: 2000
-  cuda_graphs: false
+  cuda_graphs: true
 }
 parallel {
   virtual_ranks: 0

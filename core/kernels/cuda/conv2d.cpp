@@ -48,11 +48,10 @@ class CudnnConv2d final : public Conv2d {
     // cuDNN's one deterministic f32 engine for a network's first layer is several times slower.
     if (spec.training && !halves) narrow_ = NarrowWgrad::of(spec);
     if (!(halves && find_plans(/*channels_last=*/true, why)) && !find_plans(false, why)) {
-      fail_input("conv2d", to_string(device), " has no deterministic engine of ",
-                 name_of(spec.stored), " for x ", spec.x, ", weight ", spec.w, ", stride (",
-                 spec.stride[0], ", ", spec.stride[1], "), padding (", spec.padding[0], ", ",
-                 spec.padding[1], "), dilation (", spec.dilation[0], ", ", spec.dilation[1],
-                 "), groups ", spec.groups, ". ", why);
+      fail_input("conv2d", to_string(device), " has no engine of ", name_of(spec.stored), " for x ",
+                 spec.x, ", weight ", spec.w, ", stride (", spec.stride[0], ", ", spec.stride[1],
+                 "), padding (", spec.padding[0], ", ", spec.padding[1], "), dilation (",
+                 spec.dilation[0], ", ", spec.dilation[1], "), groups ", spec.groups, ". ", why);
     }
     stage();
     arrange_scratch();

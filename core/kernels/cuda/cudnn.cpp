@@ -279,11 +279,12 @@ std::unique_ptr<Graph> describe_attention_backward(const AttentionSpec& spec) {
   const TensorAttributes y = description.input(heads.sizes, heads.of_y, spec.stored);
   const TensorAttributes dy = description.input(heads.sizes, heads.of_y, spec.stored);
   const TensorAttributes log_sums = description.input(heads.row_sizes, heads.of_rows, DType::f32);
-  const auto gradients = description.graph().sdpa_backward(q, k, v, y, dy, log_sums,
-                                                           fe::graph::SDPA_backward_attributes()
-                                                               .set_causal_mask(true)
-                                                               .set_attn_scale(heads.scale)
-                                                               .set_deterministic_algorithm(true));
+  const auto gradients =
+      description.graph().sdpa_backward(q, k, v, y, dy, log_sums,
+                                        fe::graph::SDPA_backward_attributes()
+                                            .set_causal_mask(true)
+                                            .set_attn_scale(heads.scale)
+                                            .set_deterministic_algorithm(spec.deterministic));
   for (const TensorAttributes& gradient : gradients)
     description.output(gradient, heads.sizes, heads.of_qkv, spec.stored);
   return description.take();
@@ -302,10 +303,13 @@ struct Rules {
 // Tensor cores round f32 operands to tf32, which is the least that cuDNN has for f32 tensors.
 Rules conv_rules(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
   Rules rules;
-  rules.refused = {
-      Note::NONDETERMINISTIC,   Note::REDUCED_PRECISION_REDUCTION, Note::FFT,
-      Note::WINOGRAD,           Note::WINOGRAD_TILE_4x4,           Note::WINOGRAD_TILE_6x6,
-      Note::WINOGRAD_TILE_13x13};
+  rules.refused = {Note::REDUCED_PRECISION_REDUCTION};
+  if (spec.deterministic) {
+    for (const Note note :
+         {Note::NONDETERMINISTIC, Note::FFT, Note::WINOGRAD, Note::WINOGRAD_TILE_4x4,
+          Note::WINOGRAD_TILE_6x6, Note::WINOGRAD_TILE_13x13})
+      rules.refused.push_back(note);
+  }
   if (spec.stored == DType::f32 && spec.precision == Precision::f32) {
     rules.refused.push_back(Note::TENSOR_CORE);
     rules.refused.push_back(Note::DOWN_CONVERT_INPUTS);
@@ -338,6 +342,7 @@ Key key_of(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
              fused && spec.bias,
              fused && spec.activation == Activation::relu,
              spec.precision != Precision::f32,
+             spec.deterministic,
              static_cast<std::int64_t>(spec.stored),
              form.channels_last,
              static_cast<std::int64_t>(form.dw)};
@@ -356,6 +361,7 @@ Key key_of(const AttentionSpec& spec, bool backward) {
           spec.time,
           spec.heads,
           spec.width,
+          spec.deterministic,
           static_cast<std::int64_t>(spec.stored)};
 }
 
@@ -407,7 +413,7 @@ CudnnPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass
 CudnnPlan* find_attention_plan(const Device& device, const AttentionSpec& spec, bool backward,
                                std::string& why) {
   Rules strict, plain;
-  strict.refused = {Note::NONDETERMINISTIC};
+  if (spec.deterministic) strict.refused = {Note::NONDETERMINISTIC};
   strict.most_scratch = plain.most_scratch = kMostAttentionScratch;
   const auto describe = [&] {
     return backward ? describe_attention_backward(spec) : describe_attention(spec);

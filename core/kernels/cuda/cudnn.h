@@ -12,7 +12,8 @@ namespace peal::cuda {
 // One graph of cuDNN's, ready to run: an engine that its heuristics name for the shapes, never one
 // that was measured, so that the choice and the bits are the same in every run on the same chip and
 // library. Engines that are not deterministic, or sum in less than f32 (FFT, Winograd and, for f32
-// tensors, tensor cores) are not taken.
+// tensors, tensor cores) are not taken; where the spec asks for no determinism, those of the first
+// two kinds are.
 //
 // Plans are shared by all that ask for the same, and kept as long as the program: a CUDA graph may
 // launch their kernels. Where a function gives nullptr, cuDNN has no such engine, as `why` tells.
