@@ -3,6 +3,8 @@
 
 usage: torch_training.py PEAL DATA [--only gpt2|resnet50] [--rounds 3] [--steps 40] [--set path=value]
        torch_training.py --warm-up [--only gpt2|resnet50]     fills PyTorch's cache of compiled code
+  --kernel-times LIBRARY   of Peal's steps also which kernels took how long (kernel_times.cpp)
+  --fast                   also Peal with reduction FAST, which has engines that are not deterministic
 DATA holds input.txt (tinyshakespeare) and GPT-2's encoder.json and vocab.bpe
 
 PyTorch gets its best chance: torch.compile, bf16 by autocast over f32 weights, flash attention, a
@@ -116,11 +118,12 @@ def write_pictures(folder):
     (folder / "labels").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, PICTURES) + labels)
 
 
-def bench(peal, job, steps, settings):
+def bench(peal, job, steps, settings, **environment):
     words = [peal, "bench", "train", job, "--steps", str(steps), "--warmup", "12", "--json"]
     for setting in settings:
         words += ["--set", setting]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=150, check=False,
+                          env=os.environ | environment)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -130,11 +133,14 @@ def compare(options, name, make, batch, job):
     peer = Peer(make, batch)
     if options.warm_up:
         return
-    ours, theirs = [], []
+    ours, theirs, fast = [], [], []
     for _ in range(options.rounds):
         last = bench(options.peal, job, options.steps, options.set)
         ours.append(last["samples_per_second"])
         theirs.append(peer.samples_per_second(options.steps))
+        if options.fast:
+            free = bench(options.peal, job, options.steps, [*options.set, "parallel.reduction=FAST"])
+            fast.append(free["samples_per_second"])
     peal, torch_ = statistics.median(ours), statistics.median(theirs)
     print(f"{name}, batch {batch}, bf16: Peal {peal:.1f} samples/s, PyTorch {torch_:.1f}, "
           f"ratio {peal / torch_:.3f}")
@@ -146,6 +152,15 @@ def compare(options, name, make, batch, job):
           f"{last['activation_bytes'] / 2**30:.2f} GiB; host time: "
           + ", ".join(f"{key[8:]} {value:.0f}%" for key, value in last.items()
                       if key.startswith("percent_")), flush=True)
+    if fast:
+        free = statistics.median(fast)
+        print(f"  with FAST: {free:.1f} samples/s; RANK_INVARIANT takes {free / peal:.3f} times as long",
+              flush=True)
+    if options.kernel_times:
+        table = pathlib.Path(job).with_name("times.txt")
+        bench(options.peal, job, 12, options.set, KERNEL_TIMES=str(table),
+              CUDA_INJECTION64_PATH=os.path.abspath(options.kernel_times))
+        print(table.read_text(), flush=True)
 
 
 def main():
@@ -158,6 +173,8 @@ def main():
     parser.add_argument("--gpt2-batch", type=int, default=32)
     parser.add_argument("--resnet-batch", type=int, default=256)
     parser.add_argument("--warm-up", action="store_true")
+    parser.add_argument("--kernel-times", help="libkernel_times.so")
+    parser.add_argument("--fast", action="store_true")
     parser.add_argument("--set", action="append", default=[], help="for Peal, path=value")
     options = parser.parse_args()
     if not torch.cuda.is_available():

@@ -65,6 +65,8 @@ pack() {
   cp "$data"/fashion-mnist/t10k-*.gz "$data"/tinyshakespeare/input.txt \
     "$data"/gpt2/{encoder.json,vocab.bpe} "$root/data/" ||
     fail "training needs Fashion-MNIST, tinyshakespeare and GPT-2's tokenizer in $data; set PEAL_TEST_DATA"
+  cp "$build/libkernel_times.so" "$root/lib/" && patchelf --remove-rpath "$root/lib/libkernel_times.so" ||
+    exit 1
   "$root/peal" --version > "$root/built.txt"
   git -C "$source" describe --always --dirty --abbrev=12 >> "$root/built.txt" 2> /dev/null
   tar czf "$archive" -C "$work" --owner=0 --group=0 --sort=name peal-gpu-tests || exit 1
@@ -112,7 +114,7 @@ on_loaders_path() {
 # Puts on LD_LIBRARY_PATH what the loader does not find, and says where each library is.
 find_libraries() {
   local library folder found added=
-  for library in libcudnn.so.9 libcublasLt.so.13 libnccl.so.2; do
+  for library in libcudnn.so.9 libcublasLt.so.13 libnccl.so.2 libcupti.so.13; do
     [[ -z $(on_loaders_path "$library") ]] || continue
     while read -r folder; do
       if [[ -e $folder/$library ]]; then
@@ -127,7 +129,7 @@ find_libraries() {
     done < <(library_folders | awk '!seen[$0]++')
     export LD_LIBRARY_PATH
   fi
-  for library in libcudnn.so.9 libcublasLt.so.13 libnccl.so.2; do
+  for library in libcudnn.so.9 libcublasLt.so.13 libnccl.so.2 libcupti.so.13; do
     found=$(on_loaders_path "$library")
     echo "- $library: ${found:-not found}"
   done
@@ -256,9 +258,10 @@ run_bench() {
   if [[ -n $python ]]; then
     check "bench of PyTorch" 180 "$python" "$root/torch_kernels.py" --beside "$logs/bench.log"
     check "CNN beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data"
-    check "CNN as graphs beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data" \
-      --set train.cuda_graphs=true
-    check "training beside PyTorch" 400 "$python" "$root/torch_training.py" "$root/peal" "$root/data"
+    check "CNN without graphs beside PyTorch" 120 "$python" "$root/torch_cnn.py" "$root/peal" "$root/data" \
+      --set train.cuda_graphs=false
+    check "training beside PyTorch" 400 "$python" "$root/torch_training.py" "$root/peal" "$root/data" \
+      --fast --kernel-times "$root/lib/libkernel_times.so"
   else
     did_not_run "bench of PyTorch" "no Python here"
   fi
@@ -282,7 +285,7 @@ run_sanitizer() {
 
 show_figures() {
   local name
-  for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch" "CNN as graphs beside PyTorch" \
+  for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch" "CNN without graphs beside PyTorch" \
     "training beside PyTorch"; do
     [[ -s $logs/${name// /_}.log ]] || continue
     printf '\n## %s\n\n' "$name"
