@@ -6,6 +6,7 @@
 #include "core/kernels/cuda/channels_last.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/cudnn.h"
+#include "core/kernels/cuda/fold.h"
 #include "core/kernels/cuda/narrow_wgrad.h"
 
 namespace peal::cuda {
@@ -38,7 +39,7 @@ struct Staged {
 
 // f32 tensors are row-major. Halves lie channels-last where cuDNN has engines for that, and so does
 // y; an x that does not, weights and their gradient are copied. There channels are filled up with
-// zeros to a multiple of 8.
+// zeros to a multiple of 8, or what has few is folded (fold.h).
 class CudnnConv2d final : public Conv2d {
  public:
   CudnnConv2d(const Device& device, const Conv2dSpec& spec)
@@ -47,7 +48,9 @@ class CudnnConv2d final : public Conv2d {
     const bool halves = spec.stored != DType::f32;
     // cuDNN's one deterministic f32 engine for a network's first layer is several times slower.
     if (spec.training && !halves) narrow_ = NarrowWgrad::of(spec);
-    if (!(halves && find_plans(/*channels_last=*/true, why)) && !find_plans(false, why)) {
+    const auto last = [&](bool fold) { return find_plans(/*channels_last=*/true, fold, why); };
+    const bool found = halves && ((can_fold(spec) && last(true)) || last(false));
+    if (!found && !find_plans(/*last=*/false, /*fold=*/false, why)) {
       fail_input("conv2d", to_string(device), " has no engine of ", name_of(spec.stored), " for x ",
                  spec.x, ", weight ", spec.w, ", stride (", spec.stride[0], ", ", spec.stride[1],
                  "), padding (", spec.padding[0], ", ", spec.padding[1], "), dilation (",
@@ -101,10 +104,11 @@ class CudnnConv2d final : public Conv2d {
 
  private:
   // Of all passes that are wanted, for tensors in that order. False, and why, where one is missing.
-  bool find_plans(bool last, std::string& why) {
+  bool find_plans(bool last, bool fold, std::string& why) {
     form_ = {.channels_last = last, .dw = DType::f32};
-    inner_ = spec_;
-    if (last && spec_.groups == 1) {
+    folded_ = fold;
+    inner_ = fold ? folded(spec_) : spec_;
+    if (last && !fold && spec_.groups == 1) {
       const std::int64_t channels = (spec_.x[1] + kChannels - 1) / kChannels * kChannels;
       inner_.x[1] = inner_.w[1] = channels;
     }
@@ -153,6 +157,12 @@ class CudnnConv2d final : public Conv2d {
     w_.shape = dw_.shape = inner_.w;
     dw_.dtype = form_.dw;
     const bool given_last = spec_.x_layout != nullptr;
+    if (folded_) {
+      x_.in = fold_pictures(spec_, given_last);
+      w_.in = fold_weights(spec_);
+      dw_.out = unfold_weights(spec_);
+      return;
+    }
     if (filled || spec_.x_layout != (last ? channels_last(spec_.x, t) : nullptr)) {
       x_.in = reorder(spec_.x, given_last, t, inner_.x, last, t);
       x_.out = reorder(inner_.x, last, t, spec_.x, given_last, t);
@@ -210,9 +220,9 @@ class CudnnConv2d final : public Conv2d {
 
   Device device_;
   Conv2dSpec spec_;   // as asked for
-  Conv2dSpec inner_;  // with channels filled up
+  Conv2dSpec inner_;  // with channels filled up, or folded
   ConvForm form_;
-  bool fused_ = false;
+  bool fused_ = false, folded_ = false;
   CudnnPlan* forward_ = nullptr;
   CudnnPlan* backward_data_ = nullptr;
   CudnnPlan* backward_weights_ = nullptr;  // unless narrow_
