@@ -46,6 +46,7 @@ LIBRARIES = {
     "oneDNN": (["oneapi/dnnl/*", "dnnl*.h", "dnnl*.hpp"], ["core/kernels"]),
     "OpenMP": (["omp.h"], ["core/kernels"]),
     "cuDNN": (["cudnn*"], ["core/kernels"]),
+    "CUPTI": (["cupti*"], []),
     "cuBLASLt": (["cublas*"], ["core/kernels"]),
     "CUB": (["cub/*"], ["core/kernels"]),
     "zlib": (["zlib.h"], ["core/data"]),

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Trains the Fashion-MNIST CNN on a GPU: the same weights to the bit at any number of ranks, by NCCL
+"""Trains the Fashion-MNIST CNN and small language models on a GPU: the same weights to the bit at any number of ranks, by NCCL
 and through host memory, after a stop and on another number of ranks, and where steps are replayed as
 CUDA graphs, also of activations that are halves; the CPU's loss within rounding.
 
-usage: train.py PEAL DATA      DATA holds the t10k files of Fashion-MNIST, which are trained on
+usage: train.py PEAL DATA      DATA holds the t10k files of Fashion-MNIST and input.txt (tinyshakespeare),
+                               which are trained on
 """
+import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -13,6 +16,7 @@ import sys
 import tempfile
 
 STEPS = 60
+AT_ONCE = 4  # jobs, which share the GPU
 JOB = """
 run {{ directory: "{run}" log_every_steps: 1 tensorboard: false }}
 data {{
@@ -33,6 +37,21 @@ train {{ epochs: 4 max_steps: {steps} global_batch: 64 clip_norm: {clip} cuda_gr
 parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
             shard_optimizer: {shard} }}
 """
+TEXT_JOB = """
+run {{ directory: "{run}" log_every_steps: 1 tensorboard: false }}
+data {{ train {{ tokens {{ path: "{data}/input.txt" tokenizer: CHARACTERS stride: 300 length: 100 }} }}
+       test {{ tokens {{ path: "{data}/input.txt" tokenizer: CHARACTERS begin: 0.98 length: 100 }} }} }}
+model {{ {model} }}
+optimizer {{ adamw {{ learning_rate: 0.002 }} }}
+train {{ max_steps: {steps} global_batch: 32 clip_norm: 1 cuda_graphs: {graphs} precision: {precision} }}
+parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
+            shard_optimizer: {shard} }}
+"""
+# Halves take flash attention, with heads of 32 columns.
+LANGUAGE_MODELS = {
+    "GPT": "gpt { vocabulary: 65 context: 100 layers: 3 heads: 4 width: 128 dropout: 0.1 }",
+    "LSTM": "rnn { cell: LSTM vocabulary: 65 embedding: 48 steps: 100 hidden: 128 layers: 2 }",
+}
 USUAL = {"device": "CUDA", "comm": "AUTO", "clip": 0, "shard": "false", "graphs": "false",
          "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05, "precision": "F32"}
 # 1000 records are 15 batches of 64 and 40 records more.
@@ -45,7 +64,7 @@ class Failed(Exception):
 
 class Trials:
     def __init__(self, peal, data, folder):
-        self.peal, self.data, self.folder, self.number = peal, data, folder, 0
+        self.peal, self.data, self.folder, self.numbers = peal, data, folder, itertools.count()
 
     def run(self, words, ranks):
         start = [str(self.peal), *words]
@@ -57,18 +76,17 @@ class Trials:
             raise Failed(f"{' '.join(start)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
-    def train(self, ranks, steps=(STEPS,), **job):
+    def train(self, ranks, steps=(STEPS,), text=JOB, **job):
         """Starts once for each number of steps, each going on where the last ended; `ranks` of the
         last start."""
-        self.number += 1
-        run = self.folder / f"run-{self.number}"
+        run = self.folder / f"run-{next(self.numbers)}"
+        path = run.with_suffix(".textproto")
         for number, end in enumerate(steps):
-            path = self.folder / "job.textproto"
-            path.write_text(JOB.format(run=run, data=self.data, steps=end, **{**USUAL, **job}))
+            path.write_text(text.format(run=run, data=self.data, steps=end, **{**USUAL, **job}))
             self.run(["train", str(path)], ranks if number + 1 == len(steps) else 1)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
-        accuracy = [line["test_accuracy"] for line in lines if "test_accuracy" in line][-1]
+        accuracy = ([0] + [line["test_accuracy"] for line in lines if "test_accuracy" in line])[-1]
         return self.run(["inspect", "--hash", str(run)], 0).split()[-1], losses, accuracy
 
 
@@ -76,6 +94,20 @@ def expect_equal(what, got, want):
     print(f"{'ok  ' if got == want else 'FAIL'} {what}: {got}{'' if got == want else f', not {want}'}",
           flush=True)
     return got == want
+
+
+def hashes_equal(trials, want, jobs):
+    """Whether all jobs, {what: options}, end with that hash."""
+    good = True
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = {what: pool.submit(trials.train, **options) for what, options in jobs.items()}
+        for what, run in runs.items():
+            try:
+                good &= expect_equal(what, run.result()[0], want)
+            except (Failed, subprocess.TimeoutExpired) as error:
+                print(f"FAIL {what}: {error}", flush=True)
+                good = False
+    return good
 
 
 def refuses_a_bad_loss(trials):
@@ -98,15 +130,31 @@ def stored_as(trials, precision):
     # Without batch norm, with which these large steps magnify every rounding.
     _, own, _ = trials.train(1, precision=precision)
     _, whole, _ = trials.train(1)
-    good = True
-    for what, options in [("2 ranks", {"ranks": 2}), ("3 ranks, graphs", {"ranks": 3, "graphs": "true"}),
-                          ("stopped, then 2 ranks, sharded",
-                           {"ranks": 2, "steps": (25, STEPS), "shard": "true"})]:
-        good &= expect_equal(f"{precision}, {what}", trials.train(**options, **halves)[0], first)
+    good = hashes_equal(trials, first, {
+        f"{precision}, {what}": options | halves for what, options in {
+            "2 ranks": {"ranks": 2}, "3 ranks, graphs": {"ranks": 3, "graphs": "true"},
+            "stopped, then 2 ranks, sharded": {"ranks": 2, "steps": (25, STEPS), "shard": "true"},
+        }.items()})
     begin = max(abs(a - b) for a, b in zip(own[:5], whole[:5]))
     end = abs(sum(own[-20:]) - sum(whole[-20:])) / 20
     print(f"     {precision}: first five losses within {begin:.4f} of f32's, the last twenty's mean {end:.4f}")
     return good and begin < 0.05 and end < 0.05 and own != whole
+
+
+def language_model(trials, name, precision):
+    """One hash, and a loss that falls as the CPU's does."""
+    job = {"text": TEXT_JOB, "model": LANGUAGE_MODELS[name], "precision": precision}
+    first, losses, _ = trials.train(1, **job)
+    good = hashes_equal(trials, first, {
+        f"{name} in {precision}, {what}": options | job for what, options in {
+            "again": {"ranks": 1}, "2 ranks": {"ranks": 2}, "graphs, 1 rank": {"ranks": 1, "graphs": "true"},
+            "graphs, 3 ranks, stopped": {"ranks": 3, "steps": (25, STEPS), "graphs": "true"}}.items()})
+    if precision != "F16":
+        _, there, _ = trials.train(1, **job, device="CPU")
+        gap = max(abs(a - b) for a, b in zip(losses, there))
+        print(f"     {name} in {precision}: loss {losses[0]:.4f} to {losses[-1]:.4f}, the CPU's within {gap:.4f}")
+        good &= gap < (0.002 if precision == "F32" else 0.05)
+    return good and losses[-1] < losses[0] - 0.5
 
 
 def main():
@@ -122,38 +170,38 @@ def main():
         graphs = {"graphs": "true"}
         # Running averages, micro-batches, and a last batch that is padded.
         ragged, _, _ = trials.train(1, **RAGGED)
-        for what, options in [("again", {"ranks": 1}), ("1 rank, staged", {"ranks": 1, "comm": "STAGED"}),
-                              ("2 ranks", {"ranks": 2}), ("3 ranks", {"ranks": 3}),
-                              ("4 ranks", {"ranks": 4}),
-                              ("2 ranks, NCCL", {"ranks": 2, "comm": "NCCL"}),
-                              ("stopped after 25 steps, then 2 ranks", {"ranks": 2, "steps": (25, STEPS)}),
-                              ("sharded, 1 rank", {"ranks": 1, "shard": "true"}),
-                              ("sharded, 3 ranks", {"ranks": 3, "shard": "true"}),
-                              ("sharded, 2 ranks, NCCL", {"ranks": 2, "comm": "NCCL", "shard": "true"}),
-                              ("sharded and clipped, stopped, then 2 ranks",
-                               {"ranks": 2, "steps": (25, STEPS), "clip": 1e6, "shard": "true"}),
-                              ("graphs, 1 rank, NCCL", {"ranks": 1, "comm": "NCCL", **graphs}),
-                              ("graphs, 1 rank, staged", {"ranks": 1, "comm": "STAGED", **graphs}),
-                              ("graphs, 2 ranks", {"ranks": 2, **graphs}),
-                              ("graphs, 3 ranks", {"ranks": 3, **graphs}),
-                              ("graphs, 2 ranks, NCCL", {"ranks": 2, "comm": "NCCL", **graphs}),
-                              ("graphs, stopped after 25 steps, then 2 ranks",
-                               {"ranks": 2, "steps": (25, STEPS), **graphs}),
-                              ("graphs, sharded and clipped, 2 ranks",
-                               {"ranks": 2, "clip": 1e6, "shard": "true", **graphs}),
-                              *((f"graphs, ragged batches, ranks {ranks}",
-                                 {"ranks": ranks, **RAGGED, **graphs}) for ranks in (1, 2, 3))]:
-            try:
-                good &= expect_equal(what, trials.train(**options)[0],
-                                     ragged if "ragged" in what else first)
-            except (Failed, subprocess.TimeoutExpired) as error:
-                print(f"FAIL {what}: {error}", flush=True)
-                good = False
-        # clip_norm so large that nothing is cut: the norm is computed and read back.
-        good &= expect_equal("with clipping", trials.train(1, clip=1e6)[0], first)
+        good &= hashes_equal(trials, first, {
+            "again": {"ranks": 1},
+            "1 rank, staged": {"ranks": 1, "comm": "STAGED"},
+            "2 ranks": {"ranks": 2},
+            "3 ranks": {"ranks": 3},
+            "4 ranks": {"ranks": 4},
+            "2 ranks, NCCL": {"ranks": 2, "comm": "NCCL"},
+            "stopped after 25 steps, then 2 ranks": {"ranks": 2, "steps": (25, STEPS)},
+            # So large that nothing is cut: the norm is computed and read back.
+            "with clipping": {"ranks": 1, "clip": 1e6},
+            "sharded, 1 rank": {"ranks": 1, "shard": "true"},
+            "sharded, 3 ranks": {"ranks": 3, "shard": "true"},
+            "sharded, 2 ranks, NCCL": {"ranks": 2, "comm": "NCCL", "shard": "true"},
+            "sharded and clipped, stopped, then 2 ranks":
+                {"ranks": 2, "steps": (25, STEPS), "clip": 1e6, "shard": "true"},
+            "graphs, 1 rank, NCCL": {"ranks": 1, "comm": "NCCL", **graphs},
+            "graphs, 1 rank, staged": {"ranks": 1, "comm": "STAGED", **graphs},
+            "graphs, 2 ranks": {"ranks": 2, **graphs},
+            "graphs, 3 ranks": {"ranks": 3, **graphs},
+            "graphs, 2 ranks, NCCL": {"ranks": 2, "comm": "NCCL", **graphs},
+            "graphs, stopped after 25 steps, then 2 ranks": {"ranks": 2, "steps": (25, STEPS), **graphs},
+            "graphs, sharded and clipped, 2 ranks": {"ranks": 2, "clip": 1e6, "shard": "true", **graphs},
+        })
+        good &= hashes_equal(trials, ragged, {
+            f"graphs, ragged batches, ranks {ranks}": {"ranks": ranks, **RAGGED, **graphs}
+            for ranks in (1, 2, 3)})
         good &= refuses_a_bad_loss(trials)
         for precision in ("BF16", "F16"):
             good &= stored_as(trials, precision)
+        for precision in ("F32", "BF16", "F16"):
+            good &= language_model(trials, "GPT", precision)
+        good &= language_model(trials, "LSTM", "F32")
         _, cpu_losses, cpu_accuracy = trials.train(1, device="CPU")
         gap = max(abs(a - b) / b for a, b in zip(losses[:10], cpu_losses[:10]))
         print(f"     the CPU's first ten losses within {gap:.2e}, accuracy {cpu_accuracy}")
