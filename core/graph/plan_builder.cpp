@@ -271,8 +271,10 @@ void PlanBuilder::seed_backward() {
   std::vector<Ref> uses;
   Kernels& k = kernels_;
   Ref seed;
+  std::shared_ptr<Reorder> convert;  // where the loss is stored as a half
   if (flow_.flows(impl_.loss)) {
     seed = {gradient_entry(impl_.loss)};
+    convert = kernels_.make_reorder({1}, {}, form_of(seed.index));
     uses.push_back(seed);
   }
   std::vector<Ref> zeros;
@@ -283,7 +285,7 @@ void PlanBuilder::seed_backward() {
   }
   uses.insert(uses.end(), zeros.begin(), zeros.end());
   program_->backward.push_back(make_call("loss backward", uses, [=, &k](Run& r) {
-    if (seed) k.copy(r.stream, r.loss_scale, r[seed]);
+    if (seed) convert->run(r.stream, r.loss_scale, r[seed], {});
     for (const Ref zero : zeros) k.fill(r.stream, r[zero], 0);
   }));
 }

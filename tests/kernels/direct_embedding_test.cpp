@@ -1,3 +1,4 @@
+#include "core/base/error.h"
 #include "tests/kernels/direct_support.h"
 
 namespace peal::direct {
