@@ -51,12 +51,14 @@ Value softmax_cross_entropy(Value logits, Value labels, Value weight) {
   const auto compile = [=](OpCompiler& c) {
     Kernels& k = c.kernels();
     const DType stored = c.stored();
-    const Ref x = c.view(c.in(0, OpCompiler::Order::row_major, stored), {rows, classes});
+    constexpr auto kPadded = OpCompiler::Order::padded_rows;
+    const Ref x = c.view(c.in(0, kPadded, stored), {rows, classes});
     const Ref t = c.view(c.in(1), {rows}), w = c.in(2), loss = c.out(), saved = c.memory({rows, 2});
     c.forward({x, t, w, saved, loss}, [=, &k](Run& r) {
       k.softmax_cross_entropy(r.stream, r[x], r[t], r[w], r[saved], r[loss]);
     });
-    const Ref dloss = c.grad_out(), dx = c.view(c.grad_in_over(0, stored), {rows, classes});
+    const Ref dloss = c.grad_out();
+    const Ref dx = c.view(c.grad_in_over(0, stored, kPadded), {rows, classes});
     c.backward({x, saved, t, w, dloss, dx}, [=, &k](Run& r) {
       k.softmax_cross_entropy_backward(r.stream, r[x], r[saved], r[t], r[w], r[dloss], r[dx]);
     });

@@ -86,12 +86,100 @@ void compile_affine(OpCompiler& c) {
   }
 }
 
+// The first rows of x, or those behind them.
+Tensor rows_of(Tensor x, std::int64_t begin, std::int64_t end) {
+  const std::int64_t row = x.numel() / x.shape[0];
+  x.data = x.as<std::byte>() + static_cast<std::size_t>(begin * row) * size_of(x.dtype);
+  x.shape[0] = end - begin;
+  return x;
+}
+
+// Input i (n, ...) as `dtype` with rows of zeros behind, `rows` in all.
+Ref in_with_zeros_behind(OpCompiler& c, int i, std::int64_t rows, DType dtype) {
+  Kernels& k = c.kernels();
+  const Ref x = c.in(i, kRows, c.grad_type(i));
+  Shape shape = c.in_shape(i);
+  const std::int64_t n = shape[0];
+  shape[0] = rows;
+  const Ref all = c.memory(shape, dtype);
+  const std::shared_ptr<Reorder> convert =
+      k.make_reorder(c.in_shape(i), {nullptr, c.dtype(x)}, {nullptr, dtype});
+  c.forward({x, all}, [=, &k](Run& r) {
+    convert->run(r.stream, r[x], rows_of(r[all], 0, n), {});
+    k.fill(r.stream, rows_of(r[all], n, rows), 0);
+  });
+  c.written({all});
+  return all;
+}
+
+// Adds a call that copies the first rows of what `from` is to a gradient.
+void first_rows_to(OpCompiler& c, Ref from, Ref to) {
+  Kernels& k = c.kernels();
+  c.backward({from, to},
+             [=, &k](Run& r) { k.copy(r.stream, rows_of(r[from], 0, r[to].shape[0]), r[to]); });
+}
+
+// As compile_dense, where the result's rows are padded from O to P columns: products see matrices
+// of P columns, and a weight that has P rows of which the last are 0. So are the last columns of
+// the result, and of its gradient by contract (layout.h).
+void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t padded) {
+  Kernels& k = c.kernels();
+  const bool has_bias = c.inputs() == 3;
+  const std::int64_t rows = c.in_shape(0)[0], in = c.in_shape(0)[1];
+  const DType t = c.stored();
+  const Ref x = c.in(0, kRows, t), w = in_with_zeros_behind(c, 1, padded, t);
+  const Ref bias = has_bias ? in_with_zeros_behind(c, 2, padded, DType::f32) : Ref{};
+  const Ref y = c.out(0, padded_rows(c.out_shape(), t, padded), t);
+  const auto whole = [=](const Tensor& part) {
+    Tensor matrix = part;
+    matrix.layout = nullptr;
+    matrix.shape = {rows, padded};
+    return matrix;
+  };
+  MatmulSpec spec{.m = rows, .n = padded, .k = in, .transpose_b = true};
+  spec.bias = has_bias;
+  spec.activation = activation;
+  const Product forward = make_product(c, y, spec);
+  c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) {
+    forward.kernel->run(r.stream, r[x], r[w], r[bias], whole(r[y]), r[forward.scratch]);
+  });
+
+  const Ref dy = c.grad_out();
+  if (activation != Activation::none)
+    c.backward({y, dy}, [=, &k](Run& r) {
+      k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
+    });
+  if (c.needs_grad(1)) {  // dw (P, I) = dy^T (P, B) * x (B, I), of which O rows are dw
+    const Ref dw = c.grad_in(1, kRows, c.grad_type(1)), all = c.memory({padded, in}, c.dtype(dw));
+    const Product product =
+        make_product(c, dw, {.m = padded, .n = in, .k = rows, .transpose_a = true});
+    c.backward({x, dy, all, product.scratch}, [=](Run& r) {
+      product.kernel->run(r.stream, whole(r[dy]), r[x], {}, r[all], r[product.scratch]);
+    });
+    first_rows_to(c, all, dw);
+  }
+  if (has_bias && c.needs_grad(2)) {
+    const Ref db = c.grad_in(2), all = c.memory({padded}), sums = c.view(all, {1, padded});
+    c.backward({dy, sums}, [=, &k](Run& r) { k.reduce_sum(r.stream, whole(r[dy]), 1, r[sums]); });
+    first_rows_to(c, all, db);
+  }
+  if (c.needs_grad(0)) {  // dx (B, I) = dy (B, P) * w (P, I)
+    const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
+    const Product product = make_product(c, dx, {.m = rows, .n = in, .k = padded});
+    c.backward({w, dy, dx, product.scratch}, [=](Run& r) {
+      product.kernel->run(r.stream, whole(r[dy]), r[w], {}, r[dx], r[product.scratch]);
+    });
+  }
+}
+
 }  // namespace
 
 CompileOp compile_dense(Activation activation) {
   return [=](OpCompiler& c) {
     const bool has_bias = c.inputs() == 3;
     const std::int64_t rows = c.in_shape(0)[0], in = c.in_shape(0)[1], out = c.in_shape(1)[0];
+    const std::int64_t padded = c.padded_columns(rows, out);
+    if (padded != out) return compile_padded_dense(c, activation, padded);
     const DType t = c.stored();
     const Ref x = c.in(0, kRows, t), w = c.in(1, kRows, t), bias = has_bias ? c.in(2) : Ref{};
     const Ref y = c.out(0, nullptr, t);

@@ -37,6 +37,12 @@ std::uint64_t OpCompiler::site() const {
   return kOps | step_.site;
 }
 
+std::int64_t OpCompiler::padded_columns(std::int64_t rows, std::int64_t columns) const {
+  const std::int64_t to = builder_.pad_rows_to_;
+  if (to > 0) return (columns + to - 1) / to * to;
+  return kernels().padded_columns(rows, columns, stored());
+}
+
 int OpCompiler::inputs() const {
   return static_cast<int>(step_.node->inputs.size());
 }
@@ -64,9 +70,9 @@ Ref OpCompiler::in(int i, Order order, DType dtype) {
   return {builder_.value_entry(step_.node->inputs[static_cast<std::size_t>(i)], order, dtype)};
 }
 
-const Layout* OpCompiler::in_layout(int i, DType dtype) const {
+const Layout* OpCompiler::in_layout(int i, DType dtype, Order order) const {
   const int value = step_.node->inputs[static_cast<std::size_t>(i)];
-  return builder_.entry(builder_.value_entry(value, Order::any, dtype)).tensor.layout;
+  return builder_.entry(builder_.value_entry(value, order, dtype)).tensor.layout;
 }
 
 Ref OpCompiler::out(int i, const Layout* layout, DType dtype) {
@@ -88,7 +94,7 @@ Ref OpCompiler::grad_in(int i, Order order, DType dtype) {
   int& target = builder_.step_targets_[static_cast<std::size_t>(i)];
   if (target != 0) return {target};
   const int root = builder_.impl_.root(step_.node->inputs[static_cast<std::size_t>(i)]);
-  const Layout* layout = order == Order::any ? in_layout(i, dtype) : nullptr;
+  const Layout* layout = order == Order::row_major ? nullptr : in_layout(i, dtype, order);
   target = builder_.add_entry(in_shape(i), dtype, layout, -1);
   builder_.entry(target).target = root;
   ++builder_.place(root).pending;
@@ -101,8 +107,8 @@ DType OpCompiler::grad_type(int i) const {
   return parameter ? DType::f32 : stored();
 }
 
-Ref OpCompiler::grad_in_over(int i, DType dtype) {
-  return grad_in_copy(i, in(i, Order::row_major, dtype));
+Ref OpCompiler::grad_in_over(int i, DType dtype, Order order) {
+  return grad_in_copy(i, in(i, order, dtype), order);
 }
 
 Ref OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
@@ -114,8 +120,8 @@ Ref OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
 Ref OpCompiler::grad_in_or_temporary(int i, Order order, DType dtype) {
   if (needs_grad(i)) return grad_in(i, order, dtype);
   if (!needs_backward()) return {};
-  return {
-      builder_.add_tensor(in_shape(i), dtype, order == Order::any ? in_layout(i, dtype) : nullptr)};
+  return {builder_.add_tensor(in_shape(i), dtype,
+                              order == Order::row_major ? nullptr : in_layout(i, dtype, order))};
 }
 
 Ref OpCompiler::memory(const Shape& shape, DType dtype) {

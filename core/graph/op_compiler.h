@@ -77,8 +77,9 @@ using CallFunction = std::function<void(Run&)>;
 class OpCompiler {
  public:
   enum class Order : std::uint8_t {
-    row_major,  // reordered if the value has a layout of its own
-    any,        // as the value lies
+    row_major,    // reordered if the value has a layout of its own
+    any,          // as the value lies, but for padded rows
+    padded_rows,  // row-major, but rows may be padded (kernels.h)
   };
 
   OpCompiler(PlanBuilder& builder, const PlanStep& step) : builder_(builder), step_(step) {}
@@ -92,6 +93,8 @@ class OpCompiler {
   DType stored() const;
   // Tells the random draws of this op apart from every other op's (RandomKey::site).
   std::uint64_t site() const;
+  // The pitch for rows of out() as a product leaves them (PlanOptions::pad_rows_to).
+  std::int64_t padded_columns(std::int64_t rows, std::int64_t columns) const;
   int inputs() const;
   const Shape& in_shape(int i) const;
   const Shape& out_shape(int i = 0) const;
@@ -102,15 +105,15 @@ class OpCompiler {
   // A value that lies in another order or type is copied once for all that want it as this op does.
   // A value has a layout of its own in its own type only.
   Ref in(int i, Order order = Order::row_major, DType dtype = DType::f32);
-  // In which in(i, Order::any, dtype) arrives.
-  const Layout* in_layout(int i, DType dtype = DType::f32) const;
+  // In which in(i, order, dtype) arrives.
+  const Layout* in_layout(int i, DType dtype = DType::f32, Order order = Order::any) const;
   Ref out(int i = 0, const Layout* layout = nullptr, DType dtype = DType::f32);
   DType dtype(Ref ref) const;
   // The gradient of out(i), in its layout and type; call out(i) first. The op is the last to read
   // it and may work in place. Empty when nothing that reaches the loss reads output i.
   Ref grad_out(int i = 0);
   // Where the op writes the gradient of input i, once, all of it; empty when it is not wanted. With
-  // Order::any it has the layout of in(i, Order::any, dtype). Sums over several consumers, reorders
+  // another order it has the layout of in(i, order, dtype). Sums over several consumers, reorders
   // and aliases are the plan's business.
   Ref grad_in(int i, Order order = Order::row_major, DType dtype = DType::f32);
   // For kernels that can write a gradient as f32 or as stored(): f32 where it is a parameter's,
@@ -118,7 +121,7 @@ class OpCompiler {
   DType grad_type(int i) const;
   // The same for a call that reads in(i) and may work in place: it gets the memory of in(i) where
   // nobody needs that afterwards.
-  Ref grad_in_over(int i, DType dtype = DType::f32);
+  Ref grad_in_over(int i, DType dtype = DType::f32, Order order = Order::row_major);
   // The same for a gradient that is a copy of `whole`: it gets that one's memory where nobody needs
   // that afterwards, and the call finds one address for both.
   Ref grad_in_copy(int i, Ref whole, Order order = Order::row_major);  // of its type
@@ -129,7 +132,8 @@ class OpCompiler {
   Ref memory(const Shape& shape, DType dtype = DType::f32);
   Ref bytes(std::size_t count);    // the same, untyped; empty for 0
   Ref scratch(std::size_t count);  // one area for all ops: worthless after the call; empty for 0
-  // The same elements under another shape; listing either lists both. Row-major tensors only.
+  // The same elements under another shape; listing either lists both. Of row-major tensors, and of
+  // padded rows where the rows stay.
   Ref view(Ref x, const Shape& shape);
   Ref ref(Value value);  // any value of the graph, such as a state, row-major
 

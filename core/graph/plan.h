@@ -66,6 +66,10 @@ struct PlanMemory {
 struct PlanOptions {
   bool fuse = true;  // merge convolution, relu and pooling (fusion.h); off in tests that compare
   Precision precision = Precision::f32;  // of products and convolutions
+  // Rows of a dense layer's result are padded to a multiple of so many elements, whatever the
+  // device would rather have (Kernels::padded_columns). 0: as it wants. For tests; on cuda of
+  // halves alone.
+  std::int64_t pad_rows_to = 0;
   // Keep what set_output named; in training it is in the way of gradients that could lie there.
   bool outputs = true;
   // In training: forget after forward what only a Graph::Block's own calls touch, and run its

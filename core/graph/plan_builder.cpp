@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/graph/graph_impl.h"
+#include "core/kernels/layout.h"
 
 namespace peal {
 namespace {
@@ -12,6 +13,10 @@ using Kind = Graph::ValueInfo::Kind;
 
 std::size_t bytes_of(const Tensor& tensor) {
   return tensor.layout == nullptr ? tensor.bytes() : layout_bytes(tensor);
+}
+
+bool has_padded_rows(const Tensor& tensor) {
+  return tensor.layout != nullptr && tensor.layout->row_pitch > 0;
 }
 
 std::map<std::string, std::size_t> offsets(const std::vector<ArenaEntry>& entries) {
@@ -39,6 +44,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       recompute_(training && options.recompute),
       precision_(options.precision),
       deterministic_(options.deterministic),
+      pad_rows_to_(options.pad_rows_to),
       kernels_(peal::kernels(device)),
       flow_(graph),
       steps_(make_steps(graph, flow_, kernels_, training, options.fuse)),
@@ -98,9 +104,12 @@ int PlanBuilder::add_tensor(const Shape& shape, DType dtype, const Layout* layou
 int PlanBuilder::view(int of, const Shape& shape) {
   const Entry original = entry(of);
   if (original.tensor.shape == shape) return of;
-  if (original.tensor.layout != nullptr || original.tensor.numel() != shape.numel())
+  const Layout* layout = original.tensor.layout;
+  const bool lies_so = layout == nullptr ||
+                       (has_padded_rows(original.tensor) && shape[-1] == original.tensor.shape[-1]);
+  if (!lies_so || original.tensor.numel() != shape.numel())
     fail_internal("plan", "no view of shape ", shape, " of shape ", original.tensor.shape);
-  const int index = add_entry(shape, original.tensor.dtype, nullptr, original.storage);
+  const int index = add_entry(shape, original.tensor.dtype, layout, original.storage);
   entry(index).base = original.base;
   return index;
 }
@@ -150,7 +159,12 @@ int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
   if (!floats || made.dtype == dtype) {
     if (made.layout == nullptr) return view(at.entry, shape);
     // An alias of another shape cannot be read in a layout made for the shape of its root.
-    if (order == OpCompiler::Order::any && shape == made.shape) return at.entry;
+    if (has_padded_rows(made)) {
+      const bool same_rows = shape.rank() > 0 && shape[-1] == made.shape[-1];
+      if (order == OpCompiler::Order::padded_rows && same_rows) return view(at.entry, shape);
+    } else if (order == OpCompiler::Order::any && shape == made.shape) {
+      return at.entry;
+    }
   }
   for (const int copy : at.copies)
     if (entry(copy).tensor.dtype == dtype) return view(copy, shape);
@@ -258,8 +272,10 @@ void PlanBuilder::seed_backward() {
   std::vector<Ref> uses;
   Kernels& k = kernels_;
   Ref seed;
+  std::shared_ptr<Reorder> convert;  // where the loss is stored as a half
   if (flow_.flows(impl_.loss)) {
     seed = {gradient_entry(impl_.loss)};
+    convert = kernels_.make_reorder({1}, {}, form_of(seed.index));
     uses.push_back(seed);
   }
   std::vector<Ref> zeros;
@@ -270,7 +286,7 @@ void PlanBuilder::seed_backward() {
   }
   uses.insert(uses.end(), zeros.begin(), zeros.end());
   program_->backward.push_back(make_call("loss backward", uses, [=, &k](Run& r) {
-    if (seed) k.copy(r.stream, r.loss_scale, r[seed]);
+    if (seed) convert->run(r.stream, r.loss_scale, r[seed], {});
     for (const Ref zero : zeros) k.fill(r.stream, r[zero], 0);
   }));
 }
@@ -314,7 +330,8 @@ void PlanBuilder::settle(int target) {
     entry(target).storage = entry(gradient).storage;
   } else {
     entry(target).storage = add_storage(Storage::Kind::arena, bytes_of(part));
-    int ready = part.layout == nullptr ? view(target, whole.shape) : target;
+    const bool viewed = part.layout == nullptr || has_padded_rows(part);
+    int ready = viewed ? view(target, whole.shape) : target;
     if (!same_form) {
       const int from = ready;
       ready = at.gradient_written ? add_tensor(whole.shape, whole.dtype, whole.layout) : gradient;

@@ -139,6 +139,7 @@ class PlanBuilder {
   const bool training_, outputs_, recompute_;
   const Precision precision_;
   const bool deterministic_;
+  const std::int64_t pad_rows_to_;
   Kernels& kernels_;
   const GradientFlow flow_;
   std::vector<PlanStep> steps_;

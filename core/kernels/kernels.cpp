@@ -1,11 +1,26 @@
 #include "core/kernels/kernels.h"
 
+#include <memory>
+#include <mutex>
+#include <vector>
+
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/layout.h"
 
 namespace peal {
 namespace {
+
+struct PaddedRows final : Layout {
+  PaddedRows(std::int64_t of_rows, std::int64_t pitch, DType type)
+      : Layout(static_cast<std::size_t>(of_rows * pitch) * size_of(type)),
+        rows(of_rows),
+        dtype(type) {
+    row_pitch = pitch;
+  }
+  std::int64_t rows;
+  DType dtype;
+};
 
 std::int64_t windows(std::int64_t size, std::int64_t padding, std::int64_t extent,
                      std::int64_t stride) {
@@ -21,6 +36,23 @@ DType stored_type(Precision precision) {
 
 std::size_t layout_bytes(const Tensor& x) {
   return x.layout == nullptr ? x.bytes() : x.layout->bytes;
+}
+
+const Layout* padded_rows(const Shape& shape, DType dtype, std::int64_t pitch) {
+  static std::mutex mutex;
+  static auto& layouts = *new std::vector<std::unique_ptr<const PaddedRows>>;
+  const std::int64_t columns = shape[-1];
+  if (pitch == columns || shape.numel() == 0) return nullptr;
+  const std::int64_t rows = shape.numel() / columns;
+  const std::lock_guard lock(mutex);
+  for (const auto& layout : layouts)
+    if (layout->rows == rows && layout->row_pitch == pitch && layout->dtype == dtype)
+      return layout.get();
+  return layouts.emplace_back(std::make_unique<const PaddedRows>(rows, pitch, dtype)).get();
+}
+
+std::int64_t row_pitch(const Tensor& x) {
+  return x.layout != nullptr && x.layout->row_pitch > 0 ? x.layout->row_pitch : x.shape[-1];
 }
 
 Shape Conv2dSpec::y() const {

@@ -54,6 +54,10 @@ DType stored_type(Precision precision);  // of activations
 
 // Layouts are opaque and interned: equal ones compare equal by pointer.
 std::size_t layout_bytes(const Tensor& x);  // bytes that x needs in its layout
+// Row-major but for a gap behind each row, which begins `pitch` elements after the one before
+// (layout.h). The same for all shapes of as many rows; nullptr where there is no gap.
+const Layout* padded_rows(const Shape& shape, DType dtype, std::int64_t pitch);
+std::int64_t row_pitch(const Tensor& x);  // of padded rows, or the columns of row-major ones
 
 struct Conv2dSpec {
   Shape x;  // (B, C, H, W)
@@ -277,6 +281,7 @@ class AttentionStep {
 };
 
 // Copies between two forms of one shape: layouts, types (a narrower one is rounded to), or both.
+// Behind padded rows zeros are written.
 class Reorder {
  public:
   virtual ~Reorder() = default;
@@ -291,6 +296,12 @@ class Kernels {
   // Whether prepared kernels may be asked for it on this device, and what is stored may be of
   // stored_type(precision).
   virtual bool has_precision(Precision precision) const = 0;
+  // The pitch at which rows of a product, stored so, are written and read much sooner than where
+  // they follow each other; `columns` where there is no such.
+  virtual std::int64_t padded_columns(std::int64_t /*rows*/, std::int64_t columns,
+                                      DType /*stored*/) const {
+    return columns;
+  }
 
   // ---- Prepared kernels -------------------------------------------------------------------
   virtual std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) = 0;
@@ -311,7 +322,7 @@ class Kernels {
                                                 const Form& to) = 0;
 
   // ---- Memory -----------------------------------------------------------------------------
-  virtual void fill(Stream& s, Tensor x, float value) = 0;
+  virtual void fill(Stream& s, Tensor x, float value) = 0;          // stored
   virtual void copy(Stream& s, const Tensor& from, Tensor to) = 0;  // same bytes, any dtype
   // to (N) i64 becomes `values`, which the caller need not keep; N is at most kMostValues.
   static constexpr int kMostValues = 4;
@@ -385,7 +396,9 @@ class Kernels {
   // ---- Losses: sums over records of weight * loss; `loss` is one element -------------------
   // logits and dlogits (N, C) stored, labels (N) i32, weight (B): a record has N/B rows, such as
   // the positions of a text, and its loss is the mean of theirs. saved (N, 2) is kept for backward:
-  // each row's largest logit and 1 / sum(exp(x - largest)).
+  // each row's largest logit and 1 / sum(exp(x - largest)). Rows of logits and dlogits may be
+  // padded (padded_rows), both alike; on CUDA those of halves alone. e^x for halves is within 1e-6
+  // * (1 + |x|) of itself, and a row's sum within 1e-6.
   virtual void softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
                                      const Tensor& weight, Tensor saved, Tensor loss) = 0;
   // dlogits = dloss * weight / (N/B) * (softmax(logits) - one_hot(labels)); dloss is one element.

@@ -14,6 +14,9 @@ struct Layout {
   std::size_t bytes;
   // Channels that lie side by side: (B, C / channel_block, H * W, channel_block); 0: another order.
   std::int64_t channel_block = 0;
+  // Elements from the start of a row, the last axis, to that of the next; 0: another order. Behind
+  // a row lies what no result may depend on, behind a gradient's row zeros.
+  std::int64_t row_pitch = 0;
 };
 
 }  // namespace peal

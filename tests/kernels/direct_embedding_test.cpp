@@ -1,3 +1,4 @@
+#include "core/base/error.h"
 #include "tests/kernels/direct_support.h"
 
 namespace peal::direct {
@@ -23,6 +24,34 @@ TEST(DirectEmbedding, TakesRowsAndAddsGradientsInOrder) {
       }
     }
     EXPECT_EQ(dtable, expected);
+  }
+}
+
+// Of a text: an id that a tenth of it has, others with lists long and short, and most with none.
+TEST(DirectEmbedding, AddsUpLongLists) {
+  Stream s;
+  constexpr std::int64_t kEntries = 301, kIds = 3000;
+  std::vector<std::int32_t> ids(kIds);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const std::uint64_t draw = mix64(i);
+    ids[i] = static_cast<std::int32_t>(draw % 10 == 0   ? 7
+                                       : draw % 10 == 1 ? draw / 10 % 3
+                                       : draw % 10 < 6  ? 20 + draw / 10 % 20
+                                                        : 50 + draw / 10 % 200);
+  }
+  for (const std::int64_t columns : {12, 72, 264, 515, 8400}) {
+    if (columns > 1000 && test_device().device.kind == Device::Kind::cpu) continue;
+    const auto width = static_cast<std::size_t>(columns);
+    const std::vector<float> dy = normals(kIds * width, 2);
+    std::vector<float> given = dy, dtable(kEntries * width, 7.0f);
+    kernels_under_test().embedding_backward(s, view(ids, {kIds}), view(given, {kIds, columns}),
+                                            view(dtable, {kEntries, columns}));
+    std::vector<double> expected(kEntries * width);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const std::size_t row = static_cast<std::size_t>(ids[i]) * width;
+      for (std::size_t c = 0; c < width; ++c) expected[row + c] += dy[i * width + c];
+    }
+    expect_close(dtable, expected, 1e-6, 3e-5, cat(columns, " columns"));
   }
 }
 

@@ -231,6 +231,10 @@ class MirroredKernels final : public Kernels {
   MirroredKernels(Kernels& inner, const Device& device) : inner_(inner), device_(device) {}
 
   bool has_precision(Precision precision) const override { return inner_.has_precision(precision); }
+  std::int64_t padded_columns(std::int64_t rows, std::int64_t columns,
+                              DType stored) const override {
+    return inner_.padded_columns(rows, columns, stored);
+  }
   std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override {
     return over<MirroredConv2d>(inner_.make_conv2d(spec));
   }

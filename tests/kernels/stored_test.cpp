@@ -206,7 +206,8 @@ TEST(Stored, SoftmaxCrossEntropy) {
       k().softmax_cross_entropy_backward(s, in[0], in[1], labels, in[2], in[3], out[0]);
     };
     check("softmax_cross_entropy backward", {{{6, classes}}, saved, weight, dloss},
-          {{{6, classes}}}, backward, {.in_place = true});
+          {{{6, classes}}}, backward,
+          {.sums = classes > 1000, .in_place = true});  // of long rows e^x may be less exact
   }
 }
 

@@ -65,17 +65,17 @@ PEAL_CLONES void add_exponentials(float* tile, std::int64_t rows, std::int64_t n
   for (std::int64_t r = 0; r < rows; ++r) sums[r] += sum_lanes(tile + r * n, n);
 }
 
-// Of rows that begin at `at`. saved (rows, 2): largest logit and 1 / sum(exp(x - largest)).
-void row_sums(const Tensor& x, std::int64_t at, std::int64_t rows, std::int64_t columns,
-              float* saved) {
+// Of rows from `row` on. saved (rows, 2): largest logit and 1 / sum(exp(x - largest)).
+void row_sums(const Tensor& x, std::int64_t row, std::int64_t rows, float* saved) {
+  const std::int64_t columns = x.shape[1], pitch = row_pitch(x), at = row * pitch;
   float tile[kTile];
   double sums[kRows] = {};
-  for (std::int64_t r = 0; r < rows; ++r) saved[2 * r] = largest_of(x, at + r * columns, columns);
+  for (std::int64_t r = 0; r < rows; ++r) saved[2 * r] = largest_of(x, at + r * pitch, columns);
   const std::int64_t width = std::min(columns, kTile);
   for (std::int64_t first = 0; first < columns; first += width) {
     const std::int64_t n = std::min(width, columns - first);
     for (std::int64_t r = 0; r < rows; ++r) {
-      subtract(Reads(x, at + r * columns + first, n), saved[2 * r], tile + r * n, n);
+      subtract(Reads(x, at + r * pitch + first, n), saved[2 * r], tile + r * n, n);
     }
     add_exponentials(tile, rows, n, sums);
   }
@@ -95,16 +95,16 @@ void CpuKernels::softmax_cross_entropy(Stream&, const Tensor& logits, const Tens
                                        const Tensor& weight, Tensor saved, Tensor loss) {
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
   const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
-  const std::int64_t step = rows_at_a_time(classes);
+  const std::int64_t step = rows_at_a_time(classes), pitch = row_pitch(logits);
   double sum = 0;
   for (std::int64_t first = 0; first < rows; first += step) {
     const std::int64_t end = std::min(first + step, rows);
-    row_sums(logits, first * classes, end - first, classes, saved.as<float>() + 2 * first);
+    row_sums(logits, first, end - first, saved.as<float>() + 2 * first);
     for (std::int64_t r = first; r < end; ++r) {
       const float w = weight.as<float>()[r / of_record];
       if (w == 0) continue;
       const double largest = saved.as<float>()[2 * r], inverse = saved.as<float>()[2 * r + 1];
-      const float at_label = Reads(logits, r * classes + labels.as<std::int32_t>()[r], 1)[0];
+      const float at_label = Reads(logits, r * pitch + labels.as<std::int32_t>()[r], 1)[0];
       sum += w * (largest - std::log(inverse) - at_label);
     }
   }
@@ -116,20 +116,26 @@ void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& logits, c
                                                 const Tensor& dloss, Tensor dlogits) {
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
   const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
+  const std::int64_t pitch = row_pitch(logits);
   for (std::int64_t r = 0; r < rows; ++r) {
     const float w = weight.as<float>()[r / of_record];
     const float* of_row = saved.as<float>() + 2 * r;
     const float factor = *dloss.as<float>() * w / static_cast<float>(of_record);
+    const std::int64_t at = r * pitch;
     for_pieces(dlogits.dtype, classes, [&](std::int64_t first, std::int64_t n) {
-      const Writes to(dlogits, r * classes + first, n);
+      const Writes to(dlogits, at + first, n);
       if (w == 0) {
         std::fill_n(static_cast<float*>(to), n, 0.0f);
         return;
       }
-      softmax_row(Reads(logits, r * classes + first, n), of_row[0], factor * of_row[1], to, n);
+      softmax_row(Reads(logits, at + first, n), of_row[0], factor * of_row[1], to, n);
       const std::int64_t label = labels.as<std::int32_t>()[r] - first;
       if (label >= 0 && label < n) to[label] -= factor;
     });
+    if (pitch > classes) {
+      const Writes gap(dlogits, at + classes, pitch - classes);
+      std::fill_n(static_cast<float*>(gap), pitch - classes, 0.0f);
+    }
   }
 }
 

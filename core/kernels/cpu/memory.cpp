@@ -1,14 +1,16 @@
+#include <algorithm>
 #include <cstring>
 
 #include "core/kernels/cpu/cpu_kernels.h"
+#include "core/kernels/cpu/pieces.h"
 #include "core/kernels/elements.h"
 
 namespace peal::cpu {
 
 void CpuKernels::fill(Stream&, Tensor x, float value) {
-  float* out = x.as<float>();
-  const std::int64_t n = elements(x);
-  for (std::int64_t i = 0; i < n; ++i) out[i] = value;
+  for_pieces(x.dtype, elements(x), [&](std::int64_t first, std::int64_t n) {
+    std::fill_n(static_cast<float*>(Writes(x, first, n)), n, value);
+  });
 }
 
 void CpuKernels::copy(Stream&, const Tensor& from, Tensor to) {

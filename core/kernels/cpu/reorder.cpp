@@ -3,6 +3,7 @@
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/onednn.h"
 #include "core/kernels/cpu/pieces.h"
+#include "core/kernels/layout.h"
 
 namespace peal::cpu {
 namespace {
@@ -37,10 +38,35 @@ class Conversion final : public Reorder {
   }
 };
 
+// Where rows of one or both forms are padded.
+class RowByRow final : public Reorder {
+ public:
+  std::size_t scratch_bytes() const override { return 0; }
+  void run(Stream&, const Tensor& from, Tensor to, Tensor) override {
+    const std::int64_t columns = from.shape[-1], rows = from.numel() / columns;
+    const DType narrower = size_of(from.dtype) < size_of(to.dtype) ? from.dtype : to.dtype;
+    const std::int64_t pitch = row_pitch(to);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for_pieces(narrower, pitch, [&](std::int64_t first, std::int64_t n) {
+        const std::int64_t here = std::clamp<std::int64_t>(columns - first, 0, n);
+        const Reads values(from, r * row_pitch(from) + first, here);
+        const Writes copies(to, r * pitch + first, n);
+        std::copy_n(static_cast<const float*>(values), here, static_cast<float*>(copies));
+        std::fill_n(static_cast<float*>(copies) + here, n - here, 0.0f);
+      });
+    }
+  }
+};
+
+bool padded(const Form& form) {
+  return form.layout != nullptr && form.layout->row_pitch > 0;
+}
+
 }  // namespace
 
 std::unique_ptr<Reorder> CpuKernels::make_reorder(const Shape& shape, const Form& from,
                                                   const Form& to) {
+  if (padded(from) || padded(to)) return std::make_unique<RowByRow>();
   if (from.layout == nullptr && to.layout == nullptr) return std::make_unique<Conversion>();
   return with_onednn("make_reorder",
                      [&] { return std::make_unique<OneDnnReorder>(shape, from, to); });

@@ -15,6 +15,7 @@ class CudaKernels final : public Kernels {
 
   // Code is for GPUs of compute capability 8.0 and later, which have both half types.
   bool has_precision(Precision) const override { return true; }
+  std::int64_t padded_columns(std::int64_t rows, std::int64_t columns, DType stored) const override;
   std::unique_ptr<Conv2d> make_conv2d(const Conv2dSpec& spec) override;
   std::unique_ptr<Pool2d> make_pool2d(const Pool2dSpec& spec) override;
   std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,

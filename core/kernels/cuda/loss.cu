@@ -2,7 +2,9 @@
 // records are taken in f64: by one block, or by blocks for parts of fixed size whose sums wait in
 // the stream's workspace.
 #include <algorithm>
+#include <type_traits>
 
+#include "core/kernels/cuda/cross_entropy.cuh"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/rows.cuh"
 
@@ -53,54 +55,33 @@ __global__ void __launch_bounds__(Part::kBlock)
   saved[2 * part.row + 1] = static_cast<float>(1 / total);
 }
 
-// The same for long rows of halves that are no multiple of a pack (a vocabulary of 50257): packs
-// begin where they do in the whole array, and of the first and the last of a row only what is the
-// row's counts. The row comes from the L2 cache the second time.
-template <int kBlock, typename T>
-__global__ void __launch_bounds__(kBlock)
-    cross_entropy_odd_rows(const T* logits, float* saved, std::int64_t rows, std::int64_t columns,
-                           bool wide) {
-  constexpr int kWidth = kWideOf<T>;
-  const std::int64_t begin = blockIdx.x * columns, end = begin + columns, n = rows * columns;
-  const auto each = [&](const auto& f) {
-#pragma unroll 4
-    for (std::int64_t at = (begin / kWidth + threadIdx.x) * kWidth; at < end;
-         at += kBlock * kWidth) {
-      Pack<kWidth> pack = {};
-      if (at + kWidth <= n) {
-        pack = read_pack<kWidth>(logits + at, wide);
-      } else {
-#pragma unroll
-        for (int e = 0; e < kWidth; ++e) {
-          if (at + e < n) pack.of[e] = widen(logits[at + e]);
-        }
-      }
-#pragma unroll
-      for (int e = 0; e < kWidth; ++e) {
-        if (at + e >= begin && at + e < end) f(pack.of[e]);
-      }
-    }
-  };
-  float largest = -INFINITY;
-  each([&](float v) { largest = fmaxf(largest, v); });
-  largest = block_reduce<kBlock>(largest, Larger());
-  double total = 0;
-  each([&](float v) { total += exp_below(v - largest); });
-  total = block_reduce<kBlock>(total);
-  if (threadIdx.x != 0) return;
-  saved[2 * blockIdx.x] = largest;
-  saved[2 * blockIdx.x + 1] = static_cast<float>(1 / total);
+constexpr int kHalvesBlock = 256;  // threads that share a long row of halves
+
+// Whether a row of halves is worth a block. Where it is not, a pack belongs to one row or goes over
+// into the next; padded rows begin at packs and are always worth it.
+bool are_long(const Tensor& rows) {
+  constexpr std::int64_t kLong = 1024;
+  return rows.dtype != DType::f32 && (rows.layout != nullptr || rows.shape[1] > kLong);
+}
+
+// launch(kernel's width): packs where they are aligned.
+template <typename T, class Launch>
+void for_width(bool wide, const Launch& launch) {
+  if (wide) return launch(std::integral_constant<int, kWideOf<T>>());
+  launch(std::integral_constant<int, 1>());
 }
 
 template <typename T>
 void cross_entropy(Stream& s, const OnStream& on, const Tensor& logits, const Tensor& saved) {
-  constexpr int kBlock = 512;
-  constexpr std::int64_t kLong = 8192;
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
-  if constexpr (sizeof(T) < sizeof(float)) {
-    if (classes % kWideOf<T> != 0 && classes > kLong && rows > 0) {
-      cross_entropy_odd_rows<kBlock><<<blocks_for(rows, 1), kBlock, 0, on.stream>>>(
-          logits.as<T>(), saved.as<float>(), rows, classes, aligned(logits.data));
+  if constexpr (!std::is_same_v<T, float>) {
+    if (are_long(logits)) {
+      if (rows * classes == 0) return;
+      for_width<T>(aligned(logits.data), [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+        cross_entropy_of_halves<kWidth, kHalvesBlock, T>
+            <<<blocks_for(rows, 1), kHalvesBlock, 0, on.stream>>>(logits.as<T>(), saved.as<float>(),
+                                                                  classes, row_pitch(logits));
+      });
       return check_launch("softmax_cross_entropy");
     }
   }
@@ -113,7 +94,7 @@ void cross_entropy(Stream& s, const OnStream& on, const Tensor& logits, const Te
 template <typename T>
 __global__ void __launch_bounds__(kSumBlock)
     sum_losses(const T* logits, const std::int32_t* labels, const float* weight, const float* saved,
-               std::int64_t rows, std::int64_t classes, Divider of_record, std::int64_t each,
+               std::int64_t rows, std::int64_t pitch, Divider of_record, std::int64_t each,
                LossSum to) {
   constexpr int kAtOnce = 4;
   const std::int64_t begin = blockIdx.x * each, end = min(begin + each, rows);
@@ -127,7 +108,7 @@ __global__ void __launch_bounds__(kSumBlock)
       if (weights[k] == 0) continue;
       largest[k] = saved[2 * r];
       inverse[k] = saved[2 * r + 1];
-      at_label[k] = widen(logits[r * classes + labels[r]]);
+      at_label[k] = widen(logits[r * pitch + labels[r]]);
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
@@ -231,6 +212,22 @@ struct CrossEntropyGradient {
     return factor * (c == labels[row] ? p - 1 : p);
   }
 };
+
+template <typename T>
+void gradient_of_halves(Stream& s, const Tensor& logits, const Tensor& saved, const Tensor& labels,
+                        const Tensor& weight, const Tensor& dloss, const Tensor& dlogits) {
+  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  if (rows * classes == 0) return;
+  const OnStream on(s);
+  const bool wide = aligned(logits.data) && aligned(dlogits.data);
+  for_width<T>(wide, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+    cross_entropy_gradient_of_halves<kWidth, kHalvesBlock, T>
+        <<<blocks_for(rows, 1), kHalvesBlock, 0, on.stream>>>(
+            logits.as<T>(), saved.as<float>(), labels.as<std::int32_t>(), weight.as<float>(),
+            dloss.as<float>(), rows / weight.numel(), classes, row_pitch(logits), dlogits.as<T>());
+  });
+  check_launch("softmax_cross_entropy_backward");
+}
 
 // Losses of which a row is a record.
 struct RowGradient {
@@ -370,7 +367,7 @@ void gradient(Stream& s, const char* name, const Arrays<const T, F::kIn>& in, co
 
 void CudaKernels::softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
                                         const Tensor& weight, Tensor saved, Tensor loss) {
-  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  const std::int64_t rows = logits.shape[0];
   const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
   const OnStream on(s);
   const Parts parts = Parts::of(rows, kLossesOfPart);
@@ -379,7 +376,7 @@ void CudaKernels::softmax_cross_entropy(Stream& s, const Tensor& logits, const T
     cross_entropy<T>(s, on, logits, saved);
     sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
         logits.as<T>(), labels.as<std::int32_t>(), weight.as<float>(), saved.as<float>(), rows,
-        classes, Divider(of_record), parts.each, to);
+        row_pitch(logits), Divider(of_record), parts.each, to);
   });
   check_launch("softmax_cross_entropy, the sum");
   add_up(on, parts, to);
@@ -389,15 +386,20 @@ void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& logits
                                                  const Tensor& saved, const Tensor& labels,
                                                  const Tensor& weight, const Tensor& dloss,
                                                  Tensor dlogits) {
-  const std::int64_t rows = logits.shape[0];
+  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  const bool wide = aligned(logits.data) && aligned(dlogits.data);
   const CrossEntropyGradient f{
       .saved = saved.as<float>(),
       .labels = labels.as<std::int32_t>(),
       .dloss = dloss.as<float>(),
       .of_record = Divider(rows / std::max<std::int64_t>(weight.numel(), 1))};
   for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
-    gradient<T>(s, "softmax_cross_entropy_backward", {{logits.as<T>()}}, weight, rows,
-                logits.shape[1], aligned(logits.data) && aligned(dlogits.data), f, dlogits);
+    if constexpr (!std::is_same_v<T, float>) {
+      if (are_long(logits))
+        return gradient_of_halves<T>(s, logits, saved, labels, weight, dloss, dlogits);
+    }
+    gradient<T>(s, "softmax_cross_entropy_backward", {{logits.as<T>()}}, weight, rows, classes,
+                wide, f, dlogits);
   });
 }
 

@@ -11,7 +11,6 @@
 #include "core/device/cuda/library.h"
 #include "core/kernels/cuda/bias.h"
 #include "core/kernels/cuda/cuda_kernels.h"
-#include "core/kernels/cuda/pitch.h"
 
 namespace peal::cuda {
 namespace {
@@ -119,28 +118,11 @@ std::size_t rounded_up(std::size_t bytes) {
   return (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
 }
 
-// A matrix as cuBLASLt shall see it: rows of `columns` elements, `pitch` apart.
+// A row-major matrix.
 struct Matrix {
   DType dtype;
   std::int64_t batch, rows, columns;  // batch 1: one for the whole batch, or there is none
-  std::int64_t pitch;
-  std::size_t at = 0;  // of its copy in scratch memory, where its rows are moved apart
-
-  bool moved() const { return pitch != columns; }
-  std::size_t bytes() const {
-    return moved() ? static_cast<std::size_t>(batch * rows * pitch) * size_of(dtype) : 0;
-  }
 };
-
-// Halves whose rows do not begin at 16 bytes (a vocabulary of 50257) keep tensor cores waiting, a
-// few times as long as it takes to move them apart where each is used `reuse` times.
-Matrix matrix_of(DType dtype, std::int64_t batch, std::int64_t rows, std::int64_t columns,
-                 std::int64_t reuse) {
-  constexpr std::int64_t kAligned = 8, kOften = 256;
-  const bool move = dtype != DType::f32 && columns > kOften && reuse >= kOften;
-  const std::int64_t pitch = move ? (columns + kAligned - 1) / kAligned * kAligned : columns;
-  return {dtype, batch, rows, columns, pitch};
-}
 
 // cuBLASLt counts in columns: a row-major matrix is its transpose there, so c^T = b^T a^T is what
 // it computes, with b first. The algorithm is the first of its heuristics', never one that was
@@ -173,19 +155,14 @@ class LtMatmul final : public Matmul {
     for (const Tensor* x : {&a, &b, static_cast<const Tensor*>(&c)}) check_alignment(*x);
     std::byte* const own = aligned_start(scratch);
     if (fused_ && spec_.bias) set_bias(s, bias, own);
-    const void* const from_a = moved_apart(s, a_of_, a, own);
-    const void* const from_b = moved_apart(s, b_of_, b, own);
-    void* const to = c_of_.moved() ? own + c_of_.at : c.data;
     const float one = 1.0f, zero = 0.0f;
     {
       const Current current(device_);
-      lt_.check(lt_.matmul(handle_, product_, &one, from_b, b_, from_a, a_, &zero, to, c_, to, c_,
-                           &algorithm_, workspace_ == 0 ? nullptr : own, workspace_,
+      lt_.check(lt_.matmul(handle_, product_, &one, b.data, b_, a.data, a_, &zero, c.data, c_,
+                           c.data, c_, &algorithm_, workspace_ == 0 ? nullptr : own, workspace_,
                            static_cast<cudaStream_t>(s.handle())),
                 "cublasLtMatmul");
     }
-    if (c_of_.moved())
-      copy_rows(s, to, c_of_.pitch, c.data, c_of_.columns, c_of_.batch * c_of_.rows, c_of_.columns);
     if (fused_) return;
     add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
              {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
@@ -224,25 +201,23 @@ class LtMatmul final : public Matmul {
   void describe_matrices() {
     const auto [batch, m, n, k] = std::array{spec_.batch, spec_.m, spec_.n, spec_.k};
     const bool ta = spec_.transpose_a, tb = spec_.transpose_b;
-    a_of_ = matrix_of(spec_.operands, batch, ta ? k : m, ta ? m : k, n);
-    b_of_ = matrix_of(spec_.operands, spec_.broadcast_b ? 1 : batch, tb ? n : k, tb ? k : n, m);
-    c_of_ = matrix_of(spec_.result, batch, m, n, k);
-    describe_matrix(b_, b_of_);
-    describe_matrix(a_, a_of_);
-    describe_matrix(c_, c_of_);
+    const std::int64_t of_b = spec_.broadcast_b ? 1 : batch;
+    describe_matrix(b_, {spec_.operands, of_b, tb ? n : k, tb ? k : n});
+    describe_matrix(a_, {spec_.operands, batch, ta ? k : m, ta ? m : k});
+    describe_matrix(c_, {spec_.result, batch, m, n});
   }
 
   void describe_matrix(Described<cublasLtMatrixLayout_t>& matrix, const Matrix& of) {
     lt_.check(lt_.create_matrix(matrix.out(), cublas_type(of.dtype),
                                 static_cast<std::uint64_t>(of.columns),
-                                static_cast<std::uint64_t>(of.rows), of.pitch),
+                                static_cast<std::uint64_t>(of.rows), of.columns),
               "cublasLtMatrixLayoutCreate");
     if (spec_.batch == 1) return;
     const auto set = [&](cublasLtMatrixLayoutAttribute_t attribute, const auto& value) {
       lt_.check(lt_.set_matrix(matrix, attribute, &value, sizeof(value)),
                 "cublasLtMatrixLayoutSetAttribute");
     };
-    const std::int64_t stride = of.batch == 1 ? 0 : of.rows * of.pitch;
+    const std::int64_t stride = of.batch == 1 ? 0 : of.rows * of.columns;
     set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(spec_.batch));
     set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride);
   }
@@ -292,28 +267,17 @@ class LtMatmul final : public Matmul {
     return true;
   }
 
-  // cuBLASLt's workspace first, then what is copied for it.
+  // cuBLASLt's workspace first, then the rounded bias.
   void arrange_scratch() {
-    scratch_bytes_ = rounded_up(workspace_);
-    const auto take = [&](std::size_t bytes) {
-      const std::size_t at = scratch_bytes_;
-      scratch_bytes_ += rounded_up(bytes);
-      return at;
-    };
-    for (Matrix* matrix : {&a_of_, &b_of_, &c_of_}) matrix->at = take(matrix->bytes());
-    if (round_bias_) bias_at_ = take(static_cast<std::size_t>(spec_.n) * size_of(spec_.result));
+    bias_at_ = scratch_bytes_ = rounded_up(workspace_);
+    if (round_bias_)
+      scratch_bytes_ += rounded_up(static_cast<std::size_t>(spec_.n) * size_of(spec_.result));
   }
 
   static std::byte* aligned_start(const Tensor& scratch) {
     const auto start = reinterpret_cast<std::uintptr_t>(scratch.data);
     return scratch.as<std::byte>() +
            (kScratchAlignment - start % kScratchAlignment) % kScratchAlignment;
-  }
-
-  const void* moved_apart(Stream& s, const Matrix& of, const Tensor& x, std::byte* own) const {
-    if (!of.moved()) return x.data;
-    copy_rows(s, x.data, of.columns, own + of.at, of.pitch, of.batch * of.rows, of.columns);
-    return own + of.at;
   }
 
   // cuBLASLt takes a bias of the result's type only: of a half result it is rounded first, like the
@@ -342,7 +306,6 @@ class LtMatmul final : public Matmul {
   Described<cublasLtMatmulDesc_t> product_{lt_.destroy_product};
   Described<cublasLtMatrixLayout_t> a_{lt_.destroy_matrix}, b_{lt_.destroy_matrix},
       c_{lt_.destroy_matrix};
-  Matrix a_of_{}, b_of_{}, c_of_{};
   bool fused_ = false;
   std::unique_ptr<Reorder> round_bias_;
   cublasLtMatmulAlgo_t algorithm_{};
