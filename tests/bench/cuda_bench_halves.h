@@ -72,10 +72,13 @@ class HalvesBench : public BenchBase {
     line("bf16 layer_norm backward", shape, bytes_of({x, mean, variance, dy, dx}), [&] {
       norm->backward(s_, x, gamma, mean, variance, dy, dx, dgamma, dbeta, view(scratch));
     });
-    for (const Shape& of : {Shape{16384, 8192}, Shape{2560, 50257}}) {
-      const Tensor logits = half(0, of), dlogits = half(1, of), labels = ids(of[0], of[1]),
-                   weight = small(0, {of[0]}), saved = small(1, {of[0], 2}), loss = small(2, {1}),
-                   dloss = small(3, {1});
+    for (const auto& [of, pitch] : {std::pair{Shape{16384, 8192}, std::int64_t{8192}},
+                                    std::pair{Shape{2560, 50257}, std::int64_t{50257}},
+                                    std::pair{Shape{2560, 50257}, std::int64_t{50304}}}) {
+      Tensor logits = half(0, of), dlogits = half(1, of);
+      logits.layout = dlogits.layout = padded_rows(of, DType::bf16, pitch);
+      const Tensor labels = ids(of[0], of[1]), weight = small(0, {of[0]}),
+                   saved = small(1, {of[0], 2}), loss = small(2, {1}), dloss = small(3, {1});
       line("bf16 softmax_cross_entropy", of, bytes_of({logits}),
            [&] { k_.softmax_cross_entropy(s_, logits, labels, weight, saved, loss); });
       line("bf16 softmax_cross_entropy backward", of, bytes_of({logits, dlogits}), [&] {
@@ -174,8 +177,8 @@ class HalvesBench : public BenchBase {
     }
   }
 
-  // A square one, and GPT-2's: of a layer forward and of its weight's gradient, and the logits,
-  // whose rows are of an odd length.
+  // A square one, and GPT-2's: of a layer forward and of its weight's gradient, and the logits with
+  // rows of an odd length and padded, these with both gradients.
   void products_of_halves() {
     struct Case {
       const char* name;
@@ -186,12 +189,16 @@ class HalvesBench : public BenchBase {
     };
     MatmulSpec logits = forward(2560, 50257, 768, false);
     logits.transpose_b = true;
+    MatmulSpec padded = logits;
+    padded.n = 50304;
     for (Case c :
          {Case{"bf16 matmul nn", forward(4096, 4096, 4096, false)},
           Case{"bf16 matmul bias", forward(16384, 3072, 768, true)},
           Case{"bf16 matmul bias", forward(16384, 768, 3072, true)},
           Case{"bf16 matmul tn f32", {.m = 768, .n = 3072, .k = 16384, .transpose_a = true}},
-          Case{"bf16 matmul logits", logits}}) {
+          Case{"bf16 matmul logits", logits}, Case{"bf16 matmul logits", padded},
+          Case{"bf16 matmul logits dx", forward(2560, 768, 50304, false)},
+          Case{"bf16 matmul logits dw", {.m = 50304, .n = 768, .k = 2560, .transpose_a = true}}}) {
       c.spec.operands = DType::bf16;
       group(c.name, [&] {
         const std::int64_t m = c.spec.m, n = c.spec.n, k = c.spec.k;
