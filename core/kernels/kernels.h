@@ -341,7 +341,7 @@ class Kernels {
   virtual void copy_box(Stream& s, const Tensor& x, std::span<const std::int64_t> x_start, Tensor y,
                         std::span<const std::int64_t> y_start, const Shape& extent) = 0;
   // Sums x, stored, over the axes where y's dimension is 1 and x's is not (y has x's rank), times
-  // factor. y is f32.
+  // factor. y is f32. Sums are f64; a device may add up to 16 halves in f32 before.
   virtual void reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
   // y = factor * x with x's dimensions of 1 repeated to y's shape. x is f32, y stored.
   virtual void broadcast(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
