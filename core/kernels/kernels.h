@@ -65,7 +65,8 @@ struct Conv2dSpec {
   bool bias = false;
   Activation activation = Activation::none;  // none or relu, fused into forward
   Precision precision = Precision::f32;      // where stored is f32
-  DType stored = DType::f32;                 // x, w, y, dy and dx; bias, dw and db are f32
+  DType stored = DType::f32;                 // x, w, y, dy and dx; bias, dw and db are f32, of
+                                             // which a device may round dw to `stored` first
   const Layout* x_layout = nullptr;          // layout in which x arrives and dx is wanted
   bool training = true;                      // backward will be called
   bool needs_dx = true;                      // backward_data will be called
