@@ -172,7 +172,8 @@ class Softmax {
 // x, y, dx and dy are stored.
 // y = (x - mean) / sqrt(var + epsilon) * gamma + beta over the last axis of x seen as
 // (rows, columns); var is biased (Ba et al. 2016, section 3). mean and rstd are (rows): forward
-// writes the mean and the *variance*, backward reads both.
+// writes the mean and the *variance*, backward reads both. Of halves a device may take backward's
+// sums over a row in f32, and those over rows for 8 rows at a time; the rest is f64.
 class LayerNorm {
  public:
   virtual ~LayerNorm() = default;

@@ -234,8 +234,10 @@ TEST(Stored, SoftmaxCrossEntropy) {
 }
 
 TEST(Stored, LayerNorm) {
-  for (const std::int64_t columns : {3, 64, 768, 5000}) {
-    const std::int64_t rows = 5;
+  const std::pair<std::int64_t, std::int64_t> shapes[] = {
+      {5, 3}, {5, 64}, {45, 40}, {45, 600}, {45, 768}, {45, 2048}, {5, 5000}};
+  for (const auto& [rows_of, columns_of] : shapes) {
+    const std::int64_t rows = rows_of, columns = columns_of;
     const Operand line = {{columns}, false}, numbers = {{rows}, false};
     const auto pad = [](std::size_t bytes) { return std::vector<float>(bytes / 4 + 64); };
     check("layer_norm", {{{rows, columns}}, line, line}, {{{rows, columns}}, numbers, numbers},
@@ -246,7 +248,10 @@ TEST(Stored, LayerNorm) {
                           view(scratch, {static_cast<std::int64_t>(scratch.size())}));
           },
           {.sums = true});
-    const Operand variance = {{rows}, false, {1.0f, 0.5f, 2.0f, 1.5f, 0.25f}};
+    std::vector<float> variances(static_cast<std::size_t>(rows));
+    for (std::size_t r = 0; r < variances.size(); ++r)
+      variances[r] = 0.25f + 0.25f * static_cast<float>(r % 7);
+    const Operand variance = {{rows}, false, variances};
     check("layer_norm backward", {{{rows, columns}}, line, numbers, variance, {{rows, columns}}},
           {{{rows, columns}}, line, line},
           [&](Stream& s, DType type, const Tensors& in, const Tensors& out) {
@@ -255,7 +260,7 @@ TEST(Stored, LayerNorm) {
             norm->backward(s, in[0], in[1], in[2], in[3], in[4], out[0], out[1], out[2],
                            view(scratch, {static_cast<std::int64_t>(scratch.size())}));
           },
-          {.sums = true});
+          {.sums = true, .added = static_cast<double>(rows)});
   }
 }
 
