@@ -69,7 +69,8 @@ struct Conv2dSpec {
   bool bias = false;
   Activation activation = Activation::none;  // none or relu, fused into forward
   Precision precision = Precision::f32;      // where stored is f32
-  DType stored = DType::f32;                 // x, w, y, dy and dx; bias, dw and db are f32
+  DType stored = DType::f32;                 // x, w, y, dy and dx; bias, dw and db are f32, of
+                                             // which a device may round dw to `stored` first
   const Layout* x_layout = nullptr;          // layout in which x arrives and dx is wanted
   bool training = true;                      // backward will be called
   bool needs_dx = true;                      // backward_data will be called
@@ -176,7 +177,8 @@ class Softmax {
 // x, y, dx and dy are stored.
 // y = (x - mean) / sqrt(var + epsilon) * gamma + beta over the last axis of x seen as
 // (rows, columns); var is biased (Ba et al. 2016, section 3). mean and rstd are (rows): forward
-// writes the mean and the *variance*, backward reads both.
+// writes the mean and the *variance*, backward reads both. Of halves a device may take backward's
+// sums over a row in f32, and those over rows for 8 rows at a time; the rest is f64.
 class LayerNorm {
  public:
   virtual ~LayerNorm() = default;
@@ -354,7 +356,7 @@ class Kernels {
   virtual void copy_box(Stream& s, const Tensor& x, std::span<const std::int64_t> x_start, Tensor y,
                         std::span<const std::int64_t> y_start, const Shape& extent) = 0;
   // Sums x, stored, over the axes where y's dimension is 1 and x's is not (y has x's rank), times
-  // factor. y is f32.
+  // factor. y is f32. Sums are f64; a device may add up to 16 halves in f32 before.
   virtual void reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y) = 0;
   // y = factor * x with x's dimensions of 1 repeated to y's shape. x is f32, y stored.
   virtual void broadcast(Stream& s, const Tensor& x, float factor, Tensor y) = 0;

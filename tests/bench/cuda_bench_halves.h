@@ -62,6 +62,11 @@ class HalvesBench : public BenchBase {
     line("bf16 reduce_sum rows", shape, bytes_of({x, small(1, {1, columns})}), [&] {
       k_.reduce_sum(s_, x, 1, small(1, {1, columns}));
     });
+    for (const std::int64_t of_bias : {768, 2304, 3072}) {  // GPT-2's gradients of biases
+      const Tensor gradient = half(0, {32768, of_bias}), sums = small(1, {1, of_bias});
+      line("bf16 reduce_sum columns", gradient.shape, bytes_of({gradient, sums}),
+           [&] { k_.reduce_sum(s_, gradient, 1, sums); });
+    }
     const auto norm = k_.make_layer_norm(rows, columns, 1e-5f, DType::bf16);
     const Buffer scratch = bytes(norm->scratch_bytes());
     const Tensor gamma = small(0, {columns}), beta = small(1, {columns}), mean = small(2, {rows}),

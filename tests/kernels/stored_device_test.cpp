@@ -138,9 +138,10 @@ TEST_P(StoredOnDevice, UnalignedHasTheBitsOfAligned) {
 }
 
 TEST_P(StoredOnDevice, SumsDownColumnsDoNotDependOnAlignment) {
-  const std::pair<Shape, Shape> shapes[] = {{{300, 34}, {1, 34}},
-                                            {{700, 1024}, {1, 1024}},
-                                            {{3, 600, 70}, {3, 1, 70}},
+  const std::pair<Shape, Shape> shapes[] = {{{300, 34}, {1, 34}},       {{700, 1024}, {1, 1024}},
+                                            {{2100, 768}, {1, 768}},  // by blocks of parts
+                                            {{9001, 8}, {1, 8}},        {{2, 700, 40}, {2, 1, 40}},
+                                            {{30, 5, 24}, {30, 1, 24}}, {{3, 600, 70}, {3, 1, 70}},
                                             {{40, 33}, {1, 33}}};
   for (const auto& [whole, sum] : shapes) {
     Both x(whole, type, 1);

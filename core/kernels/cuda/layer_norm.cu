@@ -123,12 +123,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // All of a chunk by one block, whose thread has one pack of each row: the gradient of x too. The
-// next row is read before the sums of this one are waited for. Packs of halves are as long as those
-// of floats: more would not find registers.
-template <int kBlock, typename T>
+// next row is read before the sums of this one are waited for.
+template <int kBlock>
 __global__ void __launch_bounds__(kBlock, 1024 / kBlock)
-    gradients_of_chunks(const T* x, const float* gamma, const float* mean, const float* variance,
-                        const T* dy, float epsilon, bool wide, Chunks chunks, T* dx, double* sums) {
+    gradients_of_chunks(const float* x, const float* gamma, const float* mean,
+                        const float* variance, const float* dy, float epsilon, bool wide,
+                        Chunks chunks, float* dx, double* sums) {
   constexpr int kWarps = kBlock / kWarp;
   __shared__ double shared[2][2][kWarps];  // of rows in turn, so that one barrier is enough
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -196,6 +196,111 @@ __global__ void __launch_bounds__(kBlock, 1024 / kBlock)
   }
 }
 
+// The same of halves (sums.cuh): a row's two sums are trees of f32, as what they end in is written
+// as a half; the sums over rows are f32 for eight rows at a time, and then wait as f64 in shared
+// memory, of which a thread has its own part. A block has `groups` rows at once, each by as many
+// threads as a row has packs of eight, filled up to whole warps. kAligned tells how packs are read,
+// which changes no bits.
+constexpr int kMostOfHalves = 256, kRun = 8;
+
+template <bool kAligned, typename T>
+__global__ void __launch_bounds__(kMostOfHalves, 3)
+    gradients_of_chunks_of_halves(const T* x, const float* gamma, const float* mean,
+                                  const float* variance, const T* dy, float epsilon, int groups,
+                                  Chunks chunks, T* dx, double* sums) {
+  constexpr int kWidth = kWideOf<T>;
+  extern __shared__ double kept[];                       // (2, kWidth, threads)
+  __shared__ float2 of_warps[2][kMostOfHalves / kWarp];  // of rows in turn: one barrier is enough
+  const int threads = static_cast<int>(blockDim.x), each = threads / groups, warps = each / kWarp;
+  const int me = static_cast<int>(threadIdx.x), group = me / each;
+  const int column = me % each * kWidth;
+  const bool has = column < chunks.columns;
+  const std::int64_t begin = blockIdx.x * chunks.rows_each;
+  const std::int64_t end = min(begin + chunks.rows_each, chunks.rows);
+  const auto per_n = static_cast<float>(1.0 / static_cast<double>(chunks.columns));
+  const auto slot = [&](int which, int e) -> double& {
+    return kept[(which * kWidth + e) * threads + me];
+  };
+  Pack<kWidth> factors = {}, v = {}, d = {};
+  if (has) factors = read_pack<kWidth>(gamma + column, kAligned);
+  if (has && begin + group < end) {
+    const std::int64_t at = (begin + group) * chunks.columns + column;
+    v = read_pack<kWidth>(x + at, kAligned);
+    d = read_pack<kWidth>(dy + at, kAligned);
+  }
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) slot(0, e) = slot(1, e) = 0;
+  float of_gamma[kWidth] = {}, of_beta[kWidth] = {};
+  const auto keep = [&] {
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) {
+      slot(0, e) += static_cast<double>(of_gamma[e]);
+      slot(1, e) += static_cast<double>(of_beta[e]);
+      of_gamma[e] = of_beta[e] = 0;
+    }
+  };
+  int turn = 0;
+  for (std::int64_t first = begin; first < end; first += groups, ++turn) {
+    const std::int64_t r = first + group, at = r * chunks.columns + column;
+    const bool mine = has && r < end;
+    Pack<kWidth> next_v = {}, next_d = {};
+    if (has && r + groups < end) {
+      const std::int64_t next = at + groups * chunks.columns;
+      next_v = read_pack<kWidth>(x + next, kAligned);
+      next_d = read_pack<kWidth>(dy + next, kAligned);
+    }
+    const float average = r < end ? mean[r] : 0.0f;
+    const float rstd = r < end ? inverse_deviation(variance[r], epsilon) : 0.0f;
+    float plain = 0, along = 0;
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) {
+      const float z = (v.of[e] - average) * rstd, sent = d.of[e] * factors.of[e];
+      plain += sent;
+      along += sent * z;
+      of_gamma[e] += d.of[e] * z;
+      of_beta[e] += d.of[e];
+    }
+    plain = warp_reduce(plain);
+    along = warp_reduce(along);
+    float2* const of_row = of_warps[turn % 2] + group * warps;
+    if (me % kWarp == 0) of_row[me % each / kWarp] = {plain, along};
+    __syncthreads();
+    float constant = 0, slope = 0;
+    for (int w = 0; w < warps; ++w) {
+      constant += of_row[w].x;
+      slope += of_row[w].y;
+    }
+    constant *= per_n;
+    slope *= per_n;
+    if (mine) {
+      Pack<kWidth> out;
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        const float z = (v.of[e] - average) * rstd;
+        out.of[e] = rstd * (d.of[e] * factors.of[e] - constant - z * slope);
+      }
+      write_pack<kWidth>(dx + at, out, kAligned);
+    }
+    if (turn % kRun == kRun - 1) keep();
+    v = next_v;
+    d = next_d;
+  }
+  keep();
+  __syncthreads();
+  if (group != 0 || !has) return;
+  double* const to = sums + 2 * blockIdx.x * chunks.columns + column;
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) {
+    double first = 0, second = 0;
+    for (int g = 0; g < groups; ++g) {
+      first += kept[e * threads + g * each + me];
+      second += kept[(kWidth + e) * threads + g * each + me];
+    }
+    to[e] = first;
+    to[chunks.columns + e] = second;
+  }
+}
+
 constexpr int kAddBlock = 1024;
 
 // Block (x, y): 32 columns of gamma's or beta's gradient, the chunks shared by the warps.
@@ -223,7 +328,7 @@ class CudaLayerNorm final : public LayerNorm {
  public:
   CudaLayerNorm(std::int64_t rows, std::int64_t columns, float epsilon)
       : block_(block_of(columns)),
-        chunks_(block_ > 0 ? Chunks::of(rows, columns, 8, kThreadsOfAll / block_)
+        chunks_(block_ > 0 ? Chunks::of(rows, columns, kLeastRows, kThreadsOfAll / block_)
                            : Chunks::of(rows, columns, 64, 128)),
         epsilon_(epsilon) {}
 
@@ -247,22 +352,27 @@ class CudaLayerNorm final : public LayerNorm {
         aligned(x.data) && aligned(gamma.data) && aligned(dy.data) && aligned(dx.data);
     if (chunks_.columns == 0) return;
     const OnStream on(s);
-    const auto at_once = [&](auto kernel) {
-      kernel<<<blocks_for(chunks_.count, 1), static_cast<unsigned>(block_), 0, on.stream>>>(
+    const auto at_once = [&](auto kernel, std::size_t shared, const auto& how) {
+      kernel<<<blocks_for(chunks_.count, 1), static_cast<unsigned>(block_), shared, on.stream>>>(
           x.as<T>(), gamma.as<float>(), mean.as<float>(), variance.as<float>(), dy.as<T>(),
-          epsilon_, wide, chunks_, dx.as<T>(), scratch.as<double>());
+          epsilon_, how, chunks_, dx.as<T>(), scratch.as<double>());
       check_launch("layer_norm backward");
     };
-    if (block_ == 64) {
-      at_once(gradients_of_chunks<64, T>);
-    } else if (block_ == 128) {
-      at_once(gradients_of_chunks<128, T>);
-    } else if (block_ == 256) {
-      at_once(gradients_of_chunks<256, T>);
-    } else if (block_ == 512) {
-      at_once(gradients_of_chunks<512, T>);
-    } else {
+    if (block_ == 0) {
       apart(s, on, x, gamma, mean, variance, dy, wide, dx, scratch);
+    } else if constexpr (!std::is_same_v<T, float>) {
+      const int groups = block_ / threads_of_row(chunks_.columns);
+      const auto kernel =
+          wide ? gradients_of_chunks_of_halves<true, T> : gradients_of_chunks_of_halves<false, T>;
+      at_once(kernel, static_cast<std::size_t>(block_ * 2 * kWideOf<T>) * sizeof(double), groups);
+    } else if (block_ == 64) {
+      at_once(gradients_of_chunks<64>, 0, wide);
+    } else if (block_ == 128) {
+      at_once(gradients_of_chunks<128>, 0, wide);
+    } else if (block_ == 256) {
+      at_once(gradients_of_chunks<256>, 0, wide);
+    } else {
+      at_once(gradients_of_chunks<512>, 0, wide);
     }
     const dim3 blocks(blocks_for(chunks_.columns, kWarp), 2);
     add_chunks<<<blocks, kAddBlock, 0, on.stream>>>(scratch.as<double>(), chunks_,
@@ -271,10 +381,24 @@ class CudaLayerNorm final : public LayerNorm {
   }
 
  private:
-  static constexpr std::int64_t kThreadsOfAll = 512 * 256;
+  static constexpr bool kHalves = !std::is_same_v<T, float>;
+  // Of halves as many as a large chip runs at once.
+  static constexpr std::int64_t kThreadsOfAll = kHalves ? 128 * 3 * kMostOfHalves : 512 * 256;
+  static constexpr std::int64_t kLeastRows = kHalves ? 16 : 8;
+
+  // Of halves, with a pack each, and whole warps.
+  static int threads_of_row(std::int64_t columns) {
+    return static_cast<int>(ceil_div(columns, kWarp * kWideOf<T>)) * kWarp;
+  }
 
   // Threads of a block that has a pack of a row each; 0 where rows are too long or no packs.
   static int block_of(std::int64_t columns) {
+    if (kHalves) {
+      if (columns == 0 || columns % kWideOf<T> != 0 || columns > kMostOfHalves * kWideOf<T>)
+        return 0;
+      const int threads = threads_of_row(columns);
+      return kMostOfHalves / threads * threads;
+    }
     if (columns == 0 || columns % kWide != 0 || columns > 512 * kWide) return 0;
     int threads = 64;
     while (threads * kWide < columns) threads *= 2;

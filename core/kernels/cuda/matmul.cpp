@@ -118,6 +118,12 @@ std::size_t rounded_up(std::size_t bytes) {
   return (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
 }
 
+std::byte* aligned_start(const Tensor& scratch) {
+  const auto start = reinterpret_cast<std::uintptr_t>(scratch.data);
+  return scratch.as<std::byte>() +
+         (kScratchAlignment - start % kScratchAlignment) % kScratchAlignment;
+}
+
 // A row-major matrix.
 struct Matrix {
   DType dtype;
@@ -145,6 +151,9 @@ class LtMatmul final : public Matmul {
       round_bias_ = peal::kernels(device).make_reorder({spec.n}, {}, {nullptr, spec.result});
     arrange_scratch();
   }
+
+  // Whether the product becomes halves before the bias is added to it.
+  bool rounds_before_bias() const { return !fused_ && spec_.bias && spec_.result != DType::f32; }
 
   std::size_t scratch_bytes() const override {
     return scratch_bytes_ == 0 ? 0 : scratch_bytes_ + kScratchAlignment;
@@ -274,12 +283,6 @@ class LtMatmul final : public Matmul {
       scratch_bytes_ += rounded_up(static_cast<std::size_t>(spec_.n) * size_of(spec_.result));
   }
 
-  static std::byte* aligned_start(const Tensor& scratch) {
-    const auto start = reinterpret_cast<std::uintptr_t>(scratch.data);
-    return scratch.as<std::byte>() +
-           (kScratchAlignment - start % kScratchAlignment) % kScratchAlignment;
-  }
-
   // cuBLASLt takes a bias of the result's type only: of a half result it is rounded first, like the
   // weight.
   void set_bias(Stream& s, const Tensor& bias, std::byte* own) {
@@ -312,6 +315,45 @@ class LtMatmul final : public Matmul {
   std::size_t workspace_ = 0, bias_at_ = 0, scratch_bytes_ = 0;
 };
 
+// By way of an f32 result in scratch memory, which is rounded once, with the bias in it: cuBLASLt
+// adds no bias to halves whose rows are of an odd length, and where products and biases all but
+// cancel, what rounding the product alone loses is as large as the sum.
+class MatmulRoundedLast final : public Matmul {
+ public:
+  MatmulRoundedLast(const Device& device, const MatmulSpec& spec)
+      : shape_{spec.batch, spec.m, spec.n}, product_(device, in_f32(spec)) {
+    round_ = peal::kernels(device).make_reorder(shape_, {}, {nullptr, spec.result});
+  }
+
+  std::size_t scratch_bytes() const override {
+    return own_bytes() + kScratchAlignment + product_.scratch_bytes();
+  }
+
+  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
+           Tensor scratch) override {
+    std::byte* const own = aligned_start(scratch);
+    const Tensor sum{.data = own, .shape = shape_, .device = scratch.device};
+    Tensor rest = scratch, to = c;
+    rest.data = own + own_bytes();
+    to.shape = shape_;
+    product_.run(s, a, b, bias, sum, rest);
+    round_->run(s, sum, to, {});
+  }
+
+ private:
+  static MatmulSpec in_f32(MatmulSpec spec) {
+    spec.result = DType::f32;
+    return spec;
+  }
+  std::size_t own_bytes() const {
+    return rounded_up(static_cast<std::size_t>(shape_.numel()) * sizeof(float));
+  }
+
+  Shape shape_;
+  LtMatmul product_;
+  std::unique_ptr<Reorder> round_;
+};
+
 // A sum of nothing, for every element.
 class EmptyMatmul final : public Matmul {
  public:
@@ -333,7 +375,9 @@ class EmptyMatmul final : public Matmul {
 
 std::unique_ptr<Matmul> CudaKernels::make_matmul(const MatmulSpec& spec) {
   if (spec.batch * spec.m * spec.n * spec.k == 0) return std::make_unique<EmptyMatmul>(spec);
-  return std::make_unique<LtMatmul>(device_, flattened(spec));
+  auto product = std::make_unique<LtMatmul>(device_, flattened(spec));
+  if (!product->rounds_before_bias()) return product;
+  return std::make_unique<MatmulRoundedLast>(device_, flattened(spec));
 }
 
 }  // namespace peal::cuda

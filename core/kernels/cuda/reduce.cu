@@ -1,5 +1,6 @@
 // reduce_sum reads x once. Where few outputs have much to add up, blocks sum parts of each, which
-// wait in the stream's workspace: how many is a matter of the shapes alone.
+// wait in the stream's workspace: how many is a matter of the shapes alone. Of halves four or eight
+// are added in f32 before they go on in f64 (sums.cuh).
 #include <algorithm>
 
 #include "core/kernels/cuda/cuda_kernels.h"
@@ -18,6 +19,16 @@ struct Rows {
   bool wide;
 };
 
+template <int kWidth>
+__device__ float sum_of_pack(const Pack<kWidth>& pack) {
+  float sum = 0;
+#pragma unroll
+  for (int e = 0; e < kWidth; e += 4) {
+    sum += (pack.of[e] + pack.of[e + 1]) + (pack.of[e + 2] + pack.of[e + 3]);
+  }
+  return sum;
+}
+
 // Items first, first + step, ... before `end` of the output at x.
 template <int kWidth, typename T>
 __device__ double sum_items(const T* x, const Rows& rows, std::int64_t first, int step,
@@ -32,6 +43,8 @@ __device__ double sum_items(const T* x, const Rows& rows, std::int64_t first, in
   const auto add = [&](const Pack<kWidth>& pack) {
     if constexpr (kWidth == 1) {
       sum += static_cast<double>(pack.of[0]);
+    } else if constexpr (!std::is_same_v<T, float>) {
+      sum += static_cast<double>(sum_of_pack(pack));
     } else {
 #pragma unroll
       for (int e = 0; e < kWidth; e += 4) {
@@ -132,54 +145,44 @@ struct Columns {
   std::int64_t parts, rows_each;  // of the height
 };
 
-// Of a tile's columns each is kEach elements: two halves, which are read as one word.
-template <int kEach, typename T>
 __global__ void __launch_bounds__(1024)  // block (tile, part)
-    sum_columns(const T* x, Columns by, bool wide, double factor, float* y, double* sums) {
+    sum_columns(const float* x, Columns by, double factor, float* y, double* sums) {
   extern __shared__ double shared[];
   const TileThread me(by.tile);
   const std::int64_t table = by.tiles.divide(blockIdx.x);
   const std::int64_t tile = blockIdx.x - table * by.tiles.value();
-  const std::int64_t column = (tile * by.tile.columns + me.column) * kEach;
+  const std::int64_t column = tile * by.tile.columns + me.column;
   const std::int64_t begin = blockIdx.y * by.rows_each;
   const std::int64_t end = min(begin + by.rows_each, by.height);
-  double sum[kEach] = {};
+  double sum = 0;
   if (column < by.width) {
-    const T* from = x + by.kept.offset(table) + column;
+    const float* from = x + by.kept.offset(table) + column;
     const int step = static_cast<int>(by.tile.rows);
 #pragma unroll 8
     for (std::int64_t r = begin + me.row; r < end; r += step) {
-      const Pack<kEach> pack = read_pack<kEach>(from + by.summed.offset(r), wide);
-#pragma unroll
-      for (int e = 0; e < kEach; ++e) sum[e] += static_cast<double>(pack.of[e]);
+      sum += static_cast<double>(from[by.summed.offset(r)]);
     }
   }
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    sum[e] = sum_tile(sum[e], by.tile, shared);
-    if (me.row != 0 || column >= by.width) continue;
-    const std::int64_t output = table * by.width + column + e;
-    if (by.parts > 1) {
-      sums[output * by.parts + blockIdx.y] = sum[e];
-    } else {
-      y[output] = static_cast<float>(sum[e] * factor);
-    }
+  sum = sum_tile(sum, by.tile, shared);
+  if (me.row != 0 || column >= by.width) return;
+  const std::int64_t output = table * by.width + column;
+  if (by.parts > 1) {
+    sums[output * by.parts + blockIdx.y] = sum;
+  } else {
+    y[output] = static_cast<float>(sum * factor);
   }
 }
 
-template <int kEach, typename T>
-void sum_columns(Stream& s, const OnStream& on, const T* x, const Reduction& r, double factor,
+void sum_columns(Stream& s, const OnStream& on, const float* x, const Reduction& r, double factor,
                  float* y) {
-  constexpr std::int64_t kNarrow = 32 / (kEach * static_cast<int>(sizeof(T)));
   const std::int64_t tables = r.kept.count(), height = r.summed.count();
-  const std::int64_t columns = r.inner / kEach;
-  const Tile tile = Tile::of(height, columns, tables, kNarrow);
+  const Tile tile = Tile::of(height, r.inner, tables);
   const std::int64_t outputs = tables * r.inner;
   const std::int64_t parts = parts_for(outputs, height, 16 * tile.rows);
   const Columns by{.kept = r.kept,
                    .summed = r.summed,
                    .tile = tile,
-                   .tiles = Divider(ceil_div(columns, tile.columns)),
+                   .tiles = Divider(ceil_div(r.inner, tile.columns)),
                    .width = r.inner,
                    .height = height,
                    .parts = parts,
@@ -187,9 +190,121 @@ void sum_columns(Stream& s, const OnStream& on, const T* x, const Reduction& r, 
   const auto threads = static_cast<unsigned>(tile.threads());
   const dim3 blocks(blocks_for(tables * by.tiles.value(), 1), static_cast<unsigned>(parts));
   double* const sums = parts > 1 ? parts_of(s) : nullptr;
-  sum_columns<kEach><<<blocks, threads, threads * sizeof(double), on.stream>>>(x, by, aligned(x),
-                                                                               factor, y, sums);
+  sum_columns<<<blocks, threads, threads * sizeof(double), on.stream>>>(x, by, factor, y, sums);
   if (parts > 1) add_parts(on, sums, outputs, parts, factor, 1, y);
+}
+
+// ---- Outputs of halves side by side -----------------------------------------------------------
+
+// Blocks of all parts: about as many as a large chip runs at once, whose sums of as many columns
+// as kThreads / 8 packs are all that the workspace has to hold.
+constexpr std::int64_t kBlocksOfHalves = 512;
+static_assert(kBlocksOfHalves * kThreads * sizeof(double) <= Stream::kWorkspaceBytesOfColumns);
+
+// Columns as above, whose width and tile count packs. A thread adds four rows in f32, then that to
+// its sums. kAligned tells how packs are read, which changes no bits.
+template <int kWidth, bool kAligned, typename T>
+__global__ void __launch_bounds__(kThreads, 4)  // block (tile, part)
+    sum_columns_of_halves(const T* x, Columns by, double factor, float* y, double* sums) {
+  constexpr int kAtOnce = 4;
+  __shared__ double shared[kWidth][kThreads];
+  const TileThread me(by.tile);
+  const std::int64_t table = by.tiles.divide(blockIdx.x);
+  const std::int64_t first = (blockIdx.x - table * by.tiles.value()) * by.tile.columns;
+  const std::int64_t begin = blockIdx.y * by.rows_each;
+  const int height = static_cast<int>(min(by.rows_each, by.height - begin));
+  double sum[kWidth] = {};
+  if (first + me.column < by.width) {
+    const T* from = x + by.kept.offset(table) + (first + me.column) * kWidth;
+    const int step = static_cast<int>(by.tile.rows);
+    for (int r = me.row; r < height; r += kAtOnce * step) {
+      std::int64_t at[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        at[k] = by.summed.offset(begin + min(r + k * step, height - 1));
+      }
+      Pack<kWidth> rows[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) rows[k] = read_pack<kWidth>(from + at[k], kAligned);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        float v[kAtOnce];
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) v[k] = r + k * step < height ? rows[k].of[e] : 0.0f;
+        sum[e] += static_cast<double>((v[0] + v[1]) + (v[2] + v[3]));
+      }
+    }
+  }
+  const int thread = static_cast<int>(threadIdx.x), columns = static_cast<int>(by.tile.columns);
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) shared[e][thread] = sum[e];
+  for (int apart = static_cast<int>(by.tile.rows) / 2; apart > 0; apart /= 2) {
+    __syncthreads();
+    if (thread >= apart * columns) continue;
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) shared[e][thread] += shared[e][thread + apart * columns];
+  }
+  __syncthreads();
+  const std::int64_t width = by.width * kWidth;
+  const std::int64_t column = first * kWidth + thread;
+  if (thread >= columns * kWidth || column >= width) return;
+  const double total = shared[thread % kWidth][thread / kWidth];
+  const std::int64_t outputs = gridDim.x / by.tiles.value() * width;
+  if (by.parts > 1) {
+    sums[blockIdx.y * outputs + table * width + column] = total;
+  } else {
+    y[table * width + column] = static_cast<float>(total * factor);
+  }
+}
+
+// Of sums (parts, outputs): a block has eight outputs.
+__global__ void __launch_bounds__(kThreads)
+    add_parts_of_columns(const double* sums, std::int64_t outputs, std::int64_t parts,
+                         double factor, float* y) {
+  constexpr int kOutputs = 8;
+  __shared__ double shared[kThreads];
+  const Tile tile{.rows = kThreads / kOutputs, .columns = kOutputs};
+  const TileThread me(tile);
+  const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * kOutputs + me.column;
+  double sum = 0;
+  if (output < outputs) {
+#pragma unroll 8
+    for (std::int64_t p = me.row; p < parts; p += tile.rows) sum += sums[p * outputs + output];
+  }
+  sum = sum_tile(sum, tile, shared);
+  if (me.row == 0 && output < outputs) y[output] = static_cast<float>(sum * factor);
+}
+
+template <int kWidth, typename T>
+void sum_columns_of_halves(Stream& s, const OnStream& on, const T* x, const Reduction& r,
+                           double factor, float* y) {
+  const std::int64_t tables = r.kept.count(), height = r.summed.count();
+  const std::int64_t width = r.inner / kWidth, outputs = tables * r.inner;
+  Tile tile;
+  while (tile.columns < kWarp && tile.columns < width) tile.columns *= 2;
+  tile.rows = kThreads / tile.columns;
+  const std::int64_t tiles = ceil_div(width, tile.columns);
+  const std::int64_t most = std::min(kBlocksOfHalves / (tables * tiles), height / (8 * tile.rows));
+  const std::int64_t parts = std::max<std::int64_t>(most, 1);
+  const Columns by{.kept = r.kept,
+                   .summed = r.summed,
+                   .tile = tile,
+                   .tiles = Divider(tiles),
+                   .width = width,
+                   .height = height,
+                   .parts = parts,
+                   .rows_each = ceil_div(height, parts)};
+  const dim3 blocks(blocks_for(tables * tiles, 1), static_cast<unsigned>(parts));
+  double* const sums = parts > 1 ? parts_of(s) : nullptr;
+  if (aligned(x)) {
+    sum_columns_of_halves<kWidth, true><<<blocks, kThreads, 0, on.stream>>>(x, by, factor, y, sums);
+  } else {
+    sum_columns_of_halves<kWidth, false>
+        <<<blocks, kThreads, 0, on.stream>>>(x, by, factor, y, sums);
+  }
+  if (parts > 1)
+    add_parts_of_columns<<<blocks_for(outputs, 8), kThreads, 0, on.stream>>>(sums, outputs, parts,
+                                                                             factor, y);
 }
 
 // ---- Squares --------------------------------------------------------------------------------
@@ -233,12 +348,14 @@ void CudaKernels::reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y)
   const OnStream on(s);
   const Reduction by = Reduction::of(x.shape, y.shape);
   for_stored(x.dtype, [&]<typename T>(Stored<T>) {
-    constexpr int kEach = sizeof(T) < sizeof(float) ? 2 : 1;
-    if (!by.rows && by.inner % kEach == 0) {
-      sum_columns<kEach>(s, on, x.as<T>(), by, factor, y.as<float>());
+    if constexpr (std::is_same_v<T, float>) {
+      if (!by.rows) return sum_columns(s, on, x.as<T>(), by, factor, y.as<float>());
     } else if (!by.rows) {
-      sum_columns<1>(s, on, x.as<T>(), by, factor, y.as<float>());
-    } else if (by.inner % kWideOf<T> == 0) {  // what follows then begins at packs as well
+      return by.inner % kWideOf<T> == 0
+                 ? sum_columns_of_halves<kWideOf<T>>(s, on, x.as<T>(), by, factor, y.as<float>())
+                 : sum_columns_of_halves<1>(s, on, x.as<T>(), by, factor, y.as<float>());
+    }
+    if (by.inner % kWideOf<T> == 0) {  // what follows then begins at packs as well
       sum_rows<kWideOf<T>>(s, on, x.as<T>(), by, factor, y.as<float>());
     } else {
       sum_rows<1>(s, on, x.as<T>(), by, factor, y.as<float>());
