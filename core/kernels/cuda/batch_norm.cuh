@@ -35,9 +35,10 @@ template <typename T>
 using RunOf = std::conditional_t<std::is_same_v<T, float>, double, float>;
 
 // How a channel is summed up: channel() is what its values have in common, add() takes one value of
-// each array, finish() what n of them gave.
+// each array, finish() what n of them gave. kRun: rows of a run.
 struct Moments {
   static constexpr int kIn = 1;  // x
+  static constexpr int kRun = 8;
   static constexpr bool kWrites = false;
   float* mean;
   float* variance;
@@ -67,6 +68,7 @@ template <typename T, Mask kMask, int kTerms = 1>
 struct Gradients {
   static constexpr bool kWrites = kMask == Mask::by_y;
   static constexpr int kIn = 1 + kTerms + (kWrites ? 1 : 0);  // x, terms of dy, y
+  static constexpr int kRun = 4;
   const float *mean, *variance, *gamma, *beta;
   float epsilon;
   float* dgamma;
@@ -117,6 +119,7 @@ __device__ int count_records(const float* weight, std::int64_t records) {
 template <bool kResidual>
 struct Normalise {
   static constexpr int kIn = kResidual ? 2 : 1;  // x, residual
+  static constexpr int kBlocks = 3;              // of a multiprocessor
   const float *mean, *variance, *gamma, *beta;
   float epsilon;
   bool relu;
@@ -142,6 +145,7 @@ template <typename T, Mask kMask>
 struct Backward {
   static_assert(kMask != Mask::by_y);
   static constexpr int kIn = 2;  // x, dy
+  static constexpr int kBlocks = 2;
   const float *weight, *mean, *variance, *gamma, *beta, *dgamma, *dbeta;
   float epsilon;
   std::int64_t records, pixels;

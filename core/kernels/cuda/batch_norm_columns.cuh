@@ -54,11 +54,10 @@ struct Span {
   std::int64_t from, to;
 };
 
-// Rows of each array that a thread reads at once.
-template <int kWidth, int kIn>
-constexpr int kRowsAtOnce = kWidth == 1 ? 8 / kIn
-                            : kIn == 3  ? 2
-                                        : kColumnReads / kIn;
+// Rows of each array that a thread reads at once, a part of those that it adds up in a run: on how
+// many arrays are read no bit depends.
+template <class F>
+constexpr int kRowsAtOnce = F::kRun* F::kIn <= kColumnReads ? F::kRun : F::kRun / 2;
 
 // Block (tile of the span, part of the rows); sums is (part, 2, channel of the span). A thread's
 // sums are added up over its warp in a tree, then over the warps in order.
@@ -66,7 +65,7 @@ template <int kWidth, int kMostPacks, class F, typename T>
 __global__ void __launch_bounds__(kThreads, 2)
     sum_columns_kernel(Arrays<const T, F::kIn> in, const float* weight, Columns of, Span span,
                        ColumnTiles by, bool wide, F f, double* sums) {
-  constexpr int kWarps = kThreads / kWarp, kAtOnce = kRowsAtOnce<kWidth, F::kIn>;
+  constexpr int kWarps = kThreads / kWarp, kAtOnce = kRowsAtOnce<F>;
   constexpr int kColumns = kMostPacks * kWidth;
   static_assert(2 * kColumns <= kThreads);
   __shared__ double shared[kWarps][2][kColumns];
@@ -82,47 +81,56 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) channels[e] = f.channel(c + e);
 #pragma unroll 1
-    for (std::int64_t r = begin + threadIdx.x / by.packs; r < end; r += kAtOnce * step) {
-      Pack<kWidth> packs[kAtOnce][F::kIn];
-      bool counts[kAtOnce];
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const std::int64_t row = r + k * step;
-        if (row >= end) continue;
-#pragma unroll
-        for (int a = 0; a < F::kIn; ++a) {
-          packs[k][a] = read_pack<kWidth>(in.of[a] + row * of.channels + c, wide);
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const std::int64_t row = r + k * step;
-        counts[k] = row < end && weight[of.pixels.divide(row)] > 0;
-      }
+    for (std::int64_t run = begin + threadIdx.x / by.packs; run < end; run += F::kRun * step) {
       RunOf<T> ones[kWidth] = {}, twos[kWidth] = {};
+#pragma unroll 1
+      for (int done = 0; done < F::kRun; done += kAtOnce) {
+        const std::int64_t r = run + done * step;
+        AsRead<kWidth, T> packs[kAtOnce][F::kIn];
+        bool counts[kAtOnce];
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const std::int64_t row = r + k * step;
-        if constexpr (F::kWrites) {
+        for (int k = 0; k < kAtOnce; ++k) {
+          const std::int64_t row = r + k * step;
           if (row >= end) continue;
-          Pack<kWidth> passed;
 #pragma unroll
-          for (int e = 0; e < kWidth; ++e) {
-            float v[F::kIn];
-#pragma unroll
-            for (int a = 0; a < F::kIn; ++a) v[a] = packs[k][a].of[e];
-            passed.of[e] = f.gradient(v, channels[e]);
-            if (counts[k]) f.add_gradient(v[0], passed.of[e], channels[e], ones[e], twos[e]);
+          for (int a = 0; a < F::kIn; ++a) {
+            packs[k][a] = read_as_is<kWidth>(in.of[a] + row * of.channels + c, wide);
           }
-          write_pack<kWidth>(f.out + row * of.channels + c, passed, wide);
-        } else {
-          if (!counts[k]) continue;
+        }
 #pragma unroll
-          for (int e = 0; e < kWidth; ++e) {
-            float v[F::kIn];
+        for (int k = 0; k < kAtOnce; ++k) {
+          const std::int64_t row = r + k * step;
+          counts[k] = row < end && weight[of.pixels.divide(row)] > 0;
+        }
 #pragma unroll
-            for (int a = 0; a < F::kIn; ++a) v[a] = packs[k][a].of[e];
-            f.add(v, channels[e], ones[e], twos[e]);
+        for (int k = 0; k < kAtOnce; ++k) {
+          const std::int64_t row = r + k * step;
+          if constexpr (F::kWrites) {
+            if (row >= end) continue;
+            Pack<kWidth> x[F::kIn], passed;
+#pragma unroll
+            for (int a = 0; a < F::kIn; ++a) x[a] = packs[k][a].widened();
+#pragma unroll
+            for (int e = 0; e < kWidth; ++e) {
+              float v[F::kIn];
+#pragma unroll
+              for (int a = 0; a < F::kIn; ++a) v[a] = x[a].of[e];
+              passed.of[e] = f.gradient(v, channels[e]);
+              if (counts[k]) f.add_gradient(v[0], passed.of[e], channels[e], ones[e], twos[e]);
+            }
+            write_pack<kWidth>(f.out + row * of.channels + c, passed, wide);
+          } else {
+            if (!counts[k]) continue;
+            Pack<kWidth> x[F::kIn];
+#pragma unroll
+            for (int a = 0; a < F::kIn; ++a) x[a] = packs[k][a].widened();
+#pragma unroll
+            for (int e = 0; e < kWidth; ++e) {
+              float v[F::kIn];
+#pragma unroll
+              for (int a = 0; a < F::kIn; ++a) v[a] = x[a].of[e];
+              f.add(v, channels[e], ones[e], twos[e]);
+            }
           }
         }
       }
@@ -192,10 +200,10 @@ void sum_columns(Stream& s, const OnStream& on, const Columns& of,
   static_assert(2 * kMostChannels <= kSums);
   double* const sums = parts_of(s);
   const float* const w = weight.as<float>();
-  const auto launch = [&](auto kernel, const Span& span, int pack, int most_packs, int at_once) {
+  const auto launch = [&](auto kernel, const Span& span, int pack, int most_packs) {
     const std::int64_t width = span.to - span.from;
     ColumnTiles by = ColumnTiles::of(width / pack, most_packs);
-    by.share(of.rows, at_once, kBlocks, of.rows);
+    by.share(of.rows, F::kRun, kBlocks, of.rows);
     const std::int64_t least = ceil_div(of.rows, kSums / (2 * width));  // so that sums fit
     by.rows_of_block = std::max(by.rows_of_block, least);
     const auto parts = static_cast<unsigned>(ceil_div(of.rows, by.rows_of_block));
@@ -204,13 +212,13 @@ void sum_columns(Stream& s, const OnStream& on, const Columns& of,
     finish_columns_kernel<<<blocks_for(width, kFinished), kThreads, 0, on.stream>>>(
         w, of, span, sums, static_cast<int>(parts), f);
   };
-  constexpr int kPack = kWideOf<T>, kIn = F::kIn;
+  constexpr int kPack = kWideOf<T>;
   for (std::int64_t from = 0; from < of.channels; from += kMostChannels) {
     const Span span{from, std::min(from + kMostChannels, of.channels)};
     if (of.channels % kPack == 0) {
-      launch(sum_columns_kernel<kPack, 16, F, T>, span, kPack, 16, kRowsAtOnce<kPack, kIn>);
+      launch(sum_columns_kernel<kPack, 16, F, T>, span, kPack, 16);
     } else {
-      launch(sum_columns_kernel<1, 32, F, T>, span, 1, 32, kRowsAtOnce<1, kIn>);
+      launch(sum_columns_kernel<1, 32, F, T>, span, 1, 32);
     }
   }
 }
@@ -219,7 +227,7 @@ void sum_columns(Stream& s, const OnStream& on, const Columns& of,
 
 // A thread has one pack of some rows; block (tile, rows) by one number.
 template <int kWidth, class F, typename T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, F::kBlocks)
     for_columns_kernel(Arrays<const T, F::kIn> in, Columns of, ColumnTiles by, bool wide, F f,
                        T* out) {
   constexpr int kMine = kColumnReads / 2;
@@ -232,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const std::int64_t c = (tile + lane) * kWidth;
   const std::int64_t begin = group * by.rows_of_block;
   const std::int64_t end = tile + lane < by.row_packs ? min(begin + by.rows_of_block, of.rows) : 0;
-  Pack<kWidth> packs[kMine][F::kIn];
+  AsRead<kWidth, T> packs[kMine][F::kIn];
   bool counts[kMine];
   const auto read = [&](std::int64_t r) {
 #pragma unroll
@@ -241,7 +249,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (row >= end) continue;
 #pragma unroll
       for (int a = 0; a < F::kIn; ++a) {
-        packs[k][a] = read_pack<kWidth>(in.of[a] + row * of.channels + c, wide);
+        packs[k][a] = read_as_is<kWidth>(in.of[a] + row * of.channels + c, wide);
       }
     }
 #pragma unroll
@@ -269,11 +277,14 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (row >= end) continue;
       Pack<kWidth> to = {};
       if (counts[k]) {
+        Pack<kWidth> x[F::kIn];
+#pragma unroll
+        for (int a = 0; a < F::kIn; ++a) x[a] = packs[k][a].widened();
 #pragma unroll
         for (int e = 0; e < kWidth; ++e) {
           float v[F::kIn];
 #pragma unroll
-          for (int a = 0; a < F::kIn; ++a) v[a] = packs[k][a].of[e];
+          for (int a = 0; a < F::kIn; ++a) v[a] = x[a].of[e];
           to.of[e] = rules[e](v);
         }
       }
