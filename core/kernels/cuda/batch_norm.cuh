@@ -118,8 +118,8 @@ __device__ int count_records(const float* weight, std::int64_t records) {
 // record's values become anything but 0.
 template <bool kResidual>
 struct Normalise {
-  static constexpr int kIn = kResidual ? 2 : 1;  // x, residual
-  static constexpr int kBlocks = 3;              // of a multiprocessor
+  static constexpr int kIn = kResidual ? 2 : 1;      // x, residual
+  static constexpr int kBlocks = kResidual ? 2 : 3;  // of a multiprocessor
   const float *mean, *variance, *gamma, *beta;
   float epsilon;
   bool relu;
