@@ -48,7 +48,7 @@ void Stream::destroy() noexcept {
 }
 
 void Stream::make_workspace() {
-  workspace_ = cuda::allocate_in_order(kWorkspaceBytesOfColumns, handle_, device_);
+  workspace_ = cuda::allocate_in_order(kWorkspaceBytes, handle_, device_);
 }
 
 void Stream::synchronize_device() const {

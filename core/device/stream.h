@@ -38,9 +38,7 @@ class Stream {
   // On cuda: memory of the device in which a call keeps what its own kernels hand to each other,
   // as the calls of a stream run one after another. A stream of its own has it from the start; a
   // borrowed one gets it in the first call that asks, which must not be captured.
-  static constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 10;
-  // Of which sums down the columns of a matrix alone use what is beyond that.
-  static constexpr std::size_t kWorkspaceBytesOfColumns = std::size_t{1} << 20;
+  static constexpr std::size_t kWorkspaceBytes = std::size_t{4} << 20;
   std::byte* workspace() {
     if (workspace_ == nullptr) make_workspace();
     return workspace_;

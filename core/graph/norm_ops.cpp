@@ -65,14 +65,19 @@ void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
   });
   const Ref dy = c.grad_out(0), dx = c.grad_in_or_temporary(kX, order, t);
   const Ref dgamma = c.grad_in_or_temporary(kGamma), dbeta = c.grad_in_or_temporary(kBeta);
-  const Ref dresidual = form.residual ? c.grad_in_or_temporary(kResidual, order, t) : Ref{};
+  const bool adds = form.residual && c.needs_grad(kResidual);
+  const Ref dresidual = adds            ? c.grad_in_copy(kResidual, dy, order)
+                        : form.residual ? c.grad_in_or_temporary(kResidual, order, t)
+                                        : Ref{};
   const Ref kept_y = form.residual ? y : Ref{};
-  c.backward({x, weight, mean, variance, gamma, beta, kept_y, dy, dx, dgamma, dbeta, dresidual},
-             [=, &k](Run& r) {
-               k.batch_norm_backward(r.stream, r[x], r[weight], r[mean], r[variance], r[gamma],
-                                     r[beta], form.epsilon, r[kept_y], form.activation, r[dy],
-                                     r[dx], r[dgamma], r[dbeta], r[dresidual]);
-             });
+  const Ref more_dy = form.residual ? c.grad_out_more(0) : Ref{};
+  c.backward(
+      {x, weight, mean, variance, gamma, beta, kept_y, dy, more_dy, dx, dgamma, dbeta, dresidual},
+      [=, &k](Run& r) {
+        k.batch_norm_backward(r.stream, r[x], r[weight], r[mean], r[variance], r[gamma], r[beta],
+                              form.epsilon, r[kept_y], form.activation, r[dy], r[more_dy], r[dx],
+                              r[dgamma], r[dbeta], r[dresidual]);
+      });
 }
 
 // By the running averages; nothing is added to them.

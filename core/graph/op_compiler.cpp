@@ -89,6 +89,15 @@ Ref OpCompiler::grad_out(int i) {
   return {builder_.gradient_entry(value)};
 }
 
+Ref OpCompiler::grad_out_more(int i) {
+  const Ref whole = grad_out(i);
+  if (!whole) return {};
+  const Tensor like = builder_.entry(whole.index).tensor;
+  int& more = builder_.place(step_.outputs[static_cast<std::size_t>(i)]).more;
+  if (more == 0) more = builder_.add_entry(like.shape, like.dtype, like.layout, -1);
+  return {more};
+}
+
 Ref OpCompiler::grad_in(int i, Order order, DType dtype) {
   if (!needs_grad(i)) return {};
   int& target = builder_.step_targets_[static_cast<std::size_t>(i)];

@@ -112,6 +112,9 @@ class OpCompiler {
   // The gradient of out(i), in its layout and type; call out(i) first. The op is the last to read
   // it and may work in place. Empty when nothing that reaches the loss reads output i.
   Ref grad_out(int i = 0);
+  // For an op that adds the last of several consumers' gradients itself: the gradient is then the
+  // sum of both. Where there is no such part it is empty while the plan runs.
+  Ref grad_out_more(int i = 0);
   // Where the op writes the gradient of input i, once, all of it; empty when it is not wanted. With
   // another order it has the layout of in(i, order, dtype). Sums over several consumers, reorders
   // and aliases are the plan's business.

@@ -311,8 +311,11 @@ void PlanBuilder::arrange_backward() {
       for (const int target : targets) settle(target);
     }
   }
-  for (const Place& at : places_)
+  const int nothing = add_storage(Storage::Kind::nothing, 0);
+  for (const Place& at : places_) {
     if (at.pending != 0) fail_internal("plan", "an op asked for a gradient but never wrote it");
+    if (at.more != 0 && entry(at.more).storage == -1) entry(at.more).storage = nothing;
+  }
 }
 
 // Decides where a consumer writes its part of a value's gradient: the first one in the order of
@@ -337,15 +340,22 @@ void PlanBuilder::settle(int target) {
       ready = at.gradient_written ? add_tensor(whole.shape, whole.dtype, whole.layout) : gradient;
       program_->backward.push_back(make_reorder(from, ready));
     }
-    if (at.gradient_written) {
-      Kernels& k = kernels_;
-      const Ref x{ready}, y{gradient};
-      program_->backward.push_back(
-          make_call("accumulate", {x, y}, [=, &k](Run& r) { k.accumulate(r.stream, r[x], r[y]); }));
-    }
+    if (at.gradient_written) add_to_gradient(at, ready);
   }
   at.gradient_written = true;
   if (--at.pending == 0) at.final_call = static_cast<int>(program_->backward.size()) - 1;
+}
+
+// The last part is left to the op that made the value where that op asked for it.
+void PlanBuilder::add_to_gradient(Place& at, int part) {
+  if (at.more != 0 && at.pending == 1) {
+    entry(at.more).storage = entry(part).storage;
+    return;
+  }
+  Kernels& k = kernels_;
+  const Ref x{part}, y{at.gradient};
+  program_->backward.push_back(
+      make_call("accumulate", {x, y}, [=, &k](Run& r) { k.accumulate(r.stream, r[x], r[y]); }));
 }
 
 // The table lists parameters in the order in which they become final, so what is final is always a
@@ -454,6 +464,8 @@ void PlanBuilder::resolve() {
         break;
       case Storage::Kind::gradient:
         program_->gradients.push_back({index, storage.place});
+        break;
+      case Storage::Kind::nothing:
         break;
     }
     program_->tensors.push_back(tensor);

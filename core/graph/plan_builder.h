@@ -70,7 +70,7 @@ class PlanBuilder {
   friend class OpCompiler;
 
   struct Storage {
-    enum class Kind : std::uint8_t { arena, scratch, input, parameter, state, gradient };
+    enum class Kind : std::uint8_t { arena, scratch, input, parameter, state, gradient, nothing };
     Kind kind = Kind::arena;
     std::size_t bytes = 0;
     std::size_t place = 0;  // offset in its arena, or number of the input
@@ -93,6 +93,7 @@ class PlanBuilder {
     std::vector<int> copies;  // row-major, of several types
     int gradient = 0;
     bool gradient_written = false;
+    int more = 0;         // part of it that the op which made the value adds itself
     int pending = 0;      // contributions still to come
     int final_call = -1;  // backward call after which the gradient is final
   };
@@ -119,6 +120,7 @@ class PlanBuilder {
   void seed_backward();
   void arrange_backward();
   void settle(int target);
+  void add_to_gradient(Place& at, int part);
   void mark_final();
 
   // Recomputation (recompute.cpp)

@@ -373,13 +373,15 @@ class Kernels {
                           const Tensor& gamma, const Tensor& beta, float epsilon,
                           const Tensor& residual, Activation activation, Tensor y) = 0;
   // Gradient through activation and statistics. dx of padded records is 0. With a residual,
-  // dresidual becomes the gradient before the activation, which y tells (y <= 0: 0); else both are
-  // empty, and what the activation got is computed again.
+  // dresidual becomes the gradient before the activation, which y tells (y <= 0: 0), and that of y
+  // may come as two terms, whose sum dy + more_dy is rounded as if it were stored; else these three
+  // are empty, and what the activation got is computed again. On a GPU 8 neighbours or rows of
+  // halves are added up in f32 before they are added to a sum in f64.
   virtual void batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight,
                                    const Tensor& mean, const Tensor& variance, const Tensor& gamma,
                                    const Tensor& beta, float epsilon, const Tensor& y,
-                                   Activation activation, const Tensor& dy, Tensor dx,
-                                   Tensor dgamma, Tensor dbeta, Tensor dresidual) = 0;
+                                   Activation activation, const Tensor& dy, const Tensor& more_dy,
+                                   Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) = 0;
   // What ranks add up for the running averages, (2*C + 1): n*mean, n*unbiased variance, n, where n
   // is the number of values per channel (records of weight > 0 times pixels).
   virtual void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight,

@@ -154,7 +154,7 @@ class Bench : public HalvesBench {
     });
     line("batch_norm backward", shape, bytes_of({x, dy, dx}), [&] {
       k_.batch_norm_backward(s_, x, weight, mean, variance, gamma, beta, 1e-5f, {},
-                             Activation::none, dy, dx, dgamma, dbeta, {});
+                             Activation::none, dy, {}, dx, dgamma, dbeta, {});
     });
   }
 

@@ -107,6 +107,40 @@ class HalvesBench : public BenchBase {
     return k_.make_conv2d(spec)->y_layout();
   }
 
+  // A gradient in two terms, behind relu and what was added.
+  void end_of_a_block(const Shape& shape) {
+    const Layout* layout = layout_of(shape);
+    const Shape channels{shape[1]};
+    const Buffer room = bytes(3 * layout_bytes(half(0, shape, layout)));
+    const auto more = [&](std::size_t i) {
+      Tensor t = half(0, shape, layout);
+      t.data = room.data() + i * layout_bytes(t);
+      return t;
+    };
+    const Tensor x = half(0, shape, layout), y = half(1, shape, layout),
+                 dy = half(2, shape, layout), dx = half(3, shape, layout),
+                 weight = small(4, {shape[0]}), mean = small(0, channels),
+                 variance = small(1, channels), gamma = small(2, channels),
+                 beta = small(3, channels), dgamma = small(5, channels), dbeta = small(6, channels);
+    const Tensor dy_2 = more(0), residual = more(1), dresidual = more(2);
+    copy(s_, dy_2.as<std::byte>(), dy.as<std::byte>(), dy.bytes());
+    copy(s_, residual.as<std::byte>(), dy.as<std::byte>(), dy.bytes());
+    line("bf16 batch_norm_statistics", shape, bytes_of({x}),
+         [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance); });
+    line("bf16 batch_norm + add + relu", shape, bytes_of({x, residual, y}), [&] {
+      k_.batch_norm(s_, x, mean, variance, gamma, beta, 1e-5f, residual, Activation::relu, y);
+    });
+    line("bf16 batch_norm + relu backward", shape, bytes_of({x, dy, x, dy, dx}), [&] {
+      k_.batch_norm_backward(s_, x, weight, mean, variance, gamma, beta, 1e-5f, {},
+                             Activation::relu, dy, {}, dx, dgamma, dbeta, {});
+    });
+    line("bf16 batch_norm + add + relu backward", shape,
+         bytes_of({x, dy, dy_2, y, dresidual, x, dresidual, dx}), [&] {
+           k_.batch_norm_backward(s_, x, weight, mean, variance, gamma, beta, 1e-5f, y,
+                                  Activation::relu, dy, dy_2, dx, dgamma, dbeta, dresidual);
+         });
+  }
+
   void channels_of_halves() {
     group("bf16 batch_norm", [&] {
       const Shape shape{128, 256, 64, 64}, channels{256};
@@ -120,11 +154,17 @@ class HalvesBench : public BenchBase {
         k_.batch_norm_statistics(s_, x, weight, mean, variance);
         k_.batch_norm(s_, x, mean, variance, gamma, beta, 1e-5f, {}, Activation::none, y);
       });
+      line("bf16 batch_norm_statistics", shape, bytes_of({x}),
+           [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance); });
       line("bf16 batch_norm backward", shape, bytes_of({x, dy, dx}), [&] {
         k_.batch_norm_backward(s_, x, weight, mean, variance, gamma, beta, 1e-5f, {},
-                               Activation::none, dy, dx, dgamma, dbeta, {});
+                               Activation::none, dy, {}, dx, dgamma, dbeta, {});
       });
     });
+    for (const Shape& shape : {Shape{128, 64, 112, 112}, Shape{128, 256, 56, 56},
+                               Shape{256, 512, 7, 7}, Shape{256, 2048, 7, 7}}) {
+      end_of_a_block(shape);
+    }
     group("bf16 max_pool2d", [&] {
       Pool2dSpec spec;
       spec.x = {128, 64, 128, 128};

@@ -147,7 +147,7 @@ Net transformer(int blocks) {
 
 TEST(Recompute, OfResidualBlocksSavesMemoryAndChangesNoBit) {
   for (const bool fuse : {true, false}) {
-    const std::int64_t few = saved(residual_net(3), fuse), many = saved(residual_net(7), fuse);
+    const std::int64_t few = saved(residual_net(4), fuse), many = saved(residual_net(8), fuse);
     EXPECT_GT(few, 0) << fuse;
     // At least the results of two convolutions and of the norm between, each (3, 16, 4, 4).
     EXPECT_GE(many - few, 4 * 2 * kRecords * 16 * 4 * 4 * 4) << fuse;

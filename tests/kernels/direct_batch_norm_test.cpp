@@ -102,7 +102,7 @@ Result run(Case& k) {
                                   Activation::none, view(r.y, k.shape));
   kernels_under_test().batch_norm_backward(s, x, k.weights(), mean, variance, gamma,
                                            k.per_channel(k.beta), kEpsilon, {}, Activation::none,
-                                           view(k.dy, k.shape), view(r.dx, k.shape),
+                                           view(k.dy, k.shape), {}, view(r.dx, k.shape),
                                            k.per_channel(r.dgamma), k.per_channel(r.dbeta), {});
   return r;
 }
@@ -223,22 +223,26 @@ Fused run_fused(Case& k, bool residual, bool at_once) {
   const Tensor beta = k.per_channel(k.beta), y = view(f.y, k.shape), dx = view(f.dx, k.shape);
   const Tensor dgamma = k.per_channel(f.dgamma), dbeta = k.per_channel(f.dbeta);
   const Tensor dresidual = view(f.dresidual, k.shape), dy = view(k.dy, k.shape);
+  std::vector<float> second = normals(k.x.size(), 6), summed = k.dy;
+  const Tensor more_dy = view(second, k.shape), sum = view(summed, k.shape);
   kernels.batch_norm_statistics(s, x, w, m, v);
   constexpr auto kRelu = Activation::relu, kNone = Activation::none;
   if (at_once) {
     kernels.batch_norm(s, x, m, v, gamma, beta, kEpsilon,
                        residual ? view(added, k.shape) : Tensor{}, kRelu, y);
     kernels.batch_norm_backward(s, x, w, m, v, gamma, beta, kEpsilon, residual ? y : Tensor{},
-                                kRelu, dy, dx, dgamma, dbeta, residual ? dresidual : Tensor{});
+                                kRelu, dy, residual ? more_dy : Tensor{}, dx, dgamma, dbeta,
+                                residual ? dresidual : Tensor{});
     return f;
   }
   const Tensor z = view(between, k.shape), masked = view(g, k.shape);
   kernels.batch_norm(s, x, m, v, gamma, beta, kEpsilon, {}, kNone, z);
   if (residual) kernels.binary(s, BinaryOp::add, z, view(added, k.shape), z);
   kernels.activation(s, kRelu, 0, z, y);
-  kernels.activation_backward(s, kRelu, 0, {}, y, dy, masked);
-  kernels.batch_norm_backward(s, x, w, m, v, gamma, beta, kEpsilon, {}, kNone, masked, dx, dgamma,
-                              dbeta, {});
+  if (residual) kernels.accumulate(s, more_dy, sum);
+  kernels.activation_backward(s, kRelu, 0, {}, y, sum, masked);
+  kernels.batch_norm_backward(s, x, w, m, v, gamma, beta, kEpsilon, {}, kNone, masked, {}, dx,
+                              dgamma, dbeta, {});
   if (residual) f.dresidual = g;
   return f;
 }
@@ -280,6 +284,7 @@ TEST(CpuBatchNorm, TakesBlocksOfChannels) {
         };
         std::vector<float> x = moved(k.x, false), dy = moved(k.dy, false);
         std::vector<float> added = moved(normals(k.x.size(), 5), false);
+        std::vector<float> more = moved(normals(k.x.size(), 6), false);
         std::vector<float> mean(k.channels), variance(k.channels), y(x.size()), dx(x.size());
         std::vector<float> dresidual(x.size()), dgamma(k.channels), dbeta(k.channels);
         const auto blocked = [&](std::vector<float>& v) {
@@ -296,7 +301,7 @@ TEST(CpuBatchNorm, TakesBlocksOfChannels) {
                        residual ? blocked(added) : Tensor{}, Activation::relu, blocked(y));
         cpu.batch_norm_backward(s, blocked(x), k.weights(), m, v, gamma, beta, kEpsilon,
                                 residual ? blocked(y) : Tensor{}, Activation::relu, blocked(dy),
-                                blocked(dx), k.per_channel(dgamma), k.per_channel(dbeta),
+                                residual ? blocked(more) : Tensor{}, blocked(dx), k.per_channel(dgamma), k.per_channel(dbeta),
                                 residual ? blocked(dresidual) : Tensor{});
         const auto close = [&](const std::vector<float>& actual, const std::vector<float>& wanted,
                                const char* what) {

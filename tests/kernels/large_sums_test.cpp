@@ -50,7 +50,7 @@ TEST(LargeSums, BatchNorm) {
     kernels_under_test().batch_norm_statistics(s, in, w, view(mean, row), view(variance, row));
     kernels_under_test().batch_norm_backward(s, in, w, view(mean, row), view(variance, row),
                                              view(gamma, row), view(gamma, row), kEpsilon, {},
-                                             Activation::none, view(dy, shape), view(dx, shape),
+                                             Activation::none, view(dy, shape), {}, view(dx, shape),
                                              view(dgamma, row), view(dbeta, row), {});
     const auto n = static_cast<double>(std::count(weight.begin(), weight.end(), 1.0f)) *
                    static_cast<double>(pixels);

@@ -361,12 +361,14 @@ class MirroredKernels final : public Kernels {
   void batch_norm_backward(Stream&, const Tensor& x, const Tensor& weight, const Tensor& mean,
                            const Tensor& variance, const Tensor& gamma, const Tensor& beta,
                            float epsilon, const Tensor& y, Activation activation, const Tensor& dy,
-                           Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) override {
-    mirrored(device_, "batch_norm_backward", {x, weight, mean, variance, gamma, beta, y, dy},
-             {dx, dgamma, dbeta, dresidual}, [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.batch_norm_backward(s, in[0], in[1], in[2], in[3], in[4], in[5], epsilon,
-                                          in[6], activation, in[7], out[0], out[1], out[2], out[3]);
-             });
+                           const Tensor& more_dy, Tensor dx, Tensor dgamma, Tensor dbeta,
+                           Tensor dresidual) override {
+    mirrored(
+        device_, "batch_norm_backward", {x, weight, mean, variance, gamma, beta, y, dy, more_dy},
+        {dx, dgamma, dbeta, dresidual}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_.batch_norm_backward(s, in[0], in[1], in[2], in[3], in[4], in[5], epsilon, in[6],
+                                     activation, in[7], in[8], out[0], out[1], out[2], out[3]);
+        });
   }
   void batch_norm_contribution(Stream&, const Tensor& x, const Tensor& weight, const Tensor& mean,
                                const Tensor& variance, Tensor sums) override {

@@ -208,10 +208,11 @@ TEST_P(StoredOnDevice, BatchNormInAConvolutionsLayout) {
           dbeta = dgamma, dgamma_2 = dgamma, dbeta_2 = dgamma;
       Both laid_dx = laid, laid_dresidual = laid, stored_y(shape, type, y);
       k().batch_norm_backward(s, x.full(), weight, mean, variance, gamma, beta, 1e-5f,
-                              none(stored_y.full()), Activation::relu, dy.full(), view(dx, shape),
-                              view(dgamma, line), view(dbeta, line), none(view(dresidual, shape)));
+                              none(stored_y.full()), Activation::relu, dy.full(), {},
+                              view(dx, shape), view(dgamma, line), view(dbeta, line),
+                              none(view(dresidual, shape)));
       k().batch_norm_backward(s, laid.half(layout), weight, mean, variance, gamma, beta, 1e-5f,
-                              none(laid_y.half(layout)), Activation::relu, laid_dy.half(layout),
+                              none(laid_y.half(layout)), Activation::relu, laid_dy.half(layout), {},
                               laid_dx.half(layout), view(dgamma_2, line), view(dbeta_2, line),
                               none(laid_dresidual.half(layout)));
       expect_near(dgamma_2, dgamma, 1e-5, 1e-4, what + " dgamma");
@@ -222,6 +223,63 @@ TEST_P(StoredOnDevice, BatchNormInAConvolutionsLayout) {
       reorder(shape, laid_dresidual.half(layout), back.half());
       EXPECT_EQ(back.halves, narrowed(dresidual, type)) << what;
     }
+  }
+}
+
+// relu's and the second term's part in it change no bit of what the calls one by one give.
+TEST_P(StoredOnDevice, BatchNormBackwardAtOnceInAConvolutionsLayout) {
+  for (const Shape& shape : {Shape{3, 24, 40, 41}, Shape{3, 20, 9, 9}, Shape{3, 256, 5, 5}}) {
+    const Layout* layout = layout_of(shape, type);
+    const Shape line{shape[1]};
+    Both x(shape, type, 1), y(shape, type, 2), dy(shape, type, 3), more(shape, type, 4);
+    // Some outputs of relu are so small that they are stored as 0.
+    std::vector<float> weights = {1, 0, 2}, means(static_cast<std::size_t>(line[0]), 0.1f),
+                       variances(means.size(), 0.8f), gammas(means.size(), 4e-8f),
+                       betas(means.size(), 0.0f);
+    const Tensor weight = view(weights, {3}), mean = view(means, line),
+                 variance = view(variances, line), gamma = view(gammas, line),
+                 beta = view(betas, line);
+    struct Results {
+      std::vector<float> dgamma, dbeta;
+      Both dx, g;
+    };
+    const auto backward = [&](const Tensor& of_y, Activation act, const Tensor& one,
+                              const Tensor& two, const Tensor& g) {
+      Results r{means, means, x, x};
+      const Tensor dresidual = g.empty() ? g : r.g.half(layout);
+      k().batch_norm_backward(s, x.half(layout), weight, mean, variance, gamma, beta, 1e-5f, of_y,
+                              act, one, two, r.dx.half(layout), view(r.dgamma, line),
+                              view(r.dbeta, line), dresidual);
+      return r;
+    };
+    const auto expect_same = [&](const Results& a, const Results& b) {
+      EXPECT_EQ(a.dgamma, b.dgamma) << shape;
+      EXPECT_EQ(a.dbeta, b.dbeta) << shape;
+      EXPECT_EQ(a.dx.halves, b.dx.halves) << shape;
+    };
+    Both sum = dy, masked = dy;
+    k().accumulate(s, more.half(layout), sum.half(layout));
+    k().activation_backward(s, Activation::relu, 0, {}, y.half(layout), sum.half(layout),
+                            masked.half(layout));
+    const Results apart = backward({}, Activation::none, masked.half(layout), {}, {});
+    const Results one = backward(y.half(layout), Activation::relu, sum.half(layout), {}, x.half());
+    const Results two =
+        backward(y.half(layout), Activation::relu, dy.half(layout), more.half(layout), x.half());
+    const Results plain =
+        backward(y.half(layout), Activation::none, dy.half(layout), more.half(layout), x.half());
+    for (const Results* each : {&one, &two}) {
+      expect_same(*each, apart);
+      EXPECT_EQ(each->g.halves, masked.halves) << shape;
+    }
+    EXPECT_EQ(plain.g.halves, sum.halves) << shape;
+
+    Both out = x;
+    k().batch_norm(s, x.half(layout), mean, variance, gamma, beta, 1e-5f, {}, Activation::relu,
+                   out.half(layout));
+    k().activation_backward(s, Activation::relu, 0, {}, out.half(layout), dy.half(layout),
+                            masked.half(layout));
+    expect_same(backward({}, Activation::relu, dy.half(layout), {}, {}),
+                backward({}, Activation::none, masked.half(layout), {}, {}));
   }
 }
 

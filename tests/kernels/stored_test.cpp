@@ -289,12 +289,50 @@ TEST(Stored, BatchNorm) {
               {x, line, line, x},
               [&](Stream& s, DType, const Tensors& in, const Tensors& out) {
                 k().batch_norm_backward(s, in[0], in[1], in[2], in[3], in[4], in[5], 1e-5f,
-                                        adds ? in[6] : Tensor{}, act, in[7], out[0], out[1], out[2],
-                                        adds ? out[3] : Tensor{});
+                                        adds ? in[6] : Tensor{}, act, in[7], {}, out[0], out[1],
+                                        out[2], adds ? out[3] : Tensor{});
               },
               {.sums = true});
       }
   }
+}
+
+// A gradient in two terms gives the bits of their sum as it would be stored.
+TEST(Stored, BatchNormOfTwoTerms) {
+  std::vector<DType> types = stored_types();
+  types.push_back(DType::f32);
+  for (const DType type : types)
+    for (const Shape& shape : {Shape{4, 3, 9, 9}, Shape{4, 300}, Shape{3, 5, 70, 70}})
+      for (const Activation act : {Activation::none, Activation::relu}) {
+        const Shape channels{shape[1]}, records{shape[0]};
+        std::vector<float> weights(static_cast<std::size_t>(records[0]), 1.0f);
+        weights[1] = 0;
+        Memory x({shape}, type, 1), y({shape}, type, 2), one({shape}, type, 3),
+            two = {{shape}, type, 4};
+        Memory sum = one, line({channels, false}, type, 5),
+               ones({channels, false,
+                     std::vector<float>(static_cast<std::size_t>(channels[0]), 0.75f)},
+                    type, 6);
+        Memory weight({records, false, weights}, type, 7);
+        const bool stored = type != DType::f32;
+        std::vector<Memory> results[2];
+        Stream s;
+        k().accumulate(s, two.tensor(stored), sum.tensor(stored));
+        for (const bool apart : {false, true}) {
+          std::vector<Memory>& to = results[apart ? 1 : 0];
+          for (int i = 0; i < 2; ++i) to.emplace_back(Operand{shape}, type, 8);
+          for (int i = 0; i < 2; ++i) to.emplace_back(Operand{channels, false}, type, 8);
+          k().batch_norm_backward(s, x.tensor(stored), weight.tensor(false), line.tensor(false),
+                                  ones.tensor(false), line.tensor(false), ones.tensor(false), 1e-5f,
+                                  y.tensor(stored), act, (apart ? one : sum).tensor(stored),
+                                  apart ? two.tensor(stored) : Tensor{}, to[0].tensor(stored),
+                                  to[2].tensor(false), to[3].tensor(false), to[1].tensor(stored));
+        }
+        for (std::size_t i = 0; i < 4; ++i) {
+          EXPECT_EQ(results[0][i].floats(), results[1][i].floats()) << name_of(type) << shape << i;
+          EXPECT_EQ(results[0][i].halves(), results[1][i].halves()) << name_of(type) << shape << i;
+        }
+      }
 }
 
 TEST(Stored, Attention) {

@@ -4,7 +4,7 @@
 //
 // Cost in passes over memory: statistics read x; batch_norm reads x and the residual and writes y;
 // backward reads x and dy twice and writes dx, with a residual it reads y and writes dresidual,
-// too.
+// too, and the second term of dy where it has one.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -260,6 +260,20 @@ PEAL_CLONES void mask_by_output(const float* __restrict y, const float* __restri
   });
 }
 
+PEAL_CLONES void mask_sum_by_output(const float* __restrict y, const float* __restrict dy,
+                                    const float* __restrict more, const Rows& rows,
+                                    float* __restrict g) {
+  for_values(rows, g, [&](std::int64_t, std::int64_t i) PEAL_INLINED {
+    const float gradient = dy[i] + more[i];
+    return y[i] <= 0 ? 0.0f : gradient;
+  });
+}
+
+PEAL_CLONES void add_values(const float* __restrict a, const float* __restrict b, const Rows& rows,
+                            float* __restrict to) {
+  for_values(rows, to, [&](std::int64_t, std::int64_t i) PEAL_INLINED { return a[i] + b[i]; });
+}
+
 PEAL_CLONES void copy_values(const float* __restrict from, const Rows& rows, float* __restrict to) {
   for_values(rows, to, [&](std::int64_t, std::int64_t i) PEAL_INLINED { return from[i]; });
 }
@@ -331,7 +345,8 @@ void CpuKernels::batch_norm_backward(Stream&, const Tensor& x, const Tensor& wei
                                      const Tensor& mean, const Tensor& variance,
                                      const Tensor& gamma, const Tensor& beta, float epsilon,
                                      const Tensor& y, Activation activation, const Tensor& dy,
-                                     Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) {
+                                     const Tensor& more_dy, Tensor dx, Tensor dgamma, Tensor dbeta,
+                                     Tensor dresidual) {
   const Extent e = extent_of(x);
   const bool relu = activation == Activation::relu;
   const std::int64_t n = count_values(weight, e);
@@ -344,7 +359,21 @@ void CpuKernels::batch_norm_backward(Stream&, const Tensor& x, const Tensor& wei
       const std::int64_t span = rows.span();
       const Reads values(x, at, span);
       if (!dresidual.empty() && !first) return use(values, Reads(dresidual, at, span));
-      const Reads from(dy, at, span);
+      const Reads given(dy, at, span);
+      const float* from = given;
+      if (dy.data == dresidual.data) {  // in place
+        std::memcpy(masked, given, static_cast<std::size_t>(span) * sizeof(float));
+        from = masked;
+      }
+      if (!more_dy.empty()) {
+        const Reads more(more_dy, at, span);
+        {
+          const Writes sum(dresidual, at, span, /*keep=*/rows.has_gaps());
+          if (relu) mask_sum_by_output(Reads(y, at, span), from, more, rows, sum);
+          if (!relu) add_values(from, more, rows, sum);
+        }
+        return use(values, Reads(dresidual, at, span));  // as they are stored
+      }
       if (!dresidual.empty()) {
         const Writes kept(dresidual, at, span, /*keep=*/rows.has_gaps());
         if (relu) mask_by_output(Reads(y, at, span), from, rows, kept);

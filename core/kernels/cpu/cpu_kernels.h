@@ -45,7 +45,8 @@ class CpuKernels final : public Kernels {
   void batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight, const Tensor& mean,
                            const Tensor& variance, const Tensor& gamma, const Tensor& beta,
                            float epsilon, const Tensor& y, Activation activation, const Tensor& dy,
-                           Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) override;
+                           const Tensor& more_dy, Tensor dx, Tensor dgamma, Tensor dbeta,
+                           Tensor dresidual) override;
   void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight, const Tensor& mean,
                                const Tensor& variance, Tensor out) override;
   void batch_norm_running(Stream& s, const Tensor& sums, float momentum, Tensor running_mean,

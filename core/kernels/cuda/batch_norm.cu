@@ -2,7 +2,8 @@
 // channels of hundreds of MB not all multiprocessors are at work.
 //
 // Cost: statistics and batch_norm read x once each, backward reads x and dy twice; with a residual
-// batch_norm reads it, too, and backward first makes its gradient, which reads y and dy.
+// batch_norm reads it, too, and backward first makes its gradient, which reads y and dy. Where
+// channels lie side by side that is part of the first of its two passes.
 #include <algorithm>
 
 #include "core/kernels/cuda/batch_norm_columns.cuh"
@@ -47,13 +48,20 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       if (!counts[k]) continue;
+      RunOf<T> one = 0, two = 0;
 #pragma unroll
       for (int e = 0; e < kWidth; ++e) {
         float v[F::kIn];
 #pragma unroll
         for (int a = 0; a < F::kIn; ++a) v[a] = packs[k][a].of[e];
-        f.add(v, channel, first, second);
+        if constexpr (std::is_same_v<T, float>) {
+          f.add(v, channel, first, second);
+        } else {
+          f.add(v, channel, one, two);
+        }
       }
+      first += one;
+      second += two;
     }
   }
   first = block_reduce<kBlock>(first);
@@ -154,14 +162,16 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t i = start + k * kThreads;
     if (i >= items) continue;
     const std::int64_t plane = of.packs.divide(i), record = of.by_channel.divide(plane);
-    const auto rule = f.rule(record, plane - record * of.channels);
-    Pack<kWidth> to;
+    Pack<kWidth> to = {};
+    if (f.counts(record)) {
+      const auto rule = f.rule(plane - record * of.channels);
 #pragma unroll
-    for (int e = 0; e < kWidth; ++e) {
-      float v[F::kIn];
+      for (int e = 0; e < kWidth; ++e) {
+        float v[F::kIn];
 #pragma unroll
-      for (int a = 0; a < F::kIn; ++a) v[a] = packs[k][a].of[e];
-      to.of[e] = rule(v);
+        for (int a = 0; a < F::kIn; ++a) v[a] = packs[k][a].of[e];
+        to.of[e] = rule(v);
+      }
     }
     write_pack<kWidth>(out + i * kWidth, to, of.wide);
   }
@@ -180,6 +190,14 @@ void for_planes(const OnStream& on, const Tensor& x, const Arrays<const T, F::kI
     for_planes_kernel<1, F><<<blocks, kThreads, 0, on.stream>>>(in, of, f, out);
   }
 }
+
+// ---- The gradient before the activation ------------------------------------------------------
+
+struct MaskedSum {  // of y and two terms
+  __device__ void operator()(const float* from, float* to) const {
+    *to = from[0] <= 0 ? 0.0f : from[1] + from[2];
+  }
+};
 
 // ---- Running averages -----------------------------------------------------------------------
 
@@ -256,45 +274,77 @@ void CudaKernels::batch_norm(Stream& s, const Tensor& x, const Tensor& mean, con
   check_launch("batch_norm");
 }
 
+void CudaKernels::give_dresidual(Stream& s, bool relu, const Tensor& y, const Tensor& dy,
+                                 const Tensor& more_dy, Tensor dresidual) {
+  if (more_dy.empty()) {
+    const Activation kind = relu ? Activation::relu : Activation::none;
+    return activation_backward(s, kind, /*slope=*/0, {}, y, dy, dresidual);
+  }
+  if (!relu) return binary(s, BinaryOp::add, dy, more_dy, dresidual);
+  for_stored(y.dtype, [&]<typename T>(Stored<T>) {
+    for_elements<3, 1, T>(s, "batch_norm_backward, residual", y.numel(),
+                          {y.as<T>(), dy.as<T>(), more_dy.as<T>()}, {dresidual.as<T>()},
+                          MaskedSum{});
+  });
+}
+
 void CudaKernels::batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight,
                                       const Tensor& mean, const Tensor& variance,
                                       const Tensor& gamma, const Tensor& beta, float epsilon,
                                       const Tensor& y, Activation activation, const Tensor& dy,
-                                      Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) {
+                                      const Tensor& more_dy, Tensor dx, Tensor dgamma, Tensor dbeta,
+                                      Tensor dresidual) {
   if (x.numel() == 0) {
     fill(s, dgamma, 0);
     return fill(s, dbeta, 0);
   }
-  const bool apart = !dresidual.empty();  // the activation's gradient is a pass of its own
-  if (apart) activation_backward(s, activation, /*slope=*/0, {}, y, dy, dresidual);
-  const Tensor& g = apart ? dresidual : dy;
-  const bool relu = !apart && activation == Activation::relu;
+  const bool relu = activation == Activation::relu, apart = !dresidual.empty();
+  const bool at_once = apart && relu && x.layout != nullptr;  // dresidual and sums
+  if (apart && !at_once) give_dresidual(s, relu, y, dy, more_dy, dresidual);
   const OnStream on(s);
-  const bool wide = aligned(x.data) && aligned(g.data);
-  const Gradients sums{.mean = mean.as<float>(),
-                       .variance = variance.as<float>(),
-                       .gamma = gamma.as<float>(),
-                       .beta = beta.as<float>(),
-                       .epsilon = epsilon,
-                       .relu = relu,
-                       .dgamma = dgamma.as<float>(),
-                       .dbeta = dbeta.as<float>()};
-  const Backward f{.weight = weight.as<float>(),
-                   .mean = mean.as<float>(),
-                   .variance = variance.as<float>(),
-                   .gamma = gamma.as<float>(),
-                   .beta = beta.as<float>(),
-                   .dgamma = dgamma.as<float>(),
-                   .dbeta = dbeta.as<float>(),
-                   .epsilon = epsilon,
-                   .relu = relu,
-                   .records = x.shape[0],
-                   .pixels = x.numel() / (x.shape[0] * x.shape[1])};
+  const bool aligned_terms = aligned(dy.data) && aligned(more_dy.data) && aligned(y.data);
+  const bool wide = aligned(x.data) && (apart ? aligned(dresidual.data) : aligned(dy.data)) &&
+                    (!at_once || aligned_terms);
+  const auto sums = [&]<class F>(F f) {
+    f.mean = mean.as<float>(), f.variance = variance.as<float>();
+    f.gamma = gamma.as<float>(), f.beta = beta.as<float>(), f.epsilon = epsilon;
+    f.dgamma = dgamma.as<float>(), f.dbeta = dbeta.as<float>();
+    return f;
+  };
   for_stored(x.dtype, [&]<typename T>(Stored<T>) {
-    const Arrays<const T, 2> in{{x.as<T>(), g.as<T>()}};
-    sum_channels(s, on, x, in, weight, wide, sums);
-    check_launch("batch_norm_backward, gamma and beta");
-    for_planes(on, x, in, wide && aligned(dx.data), f, dx.as<T>());
+    const T* const values = x.as<T>();
+    const Arrays<const T, 2> in{{values, apart ? dresidual.as<T>() : dy.as<T>()}};
+    const auto pass = [&]<Mask kMask>() {
+      const Backward<T, kMask> f{.weight = weight.as<float>(),
+                                 .mean = mean.as<float>(),
+                                 .variance = variance.as<float>(),
+                                 .gamma = gamma.as<float>(),
+                                 .beta = beta.as<float>(),
+                                 .dgamma = dgamma.as<float>(),
+                                 .dbeta = dbeta.as<float>(),
+                                 .epsilon = epsilon,
+                                 .records = x.shape[0],
+                                 .pixels = x.numel() / (x.shape[0] * x.shape[1])};
+      if (!at_once) sum_channels(s, on, x, in, weight, wide, sums(Gradients<T, kMask>{}));
+      check_launch("batch_norm_backward, gamma and beta");
+      for_planes(on, x, in, wide && aligned(dx.data), f, dx.as<T>());
+    };
+    if (at_once && more_dy.empty()) {
+      auto f = sums(Gradients<T, Mask::by_y>{});
+      f.out = dresidual.as<T>();
+      const Arrays<const T, 3> from{{values, dy.as<T>(), y.as<T>()}};
+      sum_columns(s, on, columns_of(x), from, weight, wide, f);
+    } else if (at_once) {
+      auto f = sums(Gradients<T, Mask::by_y, 2>{});
+      f.out = dresidual.as<T>();
+      const Arrays<const T, 4> from{{values, dy.as<T>(), more_dy.as<T>(), y.as<T>()}};
+      sum_columns(s, on, columns_of(x), from, weight, wide, f);
+    }
+    if (relu && !apart) {
+      pass.template operator()<Mask::by_x>();
+    } else {
+      pass.template operator()<Mask::none>();
+    }
   });
   check_launch("batch_norm_backward");
 }

@@ -53,7 +53,8 @@ class CudaKernels final : public Kernels {
   void batch_norm_backward(Stream& s, const Tensor& x, const Tensor& weight, const Tensor& mean,
                            const Tensor& variance, const Tensor& gamma, const Tensor& beta,
                            float epsilon, const Tensor& y, Activation activation, const Tensor& dy,
-                           Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) override;
+                           const Tensor& more_dy, Tensor dx, Tensor dgamma, Tensor dbeta,
+                           Tensor dresidual) override;
   void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight, const Tensor& mean,
                                const Tensor& variance, Tensor out) override;
   void batch_norm_running(Stream& s, const Tensor& sums, float momentum, Tensor running_mean,
@@ -96,6 +97,9 @@ class CudaKernels final : public Kernels {
                Tensor x) override;
 
  private:
+  // The gradient before an activation that what was added goes through, too.
+  void give_dresidual(Stream& s, bool relu, const Tensor& y, const Tensor& dy,
+                      const Tensor& more_dy, Tensor dresidual);
   Device device_;
 };
 

@@ -199,7 +199,7 @@ void sum_columns(Stream& s, const OnStream& on, const float* x, const Reduction&
 // Blocks of all parts: about as many as a large chip runs at once, whose sums of as many columns
 // as kThreads / 8 packs are all that the workspace has to hold.
 constexpr std::int64_t kBlocksOfHalves = 512;
-static_assert(kBlocksOfHalves * kThreads * sizeof(double) <= Stream::kWorkspaceBytesOfColumns);
+static_assert(kBlocksOfHalves * kThreads * sizeof(double) <= Stream::kWorkspaceBytes);
 
 // Columns as above, whose width and tile count packs. A thread adds four rows in f32, then that to
 // its sums. kAligned tells how packs are read, which changes no bits.

@@ -163,6 +163,29 @@ __device__ void store_pack(T* to, const Pack<kWidth>& pack) {
   }
 }
 
+// A pack as it was read: of halves in half the registers that its floats take, for kernels that
+// read many before they look at the first.
+template <int kWidth, typename T>
+struct AsRead {
+  Pack<kWidth> pack;
+  __device__ Pack<kWidth> widened() const { return pack; }
+};
+template <int kWidth, typename T>
+requires(kWidth == 8 && !std::is_same_v<T, float>) struct AsRead<kWidth, T> {
+  uint4 words;
+  __device__ Pack<kWidth> widened() const {
+    const unsigned each[] = {words.x, words.y, words.z, words.w};
+    Pack<kWidth> pack;
+#pragma unroll
+    for (int w = 0; w < kWidth / 2; ++w) {
+      const float2 two = widen_two<T>(each[w]);
+      pack.of[2 * w] = two.x;
+      pack.of[2 * w + 1] = two.y;
+    }
+    return pack;
+  }
+};
+
 // The same, or one by one where `wide` says that they are not aligned; the same bits either way.
 template <int kWidth, typename T>
 __device__ Pack<kWidth> read_pack(const T* from, bool wide) {
@@ -172,6 +195,18 @@ __device__ Pack<kWidth> read_pack(const T* from, bool wide) {
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) pack.of[e] = widen(from[e]);
   return pack;
+}
+
+template <int kWidth, typename T>
+__device__ AsRead<kWidth, T> read_as_is(const T* from, bool wide) {
+  if constexpr (kWidth == 8 && !std::is_same_v<T, float>) {
+    if (wide) return {*reinterpret_cast<const uint4*>(from)};
+    const auto* const bits = reinterpret_cast<const unsigned short*>(from);
+    const auto two = [&](int e) { return bits[e] | static_cast<unsigned>(bits[e + 1]) << 16; };
+    return {{two(0), two(2), two(4), two(6)}};
+  } else {
+    return {read_pack<kWidth>(from, wide)};
+  }
 }
 
 template <int kWidth, typename T>
