@@ -94,6 +94,22 @@ TEST(FusedNorm, TakesAnotherNorm) {
             }));
 }
 
+// The norm's backward then adds the last of its consumers' gradients itself.
+TEST(FusedNorm, TakesTheGradientsOfSeveralConsumers) {
+  const auto end_of_block = [](Graph& graph, Value x, Value weight) {
+    return relu(add(norm(graph, "a", conv(graph, "c", x), weight), x));
+  };
+  EXPECT_EQ("batch_norm+add+relu batch_norm+add+relu",
+            merged([&](Graph& graph, Value x, Value weight) {
+              const Value y = end_of_block(graph, x, weight);
+              return relu(add(norm(graph, "b", conv(graph, "d", y), weight), y));
+            }));
+  EXPECT_EQ("batch_norm+add+relu", merged([&](Graph& graph, Value x, Value weight) {
+              const Value y = end_of_block(graph, x, weight);
+              return add(add(conv(graph, "d", y), conv(graph, "e", y)), sigmoid(y));
+            }));
+}
+
 // All in rows then, where the norm alone would keep the convolution's layout and its order of sums.
 TEST(FusedNorm, TakesATermOfAnotherLayout) {
   const Block block = [](Graph& graph, Value x, Value weight) {
