@@ -2,11 +2,12 @@
 // until it is summed it has memory to hold one: row v of C elements begins as the number of ids
 // that are v and then holds C-1 of their positions as integers, which came in any order and are
 // sorted when they are used. A short list is summed by a warp, in the order of ids. A long one (a
-// text's commonest token may be a tenth of it) is summed by the whole block: groups of threads take
-// equal parts of it in order, and their sums are added in order; how many groups follows from the
-// columns. Where a row is too short for its list, its block reads all ids instead, and groups share
-// what is found in each kBlock of them: cheap for the few frequent ids of a vocabulary, slow for
-// tables of a few columns whose rows are all used often.
+// text's commonest token may be a tenth of it) is summed by the whole block: of halves, groups of
+// threads take equal parts of it in order, and their sums are added in order; how many groups
+// follows from the columns. f32 keeps to the order of ids. Where a row is too short for its list,
+// its block reads all ids instead, and groups share what is found in each kBlock of them: cheap for
+// the few frequent ids of a vocabulary, slow for tables of a few columns whose rows are all used
+// often.
 //
 // Cost beside dy and the rows that are written: dtable once, to make it 0.
 #include <type_traits>
@@ -127,7 +128,8 @@ __device__ void sum_long(const std::int32_t* ids, std::int64_t n, std::int64_t v
   }
   __syncthreads();  // the list has been read, and sorted
   const std::int64_t packs = columns / kWidth;
-  const int width = static_cast<int>(packs < kBlock ? packs : kBlock), groups = kBlock / width;
+  const int width = static_cast<int>(packs < kBlock ? packs : kBlock);
+  const int groups = std::is_same_v<T, float> ? 1 : kBlock / width;
   const int group = me / width;
   for (std::int64_t part = 0; part < packs; part += width) {
     const std::int64_t column = (part + me % width) * kWidth;
