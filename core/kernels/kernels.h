@@ -393,8 +393,8 @@ class Kernels {
   // ---- Embedding --------------------------------------------------------------------------
   // ids (N), table (V, C), y (N, C) and dy stored. Ids were checked when the record was read.
   virtual void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) = 0;
-  // dtable = 0, then dtable[ids[i]] += dy[i] in the order of i; where dy is a half, of an id that is
-  // used often equal parts of that may be added up first.
+  // dtable = 0, then dtable[ids[i]] += dy[i] in the order of i; where dy is a half, equal parts of
+  // an id that is used often may be added up first.
   virtual void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy,
                                   Tensor dtable) = 0;
 
