@@ -70,30 +70,23 @@ struct Normal {
   double cumulative;  // Phi(x)
 };
 
-struct NormalFit {
-  double of[13];
-};
-
-// P's coefficients for normal_of, that of t^0 first.
-PEAL_ANYWHERE constexpr NormalFit normal_fit() {
-  return {{0.10634515363048408, -0.18713969872833458, 0.12585525549516693, -0.06163941728037938,
-           0.019065530670346036, -0.0015616108475975741, -0.0013807080426034117,
-           0.00039170704773904355, 0.00013142603291993636, -5.757238623952575e-05,
-           -1.9654209374101775e-05, 6.6859215680836844e-06, 3.0901765501244685e-06}};
-}
-
 // Phi(-z) = exp(-z^2/2) * P((z - 3.5) / (z + 3.5)) for z >= 0, where P is a least-squares fit of
 // degree 12 to Phi(-z) * exp(z^2/2) on [0, 14.6], 6e-11 relative; further out Phi(-z) is 0 in f32.
 PEAL_ANYWHERE Normal normal_of(double x) {
-  constexpr NormalFit kFit = normal_fit();
+  constexpr double kFit[] = {
+      0.10634515363048408,    -0.18713969872833458,    0.12585525549516693,
+      -0.06163941728037938,   0.019065530670346036,    -0.0015616108475975741,
+      -0.0013807080426034117, 0.00039170704773904355,  0.00013142603291993636,
+      -5.757238623952575e-05, -1.9654209374101775e-05, 6.6859215680836844e-06,
+      3.0901765501244685e-06};
   double z = std::fabs(x);
   const bool far = z > 14.5;
   z = far ? 14.5 : z;
   const double gauss = exp_of(-0.5 * z * z);
   const double t = (z - 3.5) / (z + 3.5);
-  double p = kFit.of[12];
+  double p = kFit[12];
   PEAL_UNROLL
-  for (int i = 11; i >= 0; --i) p = multiply_add(p, t, kFit.of[i]);
+  for (int i = 11; i >= 0; --i) p = multiply_add(p, t, kFit[i]);
   const double tail = far ? 0.0 : gauss * p;
   const double density = far ? 0.0 : gauss * 0.3989422804014327;
   return {density, x > 0 ? 1.0 - tail : tail};

@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(1024)
   float sum[kVectors] = {};
   if (c < of.columns) {
     const int step = static_cast<int>(tile.rows);
-#pragma unroll(kVectors == kFew ? 8 : 4)
+#pragma unroll(kVectors == kFew ? 4 : 2)
     for (std::int64_t r = me.row; r < of.rows; r += step) {
       const float v = m[r * of.columns + c];
       const float* by = p + r * of.rank + vector;

@@ -1,4 +1,4 @@
-// Element by element, at the speed of memory; every function may work in
+// Element by element, at the speed of memory (gelu: of f64 arithmetic); every function may work in
 // place. Formulas are the CPU's (cpu/pointwise.cpp), to the bit but for what multiply_add rounds.
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/elementary.cuh"
@@ -21,52 +21,10 @@ struct LeakyRelu {
   }
 };
 
-// 1/x for x from 3 to 20, 1e-11 relative: a first guess of 20 bits and a step of Newton's.
-__device__ double reciprocal(double x) {
-  double guess;
-  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(guess) : "d"(x));
-  return fma(fma(-x, guess, 1.0), guess, guess);
-}
-
-// normal_of(x) with the same polynomials, of which the terms that matter little are added up in
-// f32: 4e-10 relative. Of f64 arithmetic a Hopper SM has half as much.
-__device__ Normal quick_normal_of(double x) {
-  constexpr NormalFit kFit = normal_fit();
-  const double z = fmin(fabs(x), 14.5);
-  const bool far = fabs(x) > 14.5;
-  const double y = -0.5 * z * z;
-  constexpr double kShift = 0x1.8p52;
-  const double shifted = fma(y, 1.4426950408889634, kShift);
-  const double r = fma(shifted - kShift, -0.6931471805599453, y);
-  const double two_k = std::bit_cast<double>((std::bit_cast<std::uint64_t>(shifted) + 1023) << 52);
-  const auto small_r = static_cast<float>(r);
-  float e = 1.0f / 362880;
-  e = fmaf(e, small_r, 1.0f / 40320);
-  e = fmaf(e, small_r, 1.0f / 5040);
-  e = fmaf(e, small_r, 1.0f / 720);
-  e = fmaf(e, small_r, 1.0f / 120);
-  e = fmaf(e, small_r, 1.0f / 24);
-  double q = fma(static_cast<double>(e), r, 1.0 / 6);
-  q = fma(q, r, 0.5);
-  q = fma(q, r, 1.0);
-  const double gauss = far ? 0.0 : fma(two_k, q * r, two_k);
-  const double t = (z - 3.5) * reciprocal(z + 3.5);
-  const auto small_t = static_cast<float>(t);
-  constexpr int kInF64 = 6;
-  auto last = static_cast<float>(kFit.of[12]);
-#pragma unroll
-  for (int i = 11; i >= kInF64; --i) last = fmaf(last, small_t, static_cast<float>(kFit.of[i]));
-  double p = last;
-#pragma unroll
-  for (int i = kInF64 - 1; i >= 0; --i) p = fma(p, t, kFit.of[i]);
-  const double tail = gauss * p;
-  return {gauss * 0.3989422804014327, x > 0 ? 1.0 - tail : tail};
-}
-
 struct Gelu {
   __device__ void operator()(const float* from, float* to) const {
     const double x = *from;
-    *to = static_cast<float>(x * quick_normal_of(x).cumulative);
+    *to = static_cast<float>(x * normal_of(x).cumulative);
   }
 };
 
@@ -103,7 +61,7 @@ struct LeakyReluBackward {
 struct GeluBackward {
   __device__ void operator()(const float* from, float* to) const {
     const double x = from[0], dy = from[1];
-    const Normal normal = quick_normal_of(x);
+    const Normal normal = normal_of(x);
     *to = static_cast<float>(dy * multiply_add(x, normal.density, normal.cumulative));
   }
 };
