@@ -191,8 +191,8 @@ void batch_norm_backward(benchmark::State& state) {
   measure(state, 5 * shape.numel(), [&] {
     kernels(kCpu).batch_norm_backward(s, x.tensor(), weight.tensor(), mean.tensor(),
                                       variance.tensor(), gamma.tensor(), gamma.tensor(), 1e-5f, {},
-                                      Activation::none, dy.tensor(), {}, dx.tensor(), dgamma.tensor(),
-                                      dbeta.tensor(), {});
+                                      Activation::none, dy.tensor(), {}, dx.tensor(),
+                                      dgamma.tensor(), dbeta.tensor(), {});
   });
 }
 BENCHMARK(batch_norm_backward)->Arg(14)->Arg(28);

@@ -47,7 +47,8 @@ class Lines:
                       for _ in range(4)]
         for part in (self.pointwise, self.shapes, self.sums, self.rows, self.batch_norm,
                      self.losses, self.optimizers, self.pooling, self.convolution, self.products,
-                     self.halves, self.channels_of_halves, self.products_of_halves,
+                     self.halves, self.batch_norm_of_halves, self.pooling_of_halves,
+                     self.convolution_of_halves, self.products_of_halves,
                      self.attention):
             part()
 
@@ -254,15 +255,13 @@ class Lines:
             self.add("bf16 softmax_cross_entropy", shape, [logits], lambda x=logits, t=labels:
                      torch.nn.functional.cross_entropy(x, t, reduction="sum"))
 
-    def channels_of_halves(self):
+    def channels_last(self, i, b, c, h, w):
+        return self.half(i, b, h, w, c).permute(0, 3, 1, 2)
+
+    def batch_norm_of_halves(self):
         torch, aten = self.torch, self.aten
-
-        def last(i, *shape):
-            b, c, h, w = shape
-            return self.half(i, b, h, w, c).permute(0, 3, 1, 2)
-
         shape = (128, 256, 64, 64)
-        x, dy = last(0, *shape), last(2, *shape)
+        x, dy = self.channels_last(0, *shape), self.channels_last(2, *shape)
         gamma, beta = self.new(256), self.new(256)
         self.add("bf16 batch_norm training", shape, [x, x, x],
                  lambda: torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True))
@@ -270,18 +269,24 @@ class Lines:
         self.add("bf16 batch_norm backward", shape, [x, dy, x],
                  lambda: aten.native_batch_norm_backward(dy, x, gamma, None, None, mean, rstd, True,
                                                          1e-5, [True] * 3))
+
+    def pooling_of_halves(self):
+        torch, aten = self.torch, self.aten
         shape = (128, 64, 128, 128)
-        x, y = last(0, *shape), last(1, 128, 64, 64, 64)
+        x, y = self.channels_last(0, *shape), self.channels_last(1, 128, 64, 64, 64)
         _, indices = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
         self.add("bf16 max_pool2d", shape, [x, y], lambda: torch.nn.functional.max_pool2d(x, 2))
         self.add("bf16 max_pool2d backward", shape, [y, x],
                  lambda: aten.max_pool2d_with_indices_backward(y, x, [2, 2], [2, 2], [0, 0], [1, 1],
                                                                False, indices))
+
+    def convolution_of_halves(self):
+        torch, aten = self.torch, self.aten
         for shape, weight, stride, padding in (((64, 3, 224, 224), (64, 3, 7, 7), 2, 3),
                                                ((64, 64, 56, 56), (64, 64, 3, 3), 1, 1),
                                                ((64, 256, 56, 56), (64, 256, 1, 1), 1, 0),
                                                ((64, 256, 14, 14), (256, 256, 3, 3), 1, 1)):
-            x = last(0, *shape)
+            x = self.channels_last(0, *shape)
             w = self.new(*weight).bfloat16().to(memory_format=torch.channels_last)
             y = torch.nn.functional.conv2d(x, w, None, stride, padding)
             flops = 2 * y.numel() * weight[1] * weight[2] * weight[3]
