@@ -301,7 +301,8 @@ TEST(CpuBatchNorm, TakesBlocksOfChannels) {
                        residual ? blocked(added) : Tensor{}, Activation::relu, blocked(y));
         cpu.batch_norm_backward(s, blocked(x), k.weights(), m, v, gamma, beta, kEpsilon,
                                 residual ? blocked(y) : Tensor{}, Activation::relu, blocked(dy),
-                                residual ? blocked(more) : Tensor{}, blocked(dx), k.per_channel(dgamma), k.per_channel(dbeta),
+                                residual ? blocked(more) : Tensor{}, blocked(dx),
+                                k.per_channel(dgamma), k.per_channel(dbeta),
                                 residual ? blocked(dresidual) : Tensor{});
         const auto close = [&](const std::vector<float>& actual, const std::vector<float>& wanted,
                                const char* what) {
