@@ -65,6 +65,7 @@ pack() {
   cp "$data"/fashion-mnist/t10k-*.gz "$data"/tinyshakespeare/input.txt \
     "$data"/gpt2/{encoder.json,vocab.bpe} "$root/data/" ||
     fail "training needs Fashion-MNIST, tinyshakespeare and GPT-2's tokenizer in $data; set PEAL_TEST_DATA"
+  [[ -f $build/libkernel_times.so ]] || fail "$build has no libkernel_times.so; build it first, with CUPTI"
   cp "$build/libkernel_times.so" "$root/lib/" && patchelf --remove-rpath "$root/lib/libkernel_times.so" ||
     exit 1
   "$root/peal" --version > "$root/built.txt"

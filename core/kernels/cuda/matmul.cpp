@@ -140,7 +140,7 @@ class LtMatmul final : public Matmul {
     const Current current(device);
     describe_product();
     describe_matrices();
-    fused_ = (spec.bias && can_fuse_bias()) || (!spec.bias && spec.activation != Activation::none);
+    fused_ = spec.bias ? can_fuse_bias() : spec.activation != Activation::none;
     if (fused_ && !choose_algorithm()) fused_ = false;
     if (!fused_ && !choose_algorithm()) {
       fail_input("matmul", to_string(device), " has no deterministic algorithm of ",
