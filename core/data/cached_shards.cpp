@@ -62,7 +62,8 @@ class CachedShards final : public Dataset {
   const std::byte* base_of(std::size_t shard) const;
   const std::byte* wait_for(std::size_t shard) const;
   void fetch();
-  bool fetch_some(std::unique_lock<std::mutex>& lock);
+  enum class Pass { some, none, full };
+  Pass fetch_some(std::unique_lock<std::mutex>& lock);
   void check_full(std::size_t shard);
   void publish(std::size_t shard, ShardPart part) const;
   void let_go(std::size_t shard) const;
@@ -84,8 +85,8 @@ class CachedShards final : public Dataset {
   mutable std::size_t now_ = 0;
   mutable std::exception_ptr error_;
   mutable std::atomic<std::int64_t> fetching_{-1};
-  mutable std::uint64_t version_ = 0;  // of the list
-  std::optional<Clock::time_point> full_since_;
+  mutable std::uint64_t version_ = 0;                    // of the list
+  mutable std::optional<Clock::time_point> full_since_;  // for what is needed now
   std::atomic<bool> closing_{false};
   mutable std::atomic<Clock::rep> stop_seen_{0};
   std::thread thread_;
@@ -196,6 +197,7 @@ void CachedShards::want(std::span<const std::int64_t> shards, std::size_t now) c
     list_.assign(shards.begin(), shards.end());
     now_ = now;
     ++version_;
+    full_since_.reset();
     for (Slot& slot : slots_) slot.wanted = false;
     for (const std::int64_t shard : list_) slots_[static_cast<std::size_t>(shard)].wanted = true;
     for (std::size_t i = 0; i < slots_.size(); ++i) {
@@ -250,8 +252,8 @@ void CachedShards::fetch() {
       });
       if (all) {
         wanted_.wait(lock);
-      } else if (!fetch_some(lock)) {
-        wanted_.wait_for(lock, full_since_ ? kFullPoll : kPoll);
+      } else if (const Pass pass = fetch_some(lock); pass != Pass::some) {
+        wanted_.wait_for(lock, pass == Pass::full ? kFullPoll : kPoll);
       }
     }
   } catch (...) {
@@ -264,9 +266,9 @@ void CachedShards::fetch() {
 // Shards in use leave in time, when their windows are read; who needs one now waits for that, but
 // not for ever.
 void CachedShards::check_full(std::size_t shard) {
-  if (!full_since_) full_since_ = Clock::now();
   const auto end = list_.begin() + static_cast<std::ptrdiff_t>(now_);
   if (std::find(list_.begin(), end, static_cast<std::int64_t>(shard)) == end) return;
+  if (!full_since_) full_since_ = Clock::now();
   if (Seconds(Clock::now() - *full_since_).count() < options_.cache.wait_seconds) return;
   fail_input(options_.cache.root.string(), "the shards in use leave no room for ",
              manifest_.shards[shard].file, " (",
@@ -276,14 +278,14 @@ void CachedShards::check_full(std::size_t shard) {
              " s; raise cache_size");
 }
 
-// One pass over the list; false when nothing came of it.
-bool CachedShards::fetch_some(std::unique_lock<std::mutex>& lock) {
-  bool some = false;
+// One pass over the list.
+CachedShards::Pass CachedShards::fetch_some(std::unique_lock<std::mutex>& lock) {
+  Pass pass = Pass::none;
   const std::vector<std::int64_t> list = list_;
   const std::uint64_t version = version_;
   for (const std::int64_t shard : list) {
     const auto at = static_cast<std::size_t>(shard);
-    if (closing_ || version != version_) return true;
+    if (closing_ || version != version_) return Pass::some;
     if (slots_[at].part) continue;
     fetching_ = shard;
     lock.unlock();
@@ -293,11 +295,12 @@ bool CachedShards::fetch_some(std::unique_lock<std::mutex>& lock) {
     fetching_ = -1;
     if (result.got == ShardCache::Got::full) {
       check_full(at);
-      return some;
+      return pass == Pass::some ? pass : Pass::full;
     }
-    full_since_.reset();
+    if (result.got == ShardCache::Got::roomless) return pass;
     if (!result.part) continue;
-    some = true;
+    full_since_.reset();
+    pass = Pass::some;
     if (slots_[at].wanted) {
       publish(at, std::move(*result.part));
       came_.notify_all();
@@ -306,7 +309,7 @@ bool CachedShards::fetch_some(std::unique_lock<std::mutex>& lock) {
       cache_->leave(shard);
     }
   }
-  return some;
+  return pass;
 }
 
 }  // namespace

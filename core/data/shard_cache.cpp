@@ -159,7 +159,7 @@ ShardCache::Result ShardCache::get(std::int64_t shard, ShardSource& source,
   }
   if (!locks_->try_exclusive(fetch_byte(shard))) {
     check_standstill(shard);
-    return {Got::busy};
+    return {has_room(shard) ? Got::busy : Got::roomless};
   }
   const std::unique_ptr<ByteLocks, std::function<void(ByteLocks*)>> unlock(
       locks_.get(), [&](ByteLocks* locks) { locks->unlock(fetch_byte(shard)); });
@@ -168,7 +168,7 @@ ShardCache::Result ShardCache::get(std::int64_t shard, ShardSource& source,
   if (!make_room(shard)) return {Got::full};
   fetch(shard, source, retries);
   if (auto part = open(shard, Fetching::yes)) return {Got::part, std::move(part)};
-  return {Got::busy};  // another process has made room of it already
+  return {Got::roomless};  // another process has made room of it already
 }
 
 void ShardCache::leave(std::int64_t shard) {
@@ -195,6 +195,13 @@ std::optional<ShardPart> ShardCache::open(std::int64_t shard, Fetching fetching)
     if (fetching == Fetching::yes) log::info(cat(error.what(), "; it is fetched anew"));
     return std::nullopt;
   }
+}
+
+// A file of the shard, even an empty one, counts as the whole.
+bool ShardCache::has_room(std::int64_t shard) const {
+  if (options_.limit == 0) return true;
+  std::error_code code;
+  return fs::exists(part_of(path(shard)), code) || fs::exists(path(shard), code);
 }
 
 bool ShardCache::make_room(std::int64_t shard) {

@@ -41,14 +41,19 @@ class ShardCache {
   // `at_once` must lie there together.
   void check_room(std::uint64_t missing, std::uint64_t at_once) const;
 
-  enum class Got { part, busy, full };
+  enum class Got { part, busy, roomless, full };
   struct Result {
     Got got = Got::busy;
     std::optional<ShardPart> part = {};
   };
   // Maps the shard, which is fetched before where it is not there. busy: another process fetches
-  // it. full: shards that are in use leave no room. A part stays in the cache until leave(). Throws
-  // Error where it cannot be had, or when another process that fetches it stands still.
+  // it. roomless: another fetches it, and has not taken its room yet. full: shards that are in use
+  // leave no room. A part stays in the cache until leave(). Throws Error where it cannot be had, or
+  // when another process that fetches it stands still.
+  //
+  // Processes that read the same shards in one order never wait for each other's room if none asks
+  // for another shard after roomless or full: what one needs next is then held by nobody who has
+  // room for what comes later.
   Result get(std::int64_t shard, ShardSource& source, const RetryOptions& retries);
   void leave(std::int64_t shard);
 
@@ -59,6 +64,7 @@ class ShardCache {
  private:
   enum class Fetching { no, yes };  // whether this process holds the shard's fetch lock
   std::optional<ShardPart> open(std::int64_t shard, Fetching fetching);
+  bool has_room(std::int64_t shard) const;
   bool make_room(std::int64_t shard);
   void fetch(std::int64_t shard, ShardSource& source, const RetryOptions& retries);
   void check_standstill(std::int64_t shard);

@@ -1,6 +1,7 @@
 // Shards that come to a host's own disk: what is kept, tried again, refused, shared and let go. The
 // sources here are folders, and sources that fail as they are told.
 #include <atomic>
+#include <barrier>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -397,6 +398,93 @@ TEST(Cache, ShardsInUseStay) {
   third->want(std::vector<std::int64_t>{6}, 1);
   await(*third);
   EXPECT_EQ(third->label(61), 61);
+}
+
+// Another process is about to make room for a shard: what comes later must not take that room.
+TEST(Cache, RoomIsTakenInOrder) {
+  const Place place;
+  CachedShardsOptions options = place.options();
+  options.window_shards = 2;
+  options.cache.limit = 5 * place.shard_bytes;
+  fs::create_directories(place.set);
+  ByteLocks other(place.set / "locks");
+  ASSERT_TRUE(other.try_exclusive(4));  // fetches shard 2
+  const auto log = std::make_shared<Log>();
+  const auto data = open_cached_shards(faulty(place, log), place.manifest, options);
+  data->want(std::vector<std::int64_t>{0, 1, 2, 3, 4}, 3);
+  wait_until([&] { return count(place.set, ".peal") == 2; });
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(count(place.set, ".peal"), 2);
+  const std::string reserved = (place.set / place.files[2]).string() + ".part";
+  write_file_atomically(reserved, "");
+  wait_until([&] { return count(place.set, ".peal") == 4; });  // all but its own
+  other.unlock(4);
+  await(*data);
+  EXPECT_EQ(data->label(20), 20);
+}
+
+// Two windows are room enough for any number of readers that are at most a step apart.
+TEST(Cache, ReadersInStepNeverStarve) {
+  const Place place;
+  CachedShardsOptions options = place.options();
+  options.window_shards = 2;
+  options.cache.limit = 4 * place.shard_bytes;
+  constexpr int kReaders = 3, kWindows = 60;
+  std::barrier in_step(kReaders);
+  std::atomic<int> right{0};
+  const auto reader = [&](int r) {
+    try {
+      const auto data = open_cached_shards(folder_of(place), place.manifest, options);
+      const auto want = [&](std::int64_t w, std::size_t now) {
+        const std::int64_t first = w % 6 * 2, next = (w + 1) % 6 * 2;
+        data->want(std::vector<std::int64_t>{first, first + 1, next, next + 1}, now);
+      };
+      const auto read = [&](std::int64_t w) {
+        const std::int64_t first = w % 6 * 2;
+        right += data->label(10 * first) + data->label(10 * first + 10) == 20 * first + 10;
+      };
+      for (std::int64_t w = 0; w < kWindows; ++w) {
+        want(w, 2);
+        read(w);
+        in_step.arrive_and_wait();
+        want(w, 4);  // a step that begins in one window and ends in the next: each reads of one
+        if (r == w % kReaders) {
+          read(w);
+          want(w + 1, 2);
+        } else {
+          read(w + 1);
+        }
+        in_step.arrive_and_wait();
+      }
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << error.what();
+      in_step.arrive_and_drop();
+    }
+  };
+  std::vector<std::thread> readers;
+  for (int r = 0; r < kReaders; ++r) readers.emplace_back(reader, r);
+  for (std::thread& thread : readers) thread.join();
+  EXPECT_EQ(right, kReaders * kWindows * 2);
+}
+
+// How long there was no room for a shard counts from when it is needed.
+TEST(Cache, RoomForLaterMayBeLateForLong) {
+  const Place place;
+  CachedShardsOptions options = place.options();
+  options.window_shards = 1;
+  options.cache.limit = 2 * place.shard_bytes;
+  options.cache.wait_seconds = 1;
+  auto user = open_cached_shards(folder_of(place), place.manifest, options);
+  user->want(std::vector<std::int64_t>{0, 1}, 2);
+  await(*user);
+  const auto other = open_cached_shards(folder_of(place), place.manifest, options);
+  other->want(std::vector<std::int64_t>{0, 5}, 1);
+  await(*other);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1300));
+  other->want(std::vector<std::int64_t>{5}, 1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // it asks, and there is no room
+  user.reset();
+  EXPECT_EQ(other->label(50), 50);
 }
 
 TEST(Cache, RoomIsLookedForFirst) {
