@@ -10,7 +10,8 @@ usage: run.sh pack FILE [--build FOLDER]
 pack  an archive (.tar.gz) with the test programs and all that they need but libc and the GPU's
       libraries; FOLDER is a finished build (default: build)
 run   all checks; FOLDER is the unpacked archive (default: where this script lies)
-  --only LIST    groups with commas between them: device, kernels, graph, bits, comm, train, bench, sanitizer
+  --only LIST    groups with commas between them: device, kernels, graph, bits, comm, train, bench,
+                 collectives, sanitizer
   --sanitizer    compute-sanitizer too, which takes minutes
   --device N     of computing checks (default: 0)
   --report FILE  default: FOLDER/report.md
@@ -59,7 +60,10 @@ pack() {
   cp "$source"/tests/golden/*.bin "$source"/tests/golden/*.txt "$root/golden/" &&
     cp "$here/run.sh" "$here/left_out.txt" "$here/README.md" "$root/" &&
     cp "$source"/tests/bench/torch_{kernels,cnn,training}.py "$source"/tests/golden/{gpt2,resnet}.py \
-      "$here/train.py" "$root/" || exit 1
+      "$here/train.py" "$root/" &&
+    mkdir -p "$root/tests/bench" &&
+    cp "$source"/tests/bench/{bench.sh,collectives_against_gloo.sh,gloo_peer.py} "$root/tests/bench/" ||
+    exit 1
   data=${PEAL_TEST_DATA:-$source/../shared/data}
   mkdir "$root/data"
   cp "$data"/fashion-mnist/t10k-*.gz "$data"/tinyshakespeare/input.txt \
@@ -268,6 +272,30 @@ run_bench() {
   fi
 }
 
+# On the CPU's cores, which such machines have many of: each rank wants one of its own, and nobody
+# beside it. Through a Peal that is tuned there, as its users are told to.
+run_collectives() {
+  local ranks mpi
+  export PEAL_TUNE=$logs/tuning
+  for ranks in 2 4; do
+    if [[ $(nproc) -lt $ranks ]]; then
+      did_not_run "collectives of $ranks" "$(nproc) cores here"
+      continue
+    fi
+    mpi=(mpirun -np "$ranks" --bind-to core "$root/peal" bench collectives)
+    check "tuning for $ranks" 120 "${mpi[@]}" --tune
+    check "all_reduce of $ranks" 240 "${mpi[@]}" --compare mpi
+    check "ordered tree of $ranks" 120 "${mpi[@]}" --op ordered_tree --compare ring --min 64KiB --max 64MiB
+    if [[ -n $python ]]; then
+      check "all_reduce beside Gloo, $ranks" 120 env PEAL_PYTHON="$python" \
+        "$root/tests/bench/collectives_against_gloo.sh" --ranks "$ranks" --peal "$root/peal"
+    else
+      did_not_run "all_reduce beside Gloo, $ranks" "no Python here"
+    fi
+  done
+  unset PEAL_TUNE
+}
+
 # Kernels of our own: those of NVIDIA's libraries take minutes to check.
 run_sanitizer() {
   local tool sanitizer filter="*Convolution*:*MatrixProduct*:SameBits.*:*Reorder*"
@@ -287,7 +315,7 @@ run_sanitizer() {
 show_figures() {
   local name
   for name in "training" "bench" "bench of PyTorch" "CNN beside PyTorch" "CNN without graphs beside PyTorch" \
-    "training beside PyTorch"; do
+    "training beside PyTorch" {"all_reduce of","ordered tree of","all_reduce beside Gloo,"}\ {2,4}; do
     [[ -s $logs/${name// /_}.log ]] || continue
     printf '\n## %s\n\n' "$name"
     cat "$logs/${name// /_}.log"
@@ -303,7 +331,7 @@ show_figures() {
 }
 
 parse_run() {
-  groups=(device kernels graph bits comm train bench)
+  groups=(device kernels graph bits comm train bench collectives)
   report='' device=0 root=$here
   local given=
   while [[ $# -gt 0 ]]; do
@@ -323,8 +351,8 @@ parse_run() {
   [[ -z $given ]] || root=$(cd "$given" && pwd) || fail "no folder $given"
   local group
   for group in "${groups[@]}"; do
-    [[ " device kernels graph bits comm train bench sanitizer " == *" $group "* ]] ||
-      fail "unknown group '$group'; allowed: device, kernels, graph, bits, comm, train, bench, sanitizer"
+    [[ " device kernels graph bits comm train bench collectives sanitizer " == *" $group "* ]] ||
+      fail "unknown group '$group'; allowed: device, kernels, graph, bits, comm, train, bench, collectives, sanitizer"
   done
   [[ $device =~ ^[0-9]$ ]] || fail "--device wants a number, got '$device'"
   [[ -x $root/bin/kernels_test ]] || fail "$root is no unpacked archive of 'run.sh pack'"
@@ -341,6 +369,7 @@ run() {
   mkdir -p "$logs" && rm -f "$logs"/*
   python=$(find_python)
   export PATH="$root/bin:$PATH" PEAL_TEST_GOLDEN="$root/golden"
+  [[ $(id -u) -ne 0 ]] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   describe_machine > "$logs/machine.md"
   tee "$report" < "$logs/machine.md"
   printf '| check | result | s | what it says | command |\n|---|---|---:|---|---|\n' >> "$report"
