@@ -225,7 +225,8 @@ void sum_columns(Stream& s, const OnStream& on, const Columns& of,
 
 // ---- Element by element ---------------------------------------------------------------------
 
-// A thread has one pack of some rows; block (tile, rows) by one number.
+// A thread has one pack of some rows; block (tile, rows) by one number, the last rows first: the
+// sums have read these last, so that the L2 cache may still hold them.
 template <int kWidth, class F, typename T>
 __global__ void __launch_bounds__(kThreads, F::kBlocks)
     for_columns_kernel(Arrays<const T, F::kIn> in, Columns of, ColumnTiles by, bool wide, F f,
@@ -234,9 +235,9 @@ __global__ void __launch_bounds__(kThreads, F::kBlocks)
   using Rule = decltype(f.rule(0));
   __shared__ Rule shared[kWarp * kWidth];
   static_assert(kWarp * kWidth <= kThreads);
-  const std::int64_t group = by.tiles.divide(blockIdx.x);
+  const std::int64_t block = gridDim.x - 1 - blockIdx.x, group = by.tiles.divide(block);
   const int lane = static_cast<int>(threadIdx.x) % by.packs, step = kThreads / by.packs;
-  const std::int64_t tile = (blockIdx.x - group * by.tiles.value()) * by.packs;
+  const std::int64_t tile = (block - group * by.tiles.value()) * by.packs;
   const std::int64_t c = (tile + lane) * kWidth;
   const std::int64_t begin = group * by.rows_of_block;
   const std::int64_t end = tile + lane < by.row_packs ? min(begin + by.rows_of_block, of.rows) : 0;
