@@ -96,8 +96,9 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
               [=](Run& r) { kernel->forward(r.stream, r[x], r[w], r[b], r[y], r[scratch]); });
 
     Kernels& k = c.kernels();
-    const Ref dy = c.grad_out();
-    if (activation != Activation::none)
+    const bool activates = activation != Activation::none;
+    const Ref dy = activates ? c.grad_out_in_place() : c.grad_out();
+    if (activates)
       c.backward({y, dy}, [=, &k](Run& r) {
         k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
       });

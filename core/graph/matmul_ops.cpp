@@ -144,8 +144,9 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
     forward.kernel->run(r.stream, r[x], r[w], r[bias], whole(r[y]), r[forward.scratch]);
   });
 
-  const Ref dy = c.grad_out();
-  if (activation != Activation::none)
+  const bool activates = activation != Activation::none;
+  const Ref dy = activates ? c.grad_out_in_place() : c.grad_out();
+  if (activates)
     c.backward({y, dy}, [=, &k](Run& r) {
       k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
     });
@@ -193,8 +194,9 @@ CompileOp compile_dense(Activation activation) {
     c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
 
     Kernels& k = c.kernels();
-    const Ref dy = c.grad_out();
-    if (activation != Activation::none)
+    const bool activates = activation != Activation::none;
+    const Ref dy = activates ? c.grad_out_in_place() : c.grad_out();
+    if (activates)
       c.backward({y, dy}, [=, &k](Run& r) {
         k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
       });

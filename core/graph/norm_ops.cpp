@@ -66,7 +66,7 @@ void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
   const Ref dy = c.grad_out(0), dx = c.grad_in_or_temporary(kX, order, t);
   const Ref dgamma = c.grad_in_or_temporary(kGamma), dbeta = c.grad_in_or_temporary(kBeta);
   const bool adds = form.residual && c.needs_grad(kResidual);
-  const Ref dresidual = adds            ? c.grad_in_copy(kResidual, dy, order)
+  const Ref dresidual = adds            ? c.grad_in_over(kResidual, dy, order)
                         : form.residual ? c.grad_in_or_temporary(kResidual, order, t)
                                         : Ref{};
   const Ref kept_y = form.residual ? y : Ref{};

@@ -89,6 +89,12 @@ Ref OpCompiler::grad_out(int i) {
   return {builder_.gradient_entry(value)};
 }
 
+Ref OpCompiler::grad_out_in_place(int i) {
+  const Ref whole = grad_out(i);
+  if (whole) builder_.step_in_place_.push_back(whole.index);
+  return whole;
+}
+
 Ref OpCompiler::grad_out_more(int i) {
   const Ref whole = grad_out(i);
   if (!whole) return {};
@@ -117,24 +123,35 @@ DType OpCompiler::grad_type(int i) const {
 }
 
 Ref OpCompiler::grad_in_over(int i, DType dtype, Order order) {
-  return grad_in_copy(i, in(i, order, dtype), order);
+  return grad_in_over(i, in(i, order, dtype), order);
 }
 
-Ref OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
-  const Ref gradient = grad_in(i, order, dtype(whole));
-  if (gradient) builder_.overwrites_.push_back({whole.index, gradient.index});
+Ref OpCompiler::grad_in_over(int i, Ref what, Order order) {
+  const Ref gradient = grad_in(i, order, dtype(what));
+  if (gradient) builder_.shares_.push_back({what.index, gradient.index, /*copy=*/false});
   return gradient;
+}
+
+void OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
+  const Ref gradient = grad_in(i, order, dtype(whole));
+  if (!gradient) return;
+  builder_.shares_.push_back({whole.index, gradient.index, /*copy=*/true});
+  Kernels& k = kernels();
+  PlanCall call = builder_.make_call("copy", {whole, gradient},
+                                     [=, &k](Run& r) { k.copy(r.stream, r[whole], r[gradient]); });
+  call.copies = true;
+  builder_.add_backward_call(std::move(call));
 }
 
 Ref OpCompiler::grad_in_or_temporary(int i, Order order, DType dtype) {
   if (needs_grad(i)) return grad_in(i, order, dtype);
   if (!needs_backward()) return {};
-  return {builder_.add_tensor(in_shape(i), dtype,
+  return {builder_.add_memory(in_shape(i), dtype,
                               order == Order::row_major ? nullptr : in_layout(i, dtype, order))};
 }
 
 Ref OpCompiler::memory(const Shape& shape, DType dtype) {
-  return {builder_.add_tensor(shape, dtype)};
+  return {builder_.add_memory(shape, dtype)};
 }
 
 Ref OpCompiler::bytes(std::size_t count) {
@@ -168,8 +185,7 @@ void OpCompiler::written(std::initializer_list<Ref> refs) {
 
 void OpCompiler::backward(std::vector<Ref> uses, CallFunction call) {
   if (step_.node == nullptr || !needs_backward()) return;
-  builder_.backward_calls_->push_back(
-      builder_.make_call(step_.op + " backward", uses, std::move(call)));
+  builder_.add_backward_call(builder_.make_call(step_.op + " backward", uses, std::move(call)));
 }
 
 void OpCompiler::pass_through() {

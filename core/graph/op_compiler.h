@@ -109,9 +109,12 @@ class OpCompiler {
   const Layout* in_layout(int i, DType dtype = DType::f32, Order order = Order::any) const;
   Ref out(int i = 0, const Layout* layout = nullptr, DType dtype = DType::f32);
   DType dtype(Ref ref) const;
-  // The gradient of out(i), in its layout and type; call out(i) first. The op is the last to read
-  // it and may work in place. Empty when nothing that reaches the loss reads output i.
+  // The gradient of out(i), in its layout and type; call out(i) first. Only to be read: other
+  // gradients of the same numbers may share its memory (grad_in_copy). Empty when nothing that
+  // reaches the loss reads output i.
   Ref grad_out(int i = 0);
+  // The same for an op that works in place on it: its backward calls may write it, too.
+  Ref grad_out_in_place(int i = 0);
   // For an op that adds the last of several consumers' gradients itself: the gradient is then the
   // sum of both. Where there is no such part it is empty while the plan runs.
   Ref grad_out_more(int i = 0);
@@ -122,12 +125,13 @@ class OpCompiler {
   // For kernels that can write a gradient as f32 or as stored(): f32 where it is a parameter's,
   // which is f32 in the end.
   DType grad_type(int i) const;
-  // The same for a call that reads in(i) and may work in place: it gets the memory of in(i) where
-  // nobody needs that afterwards.
-  Ref grad_in_over(int i, DType dtype = DType::f32, Order order = Order::row_major);
-  // The same for a gradient that is a copy of `whole`: it gets that one's memory where nobody needs
-  // that afterwards, and the call finds one address for both.
-  Ref grad_in_copy(int i, Ref whole, Order order = Order::row_major);  // of its type
+  // The same for a call that reads `what` and may work in place: it gets its memory, and has its
+  // type, where nobody needs what is there afterwards.
+  Ref grad_in_over(int i, Ref what, Order order = Order::row_major);
+  Ref grad_in_over(int i, DType dtype = DType::f32, Order order = Order::row_major);  // in(i)
+  // The gradient of input i is `whole`, which has its shape, as it is. Both are one memory where
+  // nobody writes one of them while the other is read; else a call copies it.
+  void grad_in_copy(int i, Ref whole, Order order = Order::row_major);
   // The same for kernels that always write it: a temporary when it is not wanted.
   Ref grad_in_or_temporary(int i, Order order = Order::row_major, DType dtype = DType::f32);
   // Kept from the first call that lists it to the last: written by forward for backward, or both
@@ -141,10 +145,12 @@ class OpCompiler {
   Ref ref(Value value);  // any value of the graph, such as a state, row-major
 
   // ---- Calls -------------------------------------------------------------------------------
-  // Each may be called several times; calls run in the order given, forward calls in the order of
-  // recording and backward calls in the reverse. A gradient_in is final after the call that lists
-  // it, so an op that writes a weight's gradient in a call before its data's lets it travel early.
-  // backward() does nothing when no gradient of the op is wanted.
+  // Of what a backward call lists it may write the gradients of inputs, memory and scratch, and
+  // what grad_out_in_place gave; the rest it only reads (PlanOptions::check_reads). Each may be
+  // called several times; calls run in the order given, forward calls in the order of recording and
+  // backward calls in the reverse. A gradient_in is final after the call that lists it, so an op
+  // that writes a weight's gradient in a call before its data's lets it travel early. backward()
+  // does nothing when no gradient of the op is wanted.
   void forward(std::vector<Ref> uses, CallFunction call);
   // No later forward call of this op writes them. Otherwise each that lists a tensor made by the op
   // counts as writing it, and runs again where that is made again (PlanOptions::recompute).

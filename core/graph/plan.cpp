@@ -29,6 +29,21 @@ void run_calls(Run& run, std::span<const PlanCall> calls) {
   }
 }
 
+// What the call must leave as it is, byte by byte.
+std::vector<std::byte> read_by(Stream& s, const Program& program, const PlanCall& call) {
+  std::vector<std::byte> all;
+  for (const int used : call.reads) {
+    const Tensor& tensor = program.tensors[static_cast<std::size_t>(used)];
+    const std::size_t bytes = tensor.layout == nullptr ? tensor.bytes() : layout_bytes(tensor);
+    if (tensor.data == nullptr || bytes == 0) continue;
+    const std::size_t begin = all.size();
+    all.resize(begin + bytes);
+    copy(s, all.data() + begin, tensor.as<std::byte>(), bytes);
+  }
+  s.synchronize();
+  return all;
+}
+
 // A list of calls, plain or recorded.
 struct Replayed {
   const char* name;
@@ -40,8 +55,11 @@ struct Replayed {
 }  // namespace
 
 struct Plan::Impl {
-  Impl(std::unique_ptr<Program> compiled, Device device, bool records)
-      : program(std::move(compiled)), pass(device), record(records) {
+  Impl(std::unique_ptr<Program> compiled, Device device, const PlanOptions& options)
+      : program(std::move(compiled)),
+        pass(device),
+        record(options.record),
+        check_reads(options.check_reads) {
     addresses.reserve(program->inputs.size() + 3);
     cut({});
   }
@@ -49,7 +67,7 @@ struct Plan::Impl {
   std::unique_ptr<Program> program;
   PassMemory pass;
   std::byte* gradients = nullptr;
-  const bool record;
+  const bool record, check_reads;
   Replayed forward{"forward"}, backward{"backward"}, apply{"apply slots"};
   std::vector<CallSegment> segments;  // of backward
   std::vector<const void*> addresses;
@@ -124,7 +142,7 @@ struct Plan::Impl {
 Plan::Plan(const Graph& graph, const ParameterTable& table, Device device, bool training,
            const PlanOptions& options)
     : impl_(new Impl(PlanBuilder(graph, table, device, training, options).build(), device,
-                     options.record)) {}
+                     options)) {}
 
 Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
@@ -186,7 +204,11 @@ void Plan::backward(Stream& s, float loss_scale, std::byte* gradients,
   if (impl_->backward.recordings == nullptr) {
     Run run = impl_->start(s, impl_->program->tensors.data());
     for (const PlanCall& call : calls) {
+      std::vector<std::byte> before;
+      if (impl_->check_reads) before = read_by(s, *impl_->program, call);
       run_calls(run, {&call, 1});
+      if (impl_->check_reads && read_by(s, *impl_->program, call) != before)
+        fail_internal(call.op, "writes what it may only read");
       tell(call.bytes_final);
     }
     return;
@@ -221,6 +243,12 @@ float Plan::slot_value(Stream& s, const std::string& name) const {
   copy(s, reinterpret_cast<std::byte*>(&value), slot.as<std::byte>(), sizeof(value));
   s.synchronize();
   return value;
+}
+
+std::vector<std::string> Plan::backward_calls() const {
+  std::vector<std::string> names;
+  for (const PlanCall& call : impl_->program->backward) names.push_back(call.op);
+  return names;
 }
 
 PlanMemory Plan::memory() const {

@@ -72,6 +72,12 @@ struct PlanOptions {
   std::int64_t pad_rows_to = 0;
   // Keep what set_output named; in training it is in the way of gradients that could lie there.
   bool outputs = true;
+  // Gradients of the same numbers may be one memory, as those of both terms of a sum, until one of
+  // them is written. Off in tests that compare: the same bits.
+  bool share = true;
+  // For tests, where calls are not replayed: stops with Error(internal) behind a call of backward
+  // that wrote what it may only read (OpCompiler::grad_out).
+  bool check_reads = false;
   // In training: forget after forward what only a Graph::Block's own calls touch, and run its
   // forward again before its backward. Less memory, more time, the same bits.
   bool recompute = false;
@@ -130,6 +136,9 @@ class Plan {
   float slot_value(Stream& s, const std::string& name) const;
 
   PlanMemory memory() const;
+  // The calls of backward in their order: "affine backward"; and the plan's own: "copy" of a
+  // gradient as it is, "accumulate", "reorder".
+  std::vector<std::string> backward_calls() const;
   // Sets of addresses for which forward, or backward, is recorded; for tests.
   std::size_t recorded_forward() const;
   std::size_t recorded_backward() const;

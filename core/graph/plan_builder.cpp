@@ -42,6 +42,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       training_(training),
       outputs_(options.outputs),
       recompute_(training && options.recompute),
+      share_(options.share),
       precision_(options.precision),
       deterministic_(options.deterministic),
       pad_rows_to_(options.pad_rows_to),
@@ -78,7 +79,8 @@ std::unique_ptr<Program> PlanBuilder::build() {
   }
   if (recompute_) program_->activations_kept = bytes_if_all_is_kept();
   mark_lives(recompute_);
-  overwrite();
+  share_gradients();
+  drop_copies();
   resolve();
   return std::move(program_);
 }
@@ -101,6 +103,12 @@ int PlanBuilder::add_tensor(const Shape& shape, DType dtype, const Layout* layou
   return add_entry(shape, dtype, layout, add_storage(Storage::Kind::arena, bytes_of(tensor)));
 }
 
+int PlanBuilder::add_memory(const Shape& shape, DType dtype, const Layout* layout) {
+  const int index = add_tensor(shape, dtype, layout);
+  storage_of(index).memory = true;
+  return index;
+}
+
 int PlanBuilder::view(int of, const Shape& shape) {
   const Entry original = entry(of);
   if (original.tensor.shape == shape) return of;
@@ -114,8 +122,13 @@ int PlanBuilder::view(int of, const Shape& shape) {
   return index;
 }
 
+int PlanBuilder::storage_index(int index) const {
+  const int base = entries_[static_cast<std::size_t>(index)].base;
+  return entries_[static_cast<std::size_t>(base)].storage;
+}
+
 PlanBuilder::Storage& PlanBuilder::storage_of(int index) {
-  return storages_[static_cast<std::size_t>(entry(entry(index).base).storage)];
+  return storages_[static_cast<std::size_t>(storage_index(index))];
 }
 
 PlanBuilder::Place& PlanBuilder::place(int value) {
@@ -210,12 +223,15 @@ PlanCall PlanBuilder::make_reorder(int from, int to) {
   if (kernel->scratch_bytes() > 0)
     scratch = {add_entry({static_cast<std::int64_t>(kernel->scratch_bytes())}, DType::u8, nullptr,
                          scratch_storage_)};
-  return make_call("reorder", {x, y, scratch},
-                   [=](Run& r) { kernel->run(r.stream, r[x], r[y], r[scratch]); });
+  PlanCall call = make_call("reorder", {x, y, scratch},
+                            [=](Run& r) { kernel->run(r.stream, r[x], r[y], r[scratch]); });
+  call.writes = {entry(to).base};
+  return call;
 }
 
 // What an op makes, no other op writes.
 void PlanBuilder::add_call(PlanCall call) {
+  call.writes.clear();
   for (const int used : call.uses) {
     const Storage& storage = storage_of(used);
     const bool own = entry(used).storage >= static_cast<int>(step_storages_);
@@ -225,12 +241,24 @@ void PlanBuilder::add_call(PlanCall call) {
   calls_->push_back(std::move(call));
 }
 
+void PlanBuilder::add_backward_call(PlanCall call) {
+  const auto in_place = [&](int used) {
+    return std::find(step_in_place_.begin(), step_in_place_.end(), used) != step_in_place_.end();
+  };
+  for (const int used : call.uses)
+    if (entry(used).target >= 0 || in_place(used) ||
+        (storage_index(used) >= 0 && storage_of(used).memory))
+      call.writes.push_back(used);
+  backward_calls_->push_back(std::move(call));
+}
+
 void PlanBuilder::compile(const PlanStep& step) {
   block_ = step.node->block;
   step_storages_ = storages_.size();
   step_backward_.emplace_back();
   backward_calls_ = &step_backward_.back();
   step_targets_.assign(step.node->inputs.size(), 0);
+  step_in_place_.clear();
   OpCompiler compiler(*this, step);
   step.compile(compiler);
   for (std::size_t i = 0; i < step.node->inputs.size(); ++i)
@@ -285,10 +313,12 @@ void PlanBuilder::seed_backward() {
     if (!flow_.flows(value)) zeros.push_back({gradient_entry(value)});
   }
   uses.insert(uses.end(), zeros.begin(), zeros.end());
-  program_->backward.push_back(make_call("loss backward", uses, [=, &k](Run& r) {
+  PlanCall call = make_call("loss backward", uses, [=, &k](Run& r) {
     if (seed) convert->run(r.stream, r.loss_scale, r[seed], {});
     for (const Ref zero : zeros) k.fill(r.stream, r[zero], 0);
-  }));
+  });
+  call.writes = call.uses;
+  program_->backward.push_back(std::move(call));
 }
 
 void PlanBuilder::arrange_backward() {
@@ -354,8 +384,10 @@ void PlanBuilder::add_to_gradient(Place& at, int part) {
   }
   Kernels& k = kernels_;
   const Ref x{part}, y{at.gradient};
-  program_->backward.push_back(
-      make_call("accumulate", {x, y}, [=, &k](Run& r) { k.accumulate(r.stream, r[x], r[y]); }));
+  PlanCall call =
+      make_call("accumulate", {x, y}, [=, &k](Run& r) { k.accumulate(r.stream, r[x], r[y]); });
+  call.writes = {entry(at.gradient).base};
+  program_->backward.push_back(std::move(call));
 }
 
 // The table lists parameters in the order in which they become final, so what is final is always a
@@ -389,28 +421,14 @@ void PlanBuilder::mark_lives(bool recompute) {
         const bool again = recompute && !forward && storage.block >= 0;
         (again ? storage.again : storage.life).add(time);
       }
+      for (const int written : call.writes)
+        if (!forward && !(call.copies && written == call.uses[1]))
+          storage_of(written).changes.push_back(time);
       ++time;
     }
   }
   for (Storage& storage : storages_)
     if (storage.kept) storage.life.last = INT_MAX;
-}
-
-// Where the call that writes a gradient is the last that uses what it is made from, both have one
-// storage.
-void PlanBuilder::overwrite() {
-  for (const Overwrite& pair : overwrites_) {
-    const int from = entry(pair.gradient).storage, to = entry(pair.value).storage;
-    Storage &gradient = storages_[static_cast<std::size_t>(from)],
-            &value = storages_[static_cast<std::size_t>(to)];
-    if (gradient.kind != Storage::Kind::arena || value.kind != Storage::Kind::arena) continue;
-    if (from == to || value.latest().last > gradient.life.first || value.bytes != gradient.bytes)
-      continue;
-    for (Entry& each : entries_)
-      if (each.storage == from) each.storage = to;
-    value.latest().last = gradient.life.last;
-    gradient.life = {};
-  }
 }
 
 std::vector<MemoryPiece> PlanBuilder::pieces() {
@@ -426,7 +444,7 @@ std::size_t PlanBuilder::bytes_if_all_is_kept() {
   const std::vector<Storage> storages = storages_;
   const std::vector<Entry> entries = entries_;
   mark_lives(/*recompute=*/false);
-  overwrite();
+  share_gradients();
   std::vector<MemoryPiece> all = pieces();
   storages_ = storages;
   entries_ = entries;

@@ -19,10 +19,12 @@ struct PlanCall {
   CallFunction function;
   std::vector<int> uses;        // tensors it may touch (their bases)
   std::size_t bytes_final = 0;  // backward: of the gradient arena after this call, if that grew
-  // What recompute.cpp goes by.
+  // What recompute.cpp and shared_gradients.cpp go by.
   int block = -1;           // of the op
-  std::vector<int> writes;  // forward: those of `uses` that it may write
+  std::vector<int> writes;  // those of `uses` that it may write; forward: of what the op made
   bool again = false;       // in backward: a forward call's second run
+  bool copies = false;      // in backward: the first of `uses` to the second, which it writes
+  std::vector<int> reads;   // backward: those of `uses` that must be as they were after it
 };
 
 // What a Plan replays.
@@ -76,8 +78,10 @@ class PlanBuilder {
     std::size_t place = 0;  // offset in its arena, or number of the input
     bool kept = false;      // to the end of the step and beyond
     bool written = false;   // by the op that made it, which writes it no more
+    bool memory = false;    // of an op: each of its calls that lists it may write it
     int block = -1;         // >= 0: only this block's calls touch it, and backward makes it again
     Life life, again;       // the second: from its second making on
+    std::vector<int> changes;  // calls of backward that write it, but for what a copy makes
 
     Life& latest() { return again.last < 0 ? life : again; }
   };
@@ -102,7 +106,9 @@ class PlanBuilder {
   int add_storage(Storage::Kind kind, std::size_t bytes, std::size_t place = 0);
   int add_entry(const Shape& shape, DType dtype, const Layout* layout, int storage);
   int add_tensor(const Shape& shape, DType dtype, const Layout* layout = nullptr);
+  int add_memory(const Shape& shape, DType dtype, const Layout* layout = nullptr);
   int view(int entry, const Shape& shape);
+  int storage_index(int entry) const;  // of its base
   Storage& storage_of(int entry);
   Entry& entry(int index) { return entries_[static_cast<std::size_t>(index)]; }
   Place& place(int value);
@@ -115,6 +121,7 @@ class PlanBuilder {
   PlanCall make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);
   PlanCall make_reorder(int from, int to);
   void add_call(PlanCall call);  // to forward or apply
+  void add_backward_call(PlanCall call);
   void compile(const PlanStep& step);
   void compile_slots();
   void seed_backward();
@@ -127,10 +134,20 @@ class PlanBuilder {
   void find_what_blocks_own();
   std::vector<PlanCall> calls_made_again(int block) const;
 
+  // Gradients in the memory of what they are made from (shared_gradients.cpp)
+  struct Share {
+    int from, gradient;  // entries: what it is made from, and which gradient
+    bool copy;           // both are the same numbers; else the call works in place
+  };
+  using Storages = std::vector<int>;
+  void share_gradients();
+  bool may_share(const Share& share, const Storages& with, const Storages& of_gradient) const;
+  void check_sharing(const Storages& place) const;
+  void drop_copies();
+
   // Memory
   void bind_values();
   void mark_lives(bool recompute);
-  void overwrite();
   std::vector<MemoryPiece> pieces();
   std::size_t bytes_if_all_is_kept();
   void resolve();
@@ -138,7 +155,7 @@ class PlanBuilder {
   const Graph::Impl& impl_;
   const ParameterTable& table_;
   const Device device_;
-  const bool training_, outputs_, recompute_;
+  const bool training_, outputs_, recompute_, share_;
   const Precision precision_;
   const bool deterministic_;
   const std::int64_t pad_rows_to_;
@@ -153,18 +170,16 @@ class PlanBuilder {
   std::size_t scratch_bytes_ = 0;
   int scratch_storage_ = 0;
 
-  struct Overwrite {
-    int value, gradient;  // entries: the second may take the place of the first
-  };
-  std::vector<Overwrite> overwrites_;
+  std::vector<Share> shares_;
 
   // Of the step that is being compiled.
   std::vector<PlanCall>* calls_ = nullptr;
   std::vector<PlanCall>* backward_calls_ = nullptr;
   int block_ = -1;
-  std::size_t step_storages_ = 0;  // the first that it made
-  std::vector<int> step_targets_;  // entry of each input's gradient, 0: not asked for
-  int slot_entry_ = 0;             // of an apply function
+  std::size_t step_storages_ = 0;   // the first that it made
+  std::vector<int> step_targets_;   // entry of each input's gradient, 0: not asked for
+  std::vector<int> step_in_place_;  // gradients of outputs that the op may write
+  int slot_entry_ = 0;              // of an apply function
   std::vector<std::vector<PlanCall>> step_backward_;
 
   std::unique_ptr<Program> program_;

@@ -56,14 +56,8 @@ OpCompiler::Order common_order(const OpCompiler& c) {
 // dx = `full`, which is stored and has the output's shape, summed over the axes along which x was
 // repeated: such sums are f32.
 void sum_to_input(OpCompiler& c, int i, Ref full, OpCompiler::Order order) {
+  if (c.in_shape(i) == c.out_shape()) return c.grad_in_copy(i, full, order);
   Kernels& k = c.kernels();
-  if (c.in_shape(i) == c.out_shape()) {
-    const Ref dx = c.grad_in_copy(i, full, order);
-    c.backward({full, dx}, [=, &k](Run& r) {
-      if (r[dx].data != r[full].data) k.copy(r.stream, r[full], r[dx]);
-    });
-    return;
-  }
   const Ref dx = c.grad_in(i);
   const Ref to = c.view(dx, padded(c.in_shape(i), c.out_shape().rank()));
   c.backward({full, to}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[full], 1, r[to]); });

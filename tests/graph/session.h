@@ -32,7 +32,7 @@ class Session {
         parameters_(table_.gradient_bytes, device_),
         gradients_(table_.gradient_bytes, device_),
         states_(table_.state_bytes, device_),
-        plan_(graph, table_, device_, training, options),
+        plan_(graph, table_, device_, training, checked(options)),
         stream_(device_) {
     std::vector<std::byte> parameters(parameters_.size()), states(states_.size());
     initialize(table_, /*seed=*/1, parameters.data(), states.data());
@@ -93,6 +93,10 @@ class Session {
   void apply_slots() { plan_.apply_slots(stream_, gradients_.data()); }
 
  private:
+  static PlanOptions checked(PlanOptions options) {
+    options.check_reads = !options.record;  // where calls are recorded nothing may allocate
+    return options;
+  }
   static const ArenaEntry& find(const std::vector<ArenaEntry>& entries, const std::string& name) {
     for (const ArenaEntry& entry : entries)
       if (entry.name == name) return entry;

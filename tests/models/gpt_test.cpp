@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/base/error.h"
@@ -66,6 +67,28 @@ TEST(Gpt, FirstStepIsPyTorchs) {
   for (const ArenaEntry& entry : session.table().parameters)
     expect_close(session.gradient(entry.name), goldens().at("step/gradient/" + entry.name),
                  entry.name);
+}
+
+// What passes through all blocks has one gradient, to which each of a block's two norms adds; the
+// table of tokens has two, of the embedding and of the head.
+TEST(Gpt, GradientsAreAddedUpButNeverCopied) {
+  constexpr int kLayers = 3;
+  for (const float dropout : {0.0f, 0.1f}) {
+    ModelSpec spec = gpt_spec(11, 6, kLayers, 2, 8);
+    spec.mutable_gpt()->set_dropout(dropout);
+    Graph graph;
+    build_model(spec, 3, graph);
+    for (const bool recompute : {false, true}) {
+      const std::vector<std::string> calls =
+          Plan(graph, make_parameter_table(graph), kCpu, true, {.recompute = recompute})
+              .backward_calls();
+      const auto count = [&](const char* call) {
+        return std::count(calls.begin(), calls.end(), call);
+      };
+      EXPECT_EQ(count("copy"), 0);
+      EXPECT_EQ(count("accumulate"), 2 * kLayers + 1);
+    }
+  }
 }
 
 // What stands behind a place changes nothing before it, and a graph of fewer positions has the same

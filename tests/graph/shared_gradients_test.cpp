@@ -1,0 +1,192 @@
+// Gradients in one memory (PlanOptions::share): the bits of a plan in which each has its own.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+
+#include "core/graph/op_compiler.h"
+#include "tests/graph/plan_helpers.h"
+
+namespace peal {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr std::int64_t kRecords = 4, kTime = 3, kWidth = 16;
+const Shape kShape = {kRecords, kTime, kWidth}, kFlat = {kRecords * kTime, kWidth};
+
+Value parameter(Graph& graph, const std::string& name, const Shape& shape) {
+  return graph.parameter(name, shape, Initializer::uniform(0.3f));
+}
+
+// Sums above all, of values of all ages, with ops between that work in place on their gradient.
+void record_random(Graph& graph, std::uint64_t seed) {
+  const Random random({.seed = seed});
+  const Value x = graph.input("x", kShape);
+  const Value weight = graph.input("weight", {kRecords});
+  std::vector<Value> made = {mul(x, parameter(graph, "first", {kWidth}))};
+  std::optional<Graph::Block> block;
+  for (std::uint64_t i = 0; i < 24; ++i) {
+    const auto draw = random.words(i);
+    if (draw[3] % 4 == 0) block.reset();
+    if (draw[3] % 4 == 0 && draw[3] % 3 > 0) block.emplace(graph);
+    const auto recent = std::min<std::size_t>(made.size(), draw[2] % 8 == 0 ? 24 : 3);
+    const Value a = made[made.size() - 1 - draw[0] % recent],
+                b = made[made.size() - 1 - draw[1] % recent];
+    const auto p = [&](const char* name, const Shape& shape) {
+      return parameter(graph, cat("p", i, name), shape);
+    };
+    const auto layer = [&] {
+      return dense(reshape(a, kFlat), p("w", {kWidth, kWidth}), p("b", {kWidth}));
+    };
+    const auto norm = [&] {
+      return batch_norm(cat("n", i), reshape(a, {kRecords, kWidth, kTime}), p("g", {kWidth}),
+                        p("b", {kWidth}), weight);
+    };
+    const auto ops = std::vector<std::function<Value()>>{
+        [&] { return add(a, b); },
+        [&] { return add(a, b); },
+        [&] { return add(b, add(a, b)); },
+        [&] { return reshape(add(reshape(a, kFlat), reshape(b, kFlat)), kShape); },
+        [&] { return relu(a); },
+        [&] { return gelu_tanh(add(a, b)); },
+        [&] { return reshape(layer(), kShape); },
+        [&] { return reshape(relu(layer()), kShape); },
+        [&] {
+          return reshape(relu(add(norm(), reshape(b, {kRecords, kWidth, kTime}))), kShape);
+        },
+        [&] {
+          return affine(a, p("w", {kWidth, kWidth}), p("b", {kWidth}));
+        },
+        [&] { return layer_norm(a, p("g", {kWidth}), p("b", {kWidth})); },
+        [&] { return add(a, layer_norm(add(a, b), p("g", {kWidth}), p("b", {kWidth}))); },
+        [&] { return dropout(a, 0.3f); },
+        [&] { return add(a, p("same", kShape)); },
+        [&] { return add(a, p("row", {kWidth})); },
+        [&] { return mul(scale(a, 0.5f), sigmoid(b)); },
+        [&] {
+          return transpose(transpose(add(a, b), {0, 2, 1}), {0, 2, 1});
+        },
+    };
+    made.push_back(ops[draw[2] / 8 % ops.size()]());
+    if (draw[3] % 16 == 3) graph.set_output(cat("out", i), made.back());
+  }
+  block.reset();
+  const Value logits = add(made.back(), made[made.size() / 2]);
+  const Value labels = graph.input("labels", {kRecords, kTime}, DType::i32);
+  graph.set_loss(softmax_cross_entropy(logits, labels, weight));
+}
+
+struct Result {
+  std::vector<std::byte> gradients;
+  std::vector<std::string> calls;
+};
+
+std::int64_t copies(const Result& result) {
+  return std::count(result.calls.begin(), result.calls.end(), "copy");
+}
+
+Result run(const Graph& graph, const PlanOptions& options) {
+  Session session(graph, /*training=*/true, options);
+  set_noise(session, "x", kShape);
+  session.set_input("weight", {kRecords}, std::vector<float>{1, 0, 2, 1});
+  std::vector<std::int32_t> labels;
+  for (std::int32_t i = 0; i < kRecords * kTime; ++i) labels.push_back(i * 5 % kWidth);
+  session.set_input("labels", {kRecords, kTime}, labels, DType::i32);
+  session.forward(kPass);
+  session.backward();
+  return {session.gradient_bytes(), session.plan().backward_calls()};
+}
+
+TEST(SharedGradients, OfAnyGraphAreThoseApart) {
+  std::int64_t fewer = 0, left = 0;
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    Graph graph;
+    record_random(graph, seed);
+    PlanOptions options{.fuse = seed % 2 == 0, .outputs = seed % 3 == 0, .recompute = seed % 5 < 2};
+    if (seed % 4 == 1) options.pad_rows_to = 32;
+    if (seed % 4 == 3 && kernels(test_device().device).has_precision(Precision::bf16))
+      options.precision = Precision::bf16;
+    const Result together = run(graph, options);
+    options.share = false;
+    const Result apart = run(graph, options);
+    ASSERT_EQ(together.gradients, apart.gradients);
+    fewer += copies(apart) - copies(together);
+    left += copies(together);
+  }
+  EXPECT_GT(fewer, 4 * left) << "hardly any memory is shared";
+  EXPECT_GT(left, 0) << "no graph has a gradient that must be copied";
+}
+
+Value block(Graph& graph, const std::string& name, Value x) {
+  const auto p = [&](const char* part, const Shape& shape) {
+    return parameter(graph, name + part, shape);
+  };
+  const auto layer = [&](const char* part, Value v, std::int64_t outputs) {
+    return affine(v, p(part, {v.shape()[-1], outputs}),
+                  p((std::string(part) + ".b").c_str(), {outputs}));
+  };
+  const auto norm = [&](const char* part, Value v) {
+    return layer_norm(v, p(part, {kWidth}), p((std::string(part) + ".b").c_str(), {kWidth}));
+  };
+  Value y = layer("qkv", norm("n1", x), 3 * kWidth);
+  x = add(x, layer("out", attention(y, 2), kWidth));
+  y = layer("up", norm("n2", x), 4 * kWidth);
+  return add(x, dropout(layer("down", gelu_tanh(y), kWidth), 0.1f));
+}
+
+// The gradient of what passes through all blocks stays in one place.
+TEST(SharedGradients, OfATransformerAreNeverCopied) {
+  Graph graph;
+  Value x = mul(graph.input("x", kShape), parameter(graph, "first", {kWidth}));
+  for (int i = 0; i < 3; ++i) x = block(graph, cat("b", i, "."), x);
+  graph.set_loss(softmax_cross_entropy(x, graph.input("labels", {kRecords, kTime}, DType::i32),
+                                       graph.input("weight", {kRecords})));
+  const Result together = run(graph, {}), apart = run(graph, {.share = false});
+  EXPECT_EQ(together.gradients, apart.gradients);
+  EXPECT_EQ(copies(together), 0);
+  EXPECT_EQ(copies(apart), 3 * 4);
+}
+
+// An op that writes its gradient: the other term's is then a copy where it is read later.
+Value worked_in_place(Value x, bool says) {
+  return x.graph().add_op("doubled", {x}, {{x.shape(), DType::f32}}, [says](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref in = c.in(0), y = c.out(), dx = c.grad_in(0);
+    const Ref dy = says ? c.grad_out_in_place() : c.grad_out();
+    c.forward({in, y}, [=, &k](peal::Run& r) { k.scale(r.stream, 2, r[in], r[y]); });
+    c.backward({dy, dx}, [=, &k](peal::Run& r) {
+      k.scale(r.stream, 2, r[dy], r[dy]);
+      k.copy(r.stream, r[dy], r[dx]);
+    });
+  })[0];
+}
+
+void record_in_place(Graph& graph, bool says) {
+  const Value x = mul(graph.input("x", kShape), parameter(graph, "first", {kWidth}));
+  const Value early = scale(x, 3), late = worked_in_place(x, says);  // backward: late comes first
+  graph.set_loss(softmax_cross_entropy(add(early, late),
+                                       graph.input("labels", {kRecords, kTime}, DType::i32),
+                                       graph.input("weight", {kRecords})));
+}
+
+TEST(SharedGradients, AreCopiedBeforeAnOpThatWorksInPlace) {
+  Graph graph;
+  record_in_place(graph, true);
+  const Result together = run(graph, {});
+  EXPECT_EQ(together.gradients, run(graph, {.share = false}).gradients);
+  EXPECT_EQ(copies(together), 1);
+}
+
+TEST(SharedGradients, StopAnOpThatDoesNotSayThatItWorksInPlace) {
+  Graph graph;
+  record_in_place(graph, false);
+  EXPECT_THAT(message_of([&] { run(graph, {}); }),
+              HasSubstr("doubled backward: writes what it may only read"));
+}
+
+}  // namespace
+}  // namespace peal
