@@ -51,9 +51,9 @@ class ShardCache {
   // leave no room. A part stays in the cache until leave(). Throws Error where it cannot be had, or
   // when another process that fetches it stands still.
   //
-  // Processes that read the same shards in one order never wait for each other's room if none asks
-  // for another shard after roomless or full: what one needs next is then held by nobody who has
-  // room for what comes later.
+  // Of processes that read the same shards in one order, with room for all that they read at a
+  // time, none waits for ever if none asks for another shard after roomless or full: then nobody
+  // has room for a later shard while another has none for what it needs next.
   Result get(std::int64_t shard, ShardSource& source, const RetryOptions& retries);
   void leave(std::int64_t shard);
 

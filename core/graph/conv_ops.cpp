@@ -95,13 +95,7 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
     c.forward({x, w, b, y, scratch},
               [=](Run& r) { kernel->forward(r.stream, r[x], r[w], r[b], r[y], r[scratch]); });
 
-    Kernels& k = c.kernels();
-    const bool activates = activation != Activation::none;
-    const Ref dy = activates ? c.grad_out_in_place() : c.grad_out();
-    if (activates)
-      c.backward({y, dy}, [=, &k](Run& r) {
-        k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
-      });
+    const Ref dy = grad_before(c, activation, y);
     if (c.needs_grad(1) || (bias && c.needs_grad(2))) {
       const Ref dw = c.grad_in_or_temporary(1), db = bias ? c.grad_in_or_temporary(2) : Ref{};
       c.backward({x, dy, dw, db, scratch}, [=](Run& r) {

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "core/graph/graph.h"
+#include "core/graph/op_compiler.h"
 #include "core/graph/ops.h"
 #include "core/kernels/kernels.h"
 
@@ -12,6 +12,8 @@ namespace peal {
 Conv2dSpec make_spec(const Shape& x, const Shape& weight, bool bias, const Conv2dOptions& options);
 Pool2dSpec make_spec(PoolKind kind, const Shape& x, const PoolOptions& options);
 
+// The gradient of what `activation`, a part of the op, made y of: in the place of y's gradient.
+Ref grad_before(OpCompiler& c, Activation activation, Ref y);
 // `activation`: none or relu, applied to the result.
 CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation);
 CompileOp compile_dense(Activation activation);

@@ -144,12 +144,7 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
     forward.kernel->run(r.stream, r[x], r[w], r[bias], whole(r[y]), r[forward.scratch]);
   });
 
-  const bool activates = activation != Activation::none;
-  const Ref dy = activates ? c.grad_out_in_place() : c.grad_out();
-  if (activates)
-    c.backward({y, dy}, [=, &k](Run& r) {
-      k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
-    });
+  const Ref dy = grad_before(c, activation, y);
   if (c.needs_grad(1)) {  // dw (P, I) = dy^T (P, B) * x (B, I), of which O rows are dw
     const Ref dw = c.grad_in(1, kRows, c.grad_type(1)), all = c.memory({padded, in}, c.dtype(dw));
     const Product product =
@@ -194,12 +189,7 @@ CompileOp compile_dense(Activation activation) {
     c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
 
     Kernels& k = c.kernels();
-    const bool activates = activation != Activation::none;
-    const Ref dy = activates ? c.grad_out_in_place() : c.grad_out();
-    if (activates)
-      c.backward({y, dy}, [=, &k](Run& r) {
-        k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
-      });
+    const Ref dy = grad_before(c, activation, y);
     if (c.needs_grad(1)) {  // dw (O, I) = dy^T (O, B) * x (B, I)
       const Ref dw = c.grad_in(1, kRows, c.grad_type(1));
       const Product product =

@@ -83,6 +83,7 @@ class PlanBuilder {
     Life life, again;       // the second: from its second making on
     std::vector<int> changes;  // calls of backward that write it, but for what a copy makes
 
+    const Life& latest() const { return again.last < 0 ? life : again; }
     Life& latest() { return again.last < 0 ? life : again; }
   };
   struct Entry {

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/graph/fused_ops.h"
 #include "core/graph/op_checks.h"
 #include "core/graph/op_compiler.h"
 #include "core/graph/ops.h"
@@ -64,6 +65,16 @@ void sum_to_input(OpCompiler& c, int i, Ref full, OpCompiler::Order order) {
 }
 
 }  // namespace
+
+Ref grad_before(OpCompiler& c, Activation activation, Ref y) {
+  if (activation == Activation::none) return c.grad_out();
+  Kernels& k = c.kernels();
+  const Ref dy = c.grad_out_in_place();
+  c.backward({y, dy}, [=, &k](Run& r) {
+    k.activation_backward(r.stream, activation, 0, {}, r[y], r[dy], r[dy]);
+  });
+  return dy;
+}
 
 Value relu(Value x) {
   return activation("relu", Activation::relu, x);

@@ -18,16 +18,15 @@ bool PlanBuilder::may_share(const Share& share, const Storages& with,
   const auto storage = [&](int s) -> const Storage& {
     return storages_[static_cast<std::size_t>(s)];
   };
-  const auto last = [](const Storage& s) { return s.again.last < 0 ? s.life.last : s.again.last; };
   const auto keeps_away = [&](int time, const Storage& other) {
-    return other.life.first > time || last(other) < time;
+    return other.life.first > time || other.latest().last < time;
   };
   const int from = storage_index(share.from), gradient = storage_index(share.gradient);
   const int made = storage(gradient).life.first;
-  if (!share.copy && last(storage(from)) > made) return false;
+  if (!share.copy && storage(from).latest().last > made) return false;
   for (const int a : with) {
     for (const int b : of_gradient) {
-      if (a == from && b == gradient && last(storage(a)) <= made) continue;
+      if (a == from && b == gradient && storage(a).latest().last <= made) continue;
       for (const int time : storage(a).changes)
         if (!keeps_away(time, storage(b))) return false;
       for (const int time : storage(b).changes)

@@ -13,9 +13,7 @@ using ::testing::HasSubstr;
 
 TEST(CacheRoom, OldestShardsMakeRoom) {
   const Place place;
-  CachedShardsOptions options = place.options();
-  options.window_shards = 2;
-  options.cache.limit = 5 * place.shard_bytes;
+  CachedShardsOptions options = place.in_windows(2, 5);
   const auto data = open_cached_shards(folder_of(place), place.manifest, options);
   EXPECT_FALSE(data->whole());
   const auto expected = counting_dataset(kRecords);
@@ -32,9 +30,7 @@ TEST(CacheRoom, OldestShardsMakeRoom) {
 
 TEST(CacheRoom, ShardsInUseStay) {
   const Place place;
-  CachedShardsOptions options = place.options();
-  options.window_shards = 2;
-  options.cache.limit = 4 * place.shard_bytes;
+  CachedShardsOptions options = place.in_windows(2, 4);
   options.cache.wait_seconds = 0.3;
   const auto user = open_cached_shards(folder_of(place), place.manifest, options);
   user->want(std::vector<std::int64_t>{0, 1, 2}, 3);
@@ -59,9 +55,7 @@ TEST(CacheRoom, ShardsInUseStay) {
 // Another process is about to make room for a shard: what comes later must not take that room.
 TEST(CacheRoom, RoomIsTakenInOrder) {
   const Place place;
-  CachedShardsOptions options = place.options();
-  options.window_shards = 2;
-  options.cache.limit = 5 * place.shard_bytes;
+  CachedShardsOptions options = place.in_windows(2, 5);
   fs::create_directories(place.set);
   ByteLocks other(place.set / "locks");
   ASSERT_TRUE(other.try_exclusive(4));  // fetches shard 2
@@ -82,9 +76,7 @@ TEST(CacheRoom, RoomIsTakenInOrder) {
 // Two windows are room enough for any number of readers that are at most a step apart.
 TEST(CacheRoom, ReadersInStepNeverStarve) {
   const Place place;
-  CachedShardsOptions options = place.options();
-  options.window_shards = 2;
-  options.cache.limit = 4 * place.shard_bytes;
+  CachedShardsOptions options = place.in_windows(2, 4);
   constexpr int kReaders = 3, kWindows = 60;
   std::barrier in_step(kReaders);
   std::atomic<int> right{0};
@@ -126,17 +118,15 @@ TEST(CacheRoom, ReadersInStepNeverStarve) {
 // How long there was no room for a shard counts from when it is needed.
 TEST(CacheRoom, RoomForLaterMayBeLateForLong) {
   const Place place;
-  CachedShardsOptions options = place.options();
-  options.window_shards = 1;
-  options.cache.limit = 2 * place.shard_bytes;
-  options.cache.wait_seconds = 1;
+  CachedShardsOptions options = place.in_windows(1, 2);
+  options.cache.wait_seconds = 2;
   auto user = open_cached_shards(folder_of(place), place.manifest, options);
   user->want(std::vector<std::int64_t>{0, 1}, 2);
   await(*user);
   const auto other = open_cached_shards(folder_of(place), place.manifest, options);
   other->want(std::vector<std::int64_t>{0, 5}, 1);
   await(*other);
-  std::this_thread::sleep_for(std::chrono::milliseconds(1300));
+  std::this_thread::sleep_for(std::chrono::milliseconds(2300));
   other->want(std::vector<std::int64_t>{5}, 1);
   std::this_thread::sleep_for(std::chrono::milliseconds(300));  // it asks, and there is no room
   user.reset();

@@ -39,6 +39,14 @@ struct Place {
     return o;
   }
 
+  // Where readers want windows of shards, and there is room for so many shards.
+  CachedShardsOptions in_windows(std::int64_t shards, std::uint64_t room) const {
+    CachedShardsOptions o = options();
+    o.window_shards = shards;
+    o.cache.limit = room * shard_bytes;
+    return o;
+  }
+
   Folder folder;
   std::string manifest;
   std::vector<std::string> files;

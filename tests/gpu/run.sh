@@ -276,7 +276,7 @@ run_bench() {
 # beside it. Through a Peal that is tuned there, as its users are told to.
 run_collectives() {
   local ranks mpi
-  export PEAL_TUNE=$logs/tuning
+  local -x PEAL_TUNE=$logs/tuning
   for ranks in 2 4; do
     if [[ $(nproc) -lt $ranks ]]; then
       did_not_run "collectives of $ranks" "$(nproc) cores here"
@@ -293,7 +293,6 @@ run_collectives() {
       did_not_run "all_reduce beside Gloo, $ranks" "no Python here"
     fi
   done
-  unset PEAL_TUNE
 }
 
 # Kernels of our own: those of NVIDIA's libraries take minutes to check.
@@ -331,7 +330,9 @@ show_figures() {
 }
 
 parse_run() {
-  groups=(device kernels graph bits comm train bench collectives)
+  local by_default="device kernels graph bits comm train bench collectives"
+  local known="$by_default sanitizer"
+  read -ra groups <<< "$by_default"
   report='' device=0 root=$here
   local given=
   while [[ $# -gt 0 ]]; do
@@ -351,8 +352,7 @@ parse_run() {
   [[ -z $given ]] || root=$(cd "$given" && pwd) || fail "no folder $given"
   local group
   for group in "${groups[@]}"; do
-    [[ " device kernels graph bits comm train bench collectives sanitizer " == *" $group "* ]] ||
-      fail "unknown group '$group'; allowed: device, kernels, graph, bits, comm, train, bench, collectives, sanitizer"
+    [[ " $known " == *" $group "* ]] || fail "unknown group '$group'; allowed: ${known// /, }"
   done
   [[ $device =~ ^[0-9]$ ]] || fail "--device wants a number, got '$device'"
   [[ -x $root/bin/kernels_test ]] || fail "$root is no unpacked archive of 'run.sh pack'"
