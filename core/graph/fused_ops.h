@@ -15,6 +15,7 @@ Pool2dSpec make_spec(PoolKind kind, const Shape& x, const PoolOptions& options);
 // `activation`: none or relu, applied to the result.
 CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation);
 CompileOp compile_dense(Activation activation);
+void compile_affine_add(OpCompiler& c);  // y = affine + what is the last input of the node
 // y = activation(batch_norm(x) + residual); a residual is the last input of the node.
 struct BatchNormForm {
   float epsilon = 0;
