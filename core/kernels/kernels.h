@@ -148,7 +148,7 @@ struct MatmulSpec {
   bool transpose_a = false, transpose_b = false;
   bool broadcast_b = false;  // one b for the whole batch
   bool bias = false;
-  bool addend = false;                       // stored as c; the sum is f32, rounded once
+  bool addend = false;                       // of c's type, added in f32 before c is rounded
   Activation activation = Activation::none;  // none or relu
   Precision precision = Precision::f32;      // where the operands are f32
   DType operands = DType::f32;               // a and b: f32, bf16 or f16

@@ -86,6 +86,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MatrixProduct,
                                          MatmulCase{"outer", matmul_spec(1, 9, 11, 1)},
                                          MatmulCase{"dense", matmul_spec(1, 64, 128, 541)},
                                          MatmulCase{"wide", matmul_spec(1, 128, 541, 64)},
+                                         MatmulCase{"of_nothing", matmul_spec(2, 5, 6, 0)},
                                          MatmulCase{"batched", matmul_spec(3, 5, 6, 7)},
                                          MatmulCase{"broadcast", matmul_spec(3, 5, 6, 7, true)}),
                          [](const auto& test) { return std::string(test.param.name); });
