@@ -17,6 +17,7 @@ Ref grad_before(OpCompiler& c, Activation activation, Ref y);
 // `activation`: none or relu, applied to the result.
 CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation);
 CompileOp compile_dense(Activation activation);
+void compile_affine_add(OpCompiler& c);  // y = affine + what is the last input of the node
 // y = activation(batch_norm(x) + residual); a residual is the last input of the node.
 struct BatchNormForm {
   float epsilon = 0;

@@ -62,6 +62,26 @@ class Fusion {
     return step;
   }
 
+  // affine and an add of what is there before, of its shape and in its block. Between them may be a
+  // dropout that passes through.
+  std::optional<PlanStep> merge_affine(int n, std::vector<bool>& merged) const {
+    if (node(n).op != "affine") return {};
+    const int dropout = training_ ? -1 : only_reader(n, "dropout");
+    const int last = dropout < 0 ? n : dropout;
+    const int add = only_reader(last, "add", /*input=*/-1);
+    if (add < 0 || node(add).block != node(n).block) return {};
+    const std::vector<int>& terms = node(add).inputs;
+    const int other = terms[terms[0] == node(last).outputs[0] ? 1 : 0];
+    if (!is_there(other, n) || shape(other) != shape(node(n).outputs[0])) return {};
+    auto merged_node = std::make_shared<Graph::Node>(node(n));
+    merged_node->inputs.push_back(other);
+    merged_node->outputs = node(add).outputs;
+    for (const int member : {dropout, add})
+      if (member >= 0) merged[static_cast<std::size_t>(member)] = true;
+    return PlanStep{"affine+add",         static_cast<std::size_t>(n), merged_node.get(),
+                    merged_node->outputs, compile_affine_add,          merged_node};
+  }
+
   // How many nodes of the chain became one, and how to compile them.
   std::pair<std::size_t, CompileOp> merge(const std::vector<int>& chain) const {
     const Graph::Node& first = node(chain[0]);
@@ -142,6 +162,10 @@ std::vector<PlanStep> make_steps(const Graph& graph, const GradientFlow& flow, K
     if (fuse) {
       if (auto norm = fusion.merge_batch_norm(static_cast<int>(n), merged)) {
         steps.push_back(std::move(*norm));
+        continue;
+      }
+      if (auto affine = fusion.merge_affine(static_cast<int>(n), merged)) {
+        steps.push_back(std::move(*affine));
         continue;
       }
     }

@@ -26,6 +26,8 @@ struct PlanStep {
 // The graph's nodes in order; with `fuse`
 //   conv2d + relu + max_pool2d  becomes the backend's ConvReluPool where it has one,
 //   conv2d or dense + relu      becomes the kernel with its fused activation,
+//   affine + add               becomes the product that adds a residual; in evaluation with a
+//                              dropout between them,
 //   batch_norm + relu and batch_norm + add + relu become batch_norm's kernel with both,
 // each where nothing else reads what lies between.
 std::vector<PlanStep> make_steps(const Graph& graph, const GradientFlow& flow, Kernels& kernels,

@@ -24,8 +24,8 @@ Product make_product(OpCompiler& c, Ref result, MatmulSpec spec) {
   return {kernel, c.scratch(kernel->scratch_bytes())};
 }
 
-void run(Run& r, const Product& product, Ref a, Ref b, Ref bias, Ref c) {
-  product.kernel->run(r.stream, r[a], r[b], r[bias], r[c], r[product.scratch]);
+void run(Run& r, const Product& product, Ref a, Ref b, Ref bias, Ref c, Ref addend = {}) {
+  product.kernel->run(r.stream, r[a], r[b], r[bias], r[addend], r[c], r[product.scratch]);
 }
 
 // a (batch, m, k), b (batch, k, n), y (batch, m, n). One b for all is one long product: its batch
@@ -56,16 +56,19 @@ void compile_matmul(OpCompiler& c) {
   }
 }
 
-// x (rows, I), weight (I, O), y (rows, O)
-void compile_affine(OpCompiler& c) {
+// x (rows, I), weight (I, O), y and what is added, if anything, (rows, O)
+void compile_affine(OpCompiler& c, bool adds) {
   Kernels& k = c.kernels();
   const std::int64_t in = c.in_shape(1)[0], out = c.in_shape(1)[1];
   const std::int64_t rows = c.in_shape(0).numel() / std::max<std::int64_t>(in, 1);
   const DType t = c.stored();
   const Ref x = c.in(0, kRows, t), w = c.in(1, kRows, t), bias = c.in(2);
+  const Ref addend = adds ? c.in(3, kRows, t) : Ref{};
   const Ref y = c.out(0, nullptr, t);
-  const Product forward = make_product(c, y, {.m = rows, .n = out, .k = in, .bias = true});
-  c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
+  const Product forward =
+      make_product(c, y, {.m = rows, .n = out, .k = in, .bias = true, .addend = adds});
+  c.forward({x, w, bias, addend, y, forward.scratch},
+            [=](Run& r) { run(r, forward, x, w, bias, y, addend); });
 
   const Ref dy = c.grad_out();
   if (c.needs_grad(1)) {  // dw (I, O) = x^T (I, rows) * dy (rows, O)
@@ -84,6 +87,8 @@ void compile_affine(OpCompiler& c) {
         make_product(c, dx, {.m = rows, .n = in, .k = out, .transpose_b = true});
     c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
   }
+  // What was added has dy for its gradient, in its place at best.
+  if (adds && c.needs_grad(3)) c.grad_in_copy(3, dy, kRows);
 }
 
 // The first rows of x, or those behind them.
@@ -141,7 +146,7 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
   spec.activation = activation;
   const Product forward = make_product(c, y, spec);
   c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) {
-    forward.kernel->run(r.stream, r[x], r[w], r[bias], whole(r[y]), r[forward.scratch]);
+    forward.kernel->run(r.stream, r[x], r[w], r[bias], {}, whole(r[y]), r[forward.scratch]);
   });
 
   const Ref dy = grad_before(c, activation, y);
@@ -150,7 +155,7 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
     const Product product =
         make_product(c, dw, {.m = padded, .n = in, .k = rows, .transpose_a = true});
     c.backward({x, dy, all, product.scratch}, [=](Run& r) {
-      product.kernel->run(r.stream, whole(r[dy]), r[x], {}, r[all], r[product.scratch]);
+      product.kernel->run(r.stream, whole(r[dy]), r[x], {}, {}, r[all], r[product.scratch]);
     });
     first_rows_to(c, all, dw);
   }
@@ -163,12 +168,16 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
     const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
     const Product product = make_product(c, dx, {.m = rows, .n = in, .k = padded});
     c.backward({w, dy, dx, product.scratch}, [=](Run& r) {
-      product.kernel->run(r.stream, whole(r[dy]), r[w], {}, r[dx], r[product.scratch]);
+      product.kernel->run(r.stream, whole(r[dy]), r[w], {}, {}, r[dx], r[product.scratch]);
     });
   }
 }
 
 }  // namespace
+
+void compile_affine_add(OpCompiler& c) {
+  compile_affine(c, /*adds=*/true);
+}
 
 CompileOp compile_dense(Activation activation) {
   return [=](OpCompiler& c) {
@@ -218,7 +227,8 @@ Value affine(Value x, Value weight, Value bias) {
   check_shape(op, "bias", bias, {weight.shape()[1]});
   Shape shape = x.shape();
   shape[-1] = weight.shape()[1];
-  return record(op, {x, weight, bias}, shape, compile_affine);
+  return record(op, {x, weight, bias}, shape,
+                [](OpCompiler& c) { compile_affine(c, /*adds=*/false); });
 }
 
 Value matmul(Value a, Value b) {

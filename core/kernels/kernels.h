@@ -142,12 +142,13 @@ class ConvReluPool {
 };
 
 struct MatmulSpec {
-  // c (batch, m, n) = act(a (batch, m, k) * b (batch, k, n) + bias (n)).
+  // c (batch, m, n) = act(a (batch, m, k) * b (batch, k, n) + bias (n) + addend (batch, m, n)).
   // transpose_a: a is stored (batch, k, m); transpose_b: b is stored (batch, n, k).
   std::int64_t batch = 1, m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   bool broadcast_b = false;  // one b for the whole batch
   bool bias = false;
+  bool addend = false;                       // of c's type, added in f32 before c is rounded
   Activation activation = Activation::none;  // none or relu
   Precision precision = Precision::f32;      // where the operands are f32
   DType operands = DType::f32;               // a and b: f32, bf16 or f16
@@ -159,9 +160,9 @@ class Matmul {
  public:
   virtual ~Matmul() = default;
   virtual std::size_t scratch_bytes() const = 0;
-  // bias is empty when the spec has none.
-  virtual void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
-                   Tensor scratch) = 0;
+  // bias and addend are empty when the spec has none.
+  virtual void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias,
+                   const Tensor& addend, Tensor c, Tensor scratch) = 0;
 };
 
 // Over the last axis of x seen as (rows, columns): y = softmax(x) or log_softmax(x).

@@ -232,6 +232,11 @@ class HalvesBench : public BenchBase {
     const auto forward = [](std::int64_t m, std::int64_t n, std::int64_t k, bool bias) {
       return MatmulSpec{.m = m, .n = n, .k = k, .bias = bias, .result = DType::bf16};
     };
+    const auto adding = [&](std::int64_t m, std::int64_t n, std::int64_t k) {
+      MatmulSpec spec = forward(m, n, k, true);
+      spec.addend = true;
+      return spec;
+    };
     MatmulSpec logits = forward(2560, 50257, 768, false);
     logits.transpose_b = true;
     MatmulSpec padded = logits;
@@ -240,6 +245,8 @@ class HalvesBench : public BenchBase {
          {Case{"bf16 matmul nn", forward(4096, 4096, 4096, false)},
           Case{"bf16 matmul bias", forward(16384, 3072, 768, true)},
           Case{"bf16 matmul bias", forward(16384, 768, 3072, true)},
+          Case{"bf16 matmul bias + add", adding(16384, 768, 768)},
+          Case{"bf16 matmul bias + add", adding(16384, 768, 3072)},
           Case{"bf16 matmul tn f32", {.m = 768, .n = 3072, .k = 16384, .transpose_a = true}},
           Case{"bf16 matmul logits", logits}, Case{"bf16 matmul logits", padded},
           Case{"bf16 matmul logits dx", forward(2560, 768, 50304, false)},
@@ -251,10 +258,11 @@ class HalvesBench : public BenchBase {
         const Buffer scratch = bytes(product->scratch_bytes());
         const Tensor a = half(0, {1, m, k}), b = half(1, {1, k, n}),
                      to = at(large_[2], {1, m, n}, nullptr, c.spec.result),
+                     addend = c.spec.addend ? half(3, {1, m, n}) : Tensor{},
                      bias = c.spec.bias ? small(0, {n}) : Tensor{};
         line(
             c.name, {m, n, k}, 2 * m * n * k,
-            [&] { product->run(s_, a, b, bias, to, view(scratch)); }, true);
+            [&] { product->run(s_, a, b, bias, addend, to, view(scratch)); }, true);
       });
     }
   }

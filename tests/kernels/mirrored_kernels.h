@@ -84,12 +84,12 @@ class MirroredPool2d final : public MirroredPrepared<Pool2d> {
 class MirroredMatmul final : public MirroredPrepared<Matmul> {
  public:
   using MirroredPrepared::MirroredPrepared;
-  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
-           Tensor scratch) override {
+  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
+           Tensor c, Tensor scratch) override {
     mirrored(
-        device_, "matmul", {a, b, bias}, {c, scratch},
+        device_, "matmul", {a, b, bias, addend}, {c, scratch},
         [&](Stream& s, const Tensors& in, const Tensors& out) {
-          inner_->run(s, in[0], in[1], in[2], out[0], out[1]);
+          inner_->run(s, in[0], in[1], in[2], in[3], out[0], out[1]);
         },
         scratch);
   }

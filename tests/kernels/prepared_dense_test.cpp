@@ -38,24 +38,28 @@ void check_matmul(const MatmulSpec& spec, bool rounds = false) {
   const Shape b_shape =
       operand(spec.broadcast_b ? 1 : spec.batch, spec.k, spec.n, spec.transpose_b);
   const Vector a = random_values(a_shape, 1), b = random_values(b_shape, 2),
-               bias = random_values({spec.n}, 3);
+               bias = random_values({spec.n}, 3),
+               addend = random_values({spec.batch, spec.m, spec.n}, 4);
   Owned c({spec.batch, spec.m, spec.n});
   const Owned pad = Owned::bytes(product->scratch_bytes()), bias_in = Owned::of({spec.n}, bias);
+  const Owned addend_in = Owned::of({spec.batch, spec.m, spec.n}, addend);
   product->run(s, Owned::of(a_shape, a), Owned::of(b_shape, b),
-               spec.bias ? bias_in.tensor() : Tensor{}, c, pad);
-  const Vector exact = rounds
-                           ? reference::matmul(spec, rounded_to_bf16(a), rounded_to_bf16(b), bias)
-                           : reference::matmul(spec, a, b, bias);
+               spec.bias ? bias_in.tensor() : Tensor{}, spec.addend ? addend_in.tensor() : Tensor{},
+               c, pad);
+  const Vector exact =
+      rounds ? reference::matmul(spec, rounded_to_bf16(a), rounded_to_bf16(b), bias, addend)
+             : reference::matmul(spec, a, b, bias, addend);
   expect_close(c.values(), exact, 1e-6 + 5e-7 * std::sqrt(static_cast<double>(spec.k)), "c");
   EXPECT_TRUE(c.guard_intact() && pad.guard_intact());
 }
 
 TEST_P(MatrixProduct, EveryTransposition) {
-  for (int form = 0; form < 16; ++form) {
+  for (int form = 0; form < 32; ++form) {
     MatmulSpec spec = GetParam().spec;
     spec.transpose_a = (form & 1) != 0;
     spec.transpose_b = (form & 2) != 0;
     spec.bias = (form & 4) != 0;
+    spec.addend = (form & 16) != 0;
     spec.activation = (form & 8) != 0 ? Activation::relu : Activation::none;
     SCOPED_TRACE(testing::Message() << "form " << form);
     check_matmul(spec);
@@ -82,6 +86,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MatrixProduct,
                                          MatmulCase{"outer", matmul_spec(1, 9, 11, 1)},
                                          MatmulCase{"dense", matmul_spec(1, 64, 128, 541)},
                                          MatmulCase{"wide", matmul_spec(1, 128, 541, 64)},
+                                         MatmulCase{"of_nothing", matmul_spec(2, 5, 6, 0)},
                                          MatmulCase{"batched", matmul_spec(3, 5, 6, 7)},
                                          MatmulCase{"broadcast", matmul_spec(3, 5, 6, 7, true)}),
                          [](const auto& test) { return std::string(test.param.name); });
@@ -91,11 +96,12 @@ TEST(CpuRoundedProduct, IsThatOfTheRoundedOperands) {
   if (!cpu_multiplies_bf16()) return;
   for (MatmulSpec spec : {matmul_spec(1, 16, 16, 16), matmul_spec(1, 33, 48, 70),
                           matmul_spec(1, 64, 128, 541), matmul_spec(3, 17, 20, 24)}) {
-    for (int form = 0; form < 16; ++form) {
+    for (int form = 0; form < 32; ++form) {
       spec.precision = Precision::bf16;
       spec.transpose_a = (form & 1) != 0;
       spec.transpose_b = (form & 2) != 0;
       spec.bias = (form & 4) != 0;
+      spec.addend = (form & 16) != 0;
       spec.activation = (form & 8) != 0 ? Activation::relu : Activation::none;
       SCOPED_TRACE(testing::Message()
                    << spec.m << "x" << spec.n << "x" << spec.k << " form " << form);

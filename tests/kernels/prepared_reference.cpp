@@ -131,13 +131,15 @@ Vector pool2d(const Pool2dSpec& spec, const Vector& x) {
                     [&](auto n, auto c, auto r, auto q) { return pool_at(spec, x, n, c, r, q); });
 }
 
-Vector matmul(const MatmulSpec& spec, const Vector& a, const Vector& b, const Vector& bias) {
+Vector matmul(const MatmulSpec& spec, const Vector& a, const Vector& b, const Vector& bias,
+              const Vector& addend) {
   Vector c;
   const auto [m, n, k] = std::array{spec.m, spec.n, spec.k};
   for (std::int64_t i = 0; i < spec.batch * m * n; ++i) {
     const std::int64_t batch = i / (m * n), row = i / n % m, column = i % n;
     const std::int64_t b_batch = spec.broadcast_b ? 0 : batch;
     double sum = spec.bias ? bias[static_cast<std::size_t>(column)] : 0;
+    if (spec.addend) sum += addend[static_cast<std::size_t>(i)];
     for (std::int64_t j = 0; j < k; ++j) {
       const auto ia = batch * m * k + (spec.transpose_a ? j * m + row : row * k + j);
       const auto ib = b_batch * k * n + (spec.transpose_b ? column * k + j : j * n + column);

@@ -39,7 +39,8 @@ Vector random_values(const Shape& shape, std::uint64_t seed);
 
 Vector conv2d(const Conv2dSpec& spec, const Vector& x, const Vector& w, const Vector& b);
 Vector pool2d(const Pool2dSpec& spec, const Vector& x);
-Vector matmul(const MatmulSpec& spec, const Vector& a, const Vector& b, const Vector& bias);
+Vector matmul(const MatmulSpec& spec, const Vector& a, const Vector& b, const Vector& bias,
+              const Vector& addend = {});
 Vector softmax(std::int64_t rows, std::int64_t columns, bool log, const Vector& x);
 Vector layer_norm(std::int64_t rows, std::int64_t columns, double epsilon, const Vector& x,
                   const Vector& gamma, const Vector& beta);

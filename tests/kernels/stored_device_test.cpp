@@ -396,15 +396,16 @@ TEST_P(StoredOnDevice, ConvolutionOfHalves) {
 // ---- Products whose rows are no multiple of 16 bytes ------------------------------------------
 
 TEST_P(StoredOnDevice, ProductsOfOddRows) {
-  for (int form = 0; form < 16; ++form) {
-    const bool narrow = (form & 4) != 0, bias = (form & 8) != 0;
-    MatmulSpec spec{.batch = form < 8 ? 2 : 1,
+  for (int form = 0; form < 32; ++form) {
+    const bool narrow = (form & 4) != 0, bias = (form & 8) != 0, addend = (form & 16) != 0;
+    MatmulSpec spec{.batch = bias ? 1 : 2,
                     .m = 259,
                     .n = 301,
                     .k = 277,
                     .transpose_a = (form & 1) != 0,
                     .transpose_b = (form & 2) != 0,
                     .bias = bias,
+                    .addend = addend,
                     .activation = bias ? Activation::relu : Activation::none};
     const Shape a_shape =
         spec.transpose_a ? Shape{spec.batch, spec.k, spec.m} : Shape{spec.batch, spec.m, spec.k};
@@ -412,7 +413,8 @@ TEST_P(StoredOnDevice, ProductsOfOddRows) {
         spec.transpose_b ? Shape{spec.batch, spec.n, spec.k} : Shape{spec.batch, spec.k, spec.n};
     const Shape c_shape{spec.batch, spec.m, spec.n};
     // The bias is one that halves hold, as a device may round it to the result's type.
-    Both a(a_shape, type, 1), b(b_shape, type, 2), biases({spec.n}, type, 3), c(c_shape, type, 4);
+    Both a(a_shape, type, 1), b(b_shape, type, 2), biases({spec.n}, type, 3), c(c_shape, type, 4),
+        added(c_shape, type, 5);
     std::vector<float> expected(count(c_shape)), got(expected.size());
     const auto run = [&](DType operands, const Tensor& result) {
       MatmulSpec of = spec;
@@ -420,8 +422,8 @@ TEST_P(StoredOnDevice, ProductsOfOddRows) {
       of.result = result.dtype;
       const auto kernel = k().make_matmul(of);
       Room scratch(kernel->scratch_bytes());
-      kernel->run(s, a.of(operands), b.of(operands), bias ? biases.full() : Tensor{}, result,
-                  scratch);
+      kernel->run(s, a.of(operands), b.of(operands), bias ? biases.full() : Tensor{},
+                  addend ? added.of(result.dtype) : Tensor{}, result, scratch);
     };
     run(DType::f32, view(expected, c_shape));
     run(type, narrow ? c.half() : view(got, c_shape));

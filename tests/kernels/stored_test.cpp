@@ -375,20 +375,25 @@ TEST(Stored, Pool2d) {
 }
 
 TEST(Stored, Matmul) {
-  // Of 70 products of two normal draws, each 2 / pi on average.
-  constexpr double kAdded = 70 * 0.637;
+  // Rows that begin at 16 bytes and ones that do not.
   for (const bool narrow_result : {false, true})
-    for (int form = 0; form < 16; ++form) {
+    for (int form = 0; form < 64; ++form) {
       const bool a_turned = (form & 1) != 0, b_turned = (form & 2) != 0, bias = (form & 4) != 0;
-      const MatmulSpec shape = {.batch = form < 8 ? 1 : 2,
-                                .m = 33,
+      const bool addend = (form & 16) != 0, even = (form & 32) != 0;
+      const MatmulSpec shape = {.batch = (form & 8) == 0 ? 1 : 2,
+                                .m = even ? 48 : 33,
                                 .n = 40,
-                                .k = 70,
+                                .k = even ? 72 : 70,
                                 .transpose_a = a_turned,
                                 .transpose_b = b_turned,
-                                .bias = bias};
+                                .bias = bias,
+                                .addend = addend};
+      // Products of two normal draws are 2 / pi on average.
       check("matmul form " + std::to_string(form),
-            {{{shape.batch, shape.m, shape.k}}, {{shape.batch, shape.k, shape.n}}, {{40}, false}},
+            {{{shape.batch, shape.m, shape.k}},
+             {{shape.batch, shape.k, shape.n}},
+             {{40}, false},
+             {{shape.batch, shape.m, shape.n}, narrow_result}},
             {{{shape.batch, shape.m, shape.n}, narrow_result}},
             [&](Stream& s, DType type, const Tensors& in, const Tensors& out) {
               MatmulSpec spec = shape;
@@ -396,10 +401,10 @@ TEST(Stored, Matmul) {
               spec.result = narrow_result ? type : DType::f32;
               const auto product = k().make_matmul(spec);
               std::vector<float> scratch(product->scratch_bytes() / 4 + 64);
-              product->run(s, in[0], in[1], bias ? in[2] : Tensor{}, out[0],
-                           view(scratch, {static_cast<std::int64_t>(scratch.size())}));
+              product->run(s, in[0], in[1], bias ? in[2] : Tensor{}, addend ? in[3] : Tensor{},
+                           out[0], view(scratch, {static_cast<std::int64_t>(scratch.size())}));
             },
-            {.sums = true, .added = kAdded});
+            {.sums = true, .added = 0.637 * static_cast<double>(shape.k)});
     }
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/base/error.h"
+#include "core/graph/fusion.h"
 #include "core/kernels/kernels.h"
 #include "tests/golden/golden_file.h"
 #include "tests/graph/session.h"
@@ -67,6 +68,28 @@ TEST(Gpt, FirstStepIsPyTorchs) {
   for (const ArenaEntry& entry : session.table().parameters)
     expect_close(session.gradient(entry.name), goldens().at("step/gradient/" + entry.name),
                  entry.name);
+}
+
+// Both residuals of each block are added by the product before them, in evaluation also behind a
+// dropout. One position at a time (`peal generate`) is no other.
+TEST(Gpt, ProductsAddTheResiduals) {
+  const auto merged = [](const Graph& graph, bool training) {
+    const GradientFlow flow(graph);
+    const auto steps = make_steps(graph, flow, kernels(kCpu), training, /*fuse=*/true);
+    return std::count_if(steps.begin(), steps.end(),
+                         [](const PlanStep& step) { return step.op == "affine+add"; });
+  };
+  constexpr int kLayers = 3;
+  for (const float dropout : {0.0f, 0.1f}) {
+    ModelSpec spec = gpt_spec(11, 6, kLayers, 2, 8);
+    spec.mutable_gpt()->set_dropout(dropout);
+    Graph graph, next;
+    build_model(spec, 3, graph);
+    build_gpt_text(spec.gpt(), 1, /*next=*/true, next);
+    EXPECT_EQ(merged(graph, true), dropout > 0 ? 0 : 2 * kLayers);
+    EXPECT_EQ(merged(graph, false), 2 * kLayers);
+    EXPECT_EQ(merged(next, false), 2 * kLayers);
+  }
 }
 
 // What passes through all blocks has one gradient, to which each of a block's two norms adds; the

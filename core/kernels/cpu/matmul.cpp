@@ -36,7 +36,7 @@ MemoryDesc matrix(std::int64_t rows, std::int64_t columns, bool transposed, Type
 // Operands that arrive in f32 are copied into scratch memory where they shall be rounded.
 class PrimitiveMatmul final : public Matmul {
  public:
-  PrimitiveMatmul(const MatmulSpec& spec, Type operands) : bias_(spec.bias) {
+  PrimitiveMatmul(const MatmulSpec& spec, Type operands) : bias_(spec.bias), addend_(spec.addend) {
     const bool flat = spec.batch == 1;
     const auto view = [&](std::int64_t batch, std::int64_t rows, std::int64_t columns, bool t,
                           Type type = Type::f32) {
@@ -51,43 +51,50 @@ class PrimitiveMatmul final : public Matmul {
     const MemoryDesc c = view(spec.batch, spec.m, spec.n, false, data_type(spec.result));
     const MemoryDesc bias = bias_ ? view(1, 1, spec.n, false) : MemoryDesc();
     const dnnl::matmul::primitive_desc pd({a_view(operands), b_view(operands), bias, c},
-                                          onednn_attributes(spec.activation == Activation::relu),
-                                          onednn_engine());
+                                          attributes(spec, c), onednn_engine());
     const Type given = data_type(spec.operands);
     prepare(pd, a_view(given), b_view(given), bias, c);
   }
 
   std::size_t scratch_bytes() const override { return program_.scratch_bytes(); }
 
-  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
-           Tensor scratch) override {
-    if (bias_) {
-      program_.run({&a, &b, &c, &bias}, scratch);
+  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
+           Tensor c, Tensor scratch) override {
+    if (bias_ && addend_) {
+      program_.run({&a, &b, &c, &bias, &addend}, scratch);
+    } else if (bias_ || addend_) {
+      program_.run({&a, &b, &c, bias_ ? &bias : &addend}, scratch);
     } else {
       program_.run({&a, &b, &c}, scratch);
     }
   }
 
  private:
+  static dnnl::primitive_attr attributes(const MatmulSpec& spec, const MemoryDesc& c) {
+    dnnl::primitive_attr attributes = onednn_attributes();
+    dnnl::post_ops operations;
+    if (spec.addend) operations.append_binary(dnnl::algorithm::binary_add, c);
+    if (spec.activation == Activation::relu)
+      operations.append_eltwise(1.0f, dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+    attributes.set_post_ops(operations);
+    return attributes;
+  }
+
   void prepare(const dnnl::matmul::primitive_desc& pd, const MemoryDesc& a_desc,
                const MemoryDesc& b_desc, const MemoryDesc& bias_desc, const MemoryDesc& c_desc) {
     const auto a = program_.bound(a_desc), b = program_.bound(b_desc), c = program_.bound(c_desc);
     const auto a_in = program_.converted(a, pd.src_desc());
     const auto b_in = program_.converted(b, pd.weights_desc());
-    if (bias_) {
-      const auto bias = program_.bound(bias_desc);
-      program_.add(dnnl::matmul(pd), pd.scratchpad_desc(),
-                   {{DNNL_ARG_SRC, a_in},
-                    {DNNL_ARG_WEIGHTS, b_in},
-                    {DNNL_ARG_BIAS, bias},
-                    {DNNL_ARG_DST, c}});
-    } else {
-      program_.add(dnnl::matmul(pd), pd.scratchpad_desc(),
-                   {{DNNL_ARG_SRC, a_in}, {DNNL_ARG_WEIGHTS, b_in}, {DNNL_ARG_DST, c}});
-    }
+    std::vector<std::pair<int, Program::Slot>> arguments = {
+        {DNNL_ARG_SRC, a_in}, {DNNL_ARG_WEIGHTS, b_in}, {DNNL_ARG_DST, c}};
+    if (bias_) arguments.emplace_back(DNNL_ARG_BIAS, program_.bound(bias_desc));
+    if (addend_)
+      arguments.emplace_back(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
+                             program_.bound(c_desc));
+    program_.add(dnnl::matmul(pd), pd.scratchpad_desc(), arguments);
   }
 
-  bool bias_;
+  bool bias_, addend_;
   Program program_{"matmul"};
 };
 
@@ -104,17 +111,27 @@ class GemmMatmul final : public Matmul {
 
   std::size_t scratch_bytes() const override { return 0; }
 
-  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
-           Tensor) override {
-    if (spec_.bias) {
-      for (std::int64_t row = 0; row < spec_.m; ++row) {
-        std::copy_n(bias.as<float>(), spec_.n, c.as<float>() + row * spec_.n);
-      }
+  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
+           Tensor c, Tensor) override {
+    const bool starts = spec_.bias || spec_.addend;
+    for (std::int64_t row = 0; starts && row < spec_.m; ++row) {
+      start_row(spec_.bias ? bias.as<float>() : nullptr,
+                spec_.addend ? addend.as<float>() + row * spec_.n : nullptr,
+                c.as<float>() + row * spec_.n);
     }
-    product(a.as<float>(), b.as<float>(), spec_.bias ? 1.0f : 0.0f, c.as<float>());
+    product(a.as<float>(), b.as<float>(), starts ? 1.0f : 0.0f, c.as<float>());
   }
 
  private:
+  // What is added to a row of the product, of which one may be nullptr.
+  void start_row(const float* bias, const float* addend, float* c) const {
+    if (bias == nullptr || addend == nullptr) {
+      std::copy_n(bias == nullptr ? addend : bias, spec_.n, c);
+    } else {
+      for (std::int64_t j = 0; j < spec_.n; ++j) c[j] = bias[j] + addend[j];
+    }
+  }
+
   // c = a * b + beta * c
   void product(float* a, float* b, float beta, float* c) const {
     const std::int64_t m = spec_.m, n = spec_.n, k = spec_.k;

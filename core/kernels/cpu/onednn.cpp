@@ -183,7 +183,7 @@ void Program::convert(Slot from, Slot to) {
 }
 
 void Program::add(const dnnl::primitive& primitive, const MemoryDesc& scratchpad,
-                  Arguments arguments) {
+                  std::span<const std::pair<int, Slot>> arguments) {
   Step step{primitive, {}};
   for (const auto& [argument, slot] : arguments) {
     step.arguments.push_back({argument, memory_[slot].get()});

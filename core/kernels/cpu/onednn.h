@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -91,7 +92,11 @@ class Program {
   // Before: where a step shall put what belongs in `slot`; after it, call convert(result, slot).
   Slot staged(Slot slot, const MemoryDesc& desc);
   void convert(Slot from, Slot to);  // nothing when they are one slot
-  void add(const dnnl::primitive& primitive, const MemoryDesc& scratchpad, Arguments arguments);
+  void add(const dnnl::primitive& primitive, const MemoryDesc& scratchpad, Arguments arguments) {
+    add(primitive, scratchpad, std::span(arguments.begin(), arguments.size()));
+  }
+  void add(const dnnl::primitive& primitive, const MemoryDesc& scratchpad,
+           std::span<const std::pair<int, Slot>> arguments);
 
   std::size_t scratch_bytes() const { return temporary_bytes_ + scratchpad_bytes_; }
   void run(std::initializer_list<const Tensor*> bound, const Tensor& scratch);

@@ -5,7 +5,7 @@
 
 namespace peal::cpu {
 
-// c (n) = a (k) * b + bias (n), b (k, n) or (n, k); in f32, without scratch memory.
+// c (n) = a (k) * b + bias (n) + addend (n), b (k, n) or (n, k); in f32, without scratch memory.
 class VectorMatmul final : public Matmul {
  public:
   static bool supports(const MatmulSpec& spec) {
@@ -15,8 +15,8 @@ class VectorMatmul final : public Matmul {
   explicit VectorMatmul(const MatmulSpec& spec) : spec_(spec) {}
 
   std::size_t scratch_bytes() const override { return 0; }
-  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
-           Tensor scratch) override;
+  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
+           Tensor c, Tensor scratch) override;
 
  private:
   MatmulSpec spec_;

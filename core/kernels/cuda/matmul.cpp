@@ -25,6 +25,7 @@ struct CublasLt {
   decltype(&cublasLtGetStatusString) status_string;
   decltype(&cublasLtMatmul) matmul;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+  decltype(&cublasLtMatmulAlgoCapGetAttribute) capability;
   decltype(&cublasLtMatmulDescCreate) create_product;
   decltype(&cublasLtMatmulDescDestroy) destroy_product;
   decltype(&cublasLtMatmulDescSetAttribute) set_product;
@@ -45,6 +46,7 @@ struct CublasLt {
     find("cublasLtGetStatusString", status_string);
     find("cublasLtMatmul", matmul);
     find("cublasLtMatmulAlgoGetHeuristic", heuristic);
+    find("cublasLtMatmulAlgoCapGetAttribute", capability);
     find("cublasLtMatmulDescCreate", create_product);
     find("cublasLtMatmulDescDestroy", destroy_product);
     find("cublasLtMatmulDescSetAttribute", set_product);
@@ -159,15 +161,16 @@ class LtMatmul final : public Matmul {
     return scratch_bytes_ == 0 ? 0 : scratch_bytes_ + kScratchAlignment;
   }
 
-  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
-           Tensor scratch) override {
+  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
+           Tensor c, Tensor scratch) override {
     for (const Tensor* x : {&a, &b, static_cast<const Tensor*>(&c)}) check_alignment(*x);
     std::byte* const own = aligned_start(scratch);
     if (fused_ && spec_.bias) set_bias(s, bias, own);
-    const float one = 1.0f, zero = 0.0f;
+    const float one = 1.0f, beta = spec_.addend ? 1.0f : 0.0f;
+    const void* const added = spec_.addend ? start_sum(s, addend, c) : c.data;
     {
       const Current current(device_);
-      lt_.check(lt_.matmul(handle_, product_, &one, b.data, b_, a.data, a_, &zero, c.data, c_,
+      lt_.check(lt_.matmul(handle_, product_, &one, b.data, b_, a.data, a_, &beta, added, c_,
                            c.data, c_, &algorithm_, workspace_ == 0 ? nullptr : own, workspace_,
                            static_cast<cudaStream_t>(s.handle())),
                 "cublasLtMatmul");
@@ -283,7 +286,28 @@ class LtMatmul final : public Matmul {
     lt_.check(found.state, "cublasLtMatmulAlgoGetHeuristic");
     algorithm_ = found.algo;
     workspace_ = found.workspaceSize;
+    if (spec_.addend) out_of_place_ = adds_out_of_place();
     return true;
+  }
+
+  // Whether the algorithm takes an addend that lies elsewhere than the result.
+  bool adds_out_of_place() const {
+    std::int32_t does = 0;
+    std::size_t written = 0;
+    lt_.check(lt_.capability(&algorithm_, CUBLASLT_ALGO_CAP_OUT_OF_PLACE_RESULT_SUPPORT, &does,
+                             sizeof does, &written),
+              "cublasLtMatmulAlgoCapGetAttribute");
+    return does != 0;
+  }
+
+  // Where the product finds what it adds.
+  const void* start_sum(Stream& s, const Tensor& addend, const Tensor& c) const {
+    check_alignment(addend);
+    if (out_of_place_ || addend.data == c.data) return addend.data;
+    Tensor from = addend;
+    from.shape = c.shape;
+    peal::kernels(device_).copy(s, from, c);
+    return c.data;
   }
 
   // cuBLASLt's workspace first, then the rounded bias.
@@ -319,7 +343,7 @@ class LtMatmul final : public Matmul {
   Described<cublasLtMatmulDesc_t> product_{lt_.destroy_product};
   Described<cublasLtMatrixLayout_t> a_{lt_.destroy_matrix}, b_{lt_.destroy_matrix},
       c_{lt_.destroy_matrix};
-  bool fused_ = false;
+  bool fused_ = false, out_of_place_ = true;
   std::unique_ptr<Reorder> round_bias_;
   cublasLtMatmulAlgo_t algorithm_{};
   std::size_t workspace_ = 0, bias_at_ = 0, scratch_bytes_ = 0;
@@ -331,6 +355,8 @@ class MatmulRoundedLast final : public Matmul {
  public:
   MatmulRoundedLast(const Device& device, const MatmulSpec& spec)
       : shape_{spec.batch, spec.m, spec.n}, product_(device, in_f32(spec)) {
+    if (spec.addend)
+      widen_ = peal::kernels(device).make_reorder(shape_, {nullptr, spec.result}, {});
     round_ = peal::kernels(device).make_reorder(shape_, {}, {nullptr, spec.result});
   }
 
@@ -338,14 +364,19 @@ class MatmulRoundedLast final : public Matmul {
     return own_bytes() + kScratchAlignment + product_.scratch_bytes();
   }
 
-  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor c,
-           Tensor scratch) override {
+  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
+           Tensor c, Tensor scratch) override {
     std::byte* const own = aligned_start(scratch);
     const Tensor sum{.data = own, .shape = shape_, .device = scratch.device};
     Tensor rest = scratch, to = c;
     rest.data = own + own_bytes();
     to.shape = shape_;
-    product_.run(s, a, b, bias, sum, rest);
+    if (widen_) {
+      Tensor from = addend;
+      from.shape = shape_;
+      widen_->run(s, from, sum, {});
+    }
+    product_.run(s, a, b, bias, widen_ ? sum : Tensor{}, sum, rest);  // in place
     round_->run(s, sum, to, {});
   }
 
@@ -360,7 +391,7 @@ class MatmulRoundedLast final : public Matmul {
 
   Shape shape_;
   LtMatmul product_;
-  std::unique_ptr<Reorder> round_;
+  std::unique_ptr<Reorder> widen_, round_;
 };
 
 // A sum of nothing, for every element.
@@ -369,9 +400,17 @@ class EmptyMatmul final : public Matmul {
   explicit EmptyMatmul(const MatmulSpec& spec) : spec_(spec) {}
 
   std::size_t scratch_bytes() const override { return 0; }
-  void run(Stream& s, const Tensor&, const Tensor&, const Tensor& bias, Tensor c, Tensor) override {
+  void run(Stream& s, const Tensor&, const Tensor&, const Tensor& bias, const Tensor& addend,
+           Tensor c, Tensor) override {
     if (c.numel() == 0) return;
-    peal::kernels(s.device()).fill(s, c, 0.0f);
+    Kernels& k = peal::kernels(s.device());
+    if (spec_.addend) {
+      Tensor from = addend;
+      from.shape = c.shape;
+      k.copy(s, from, c);
+    } else {
+      k.fill(s, c, 0.0f);
+    }
     add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
              {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
   }

@@ -1,0 +1,162 @@
+// A product compiled together with the add of a residual gives what the ops one by one give, but
+// for the rounding between them.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/graph/fusion.h"
+#include "tests/graph/plan_helpers.h"
+
+namespace peal {
+namespace {
+
+// A block under test: x (B, T, C) -> a value of its shape.
+using Body = std::function<Value(Graph& graph, Value x)>;
+
+const Shape kInput = {3, 10, 24};
+
+Value product(const std::string& name, Value x) {
+  Graph& graph = x.graph();
+  const Value w = graph.parameter(name + ".w", {x.shape()[-1], 24}, Initializer::uniform(0.3f));
+  return affine(x, w, graph.parameter(name + ".b", {24}, Initializer::uniform(1)));
+}
+
+// The residual depends on a parameter, so that a gradient flows into it.
+void record(Graph& graph, const Body& body) {
+  const Value x = product("first", graph.input("x", kInput));
+  const Value y = body(graph, x);
+  graph.set_output("y", y);
+  graph.set_loss(total(mul(y, graph.input("projection", kInput))));
+}
+
+std::unique_ptr<Session> run(const Body& body, bool training, const PlanOptions& options) {
+  Graph graph;
+  record(graph, body);
+  auto session = std::make_unique<Session>(graph, training, options);
+  set_noise(*session, "x", kInput);
+  session->set_input("projection", kInput, noise(kInput.numel(), 4));
+  session->forward(kPass);
+  if (training) session->backward();
+  return session;
+}
+
+void expect_near(const std::vector<float>& got, const std::vector<float>& expected, double bound,
+                 const std::string& what) {
+  double largest = 0;
+  for (const float v : expected) largest = std::max(largest, std::abs(double{v}));
+  ASSERT_GT(largest, 0) << what;
+  ASSERT_EQ(got.size(), expected.size());
+  for (std::size_t i = 0; i < got.size(); ++i)
+    ASSERT_NEAR(got[i], expected[i], bound * largest) << what << " " << i;
+}
+
+void expect_same(const Body& body, PlanOptions options, double bound) {
+  PlanOptions apart = options;
+  apart.fuse = false;
+  for (const bool training : {true, false}) {
+    const auto one = run(body, training, options), two = run(body, training, apart);
+    expect_near(one->output("y"), two->output("y"), bound, cat("y, training ", training));
+    if (!training) continue;
+    for (const ArenaEntry& entry : one->table().parameters)
+      expect_near(one->gradient(entry.name), two->gradient(entry.name), bound, entry.name);
+  }
+}
+
+// The ops that became one.
+std::string merged(const Body& body, bool training = true) {
+  for (const bool recompute : {false, true}) expect_same(body, {.recompute = recompute}, 2e-6);
+  // A value is rounded once less, of 8 bits.
+  if (stores_bf16()) expect_same(body, {.precision = Precision::bf16}, 0.02);
+  Graph graph;
+  record(graph, body);
+  const GradientFlow flow(graph);
+  std::string ops;
+  for (const PlanStep& step : make_steps(graph, flow, kernels(kCpu), training, /*fuse=*/true))
+    if (step.op.find('+') != std::string::npos) ops += (ops.empty() ? "" : " ") + step.op;
+  return ops;
+}
+
+TEST(FusedProduct, TakesAResidual) {
+  EXPECT_EQ("affine+add", merged([](Graph&, Value x) { return add(x, product("a", tanh(x))); }));
+  EXPECT_EQ("affine+add", merged([](Graph&, Value x) { return add(product("a", tanh(x)), x); }));
+}
+
+TEST(FusedProduct, TakesItsOwnInput) {
+  EXPECT_EQ("affine+add", merged([](Graph&, Value x) { return add(product("a", x), x); }));
+}
+
+TEST(FusedProduct, TakesAResidualThatIsReadAgain) {
+  EXPECT_EQ("affine+add affine+add", merged([](Graph&, Value x) {
+              const Value y = add(x, product("a", tanh(x)));
+              return add(add(y, product("b", sigmoid(y))), tanh(x));
+            }));
+}
+
+TEST(FusedProduct, TakesAnAlias) {
+  EXPECT_EQ("affine+add", merged([](Graph&, Value x) {
+              const Value flat = tanh(reshape(x, {30, 24}));
+              return add(product("a", x), reshape(flat, kInput));
+            }));
+}
+
+TEST(FusedProduct, TakesAResidualInItsBlock) {
+  EXPECT_EQ("affine+add affine+add", merged([](Graph& graph, Value x) {
+              for (const char* name : {"a", "b"}) {
+                const Graph::Block block(graph);
+                x = add(x, product(name, tanh(x)));
+              }
+              return x;
+            }));
+  EXPECT_EQ("", merged([](Graph& graph, Value x) {
+              Value y;
+              {
+                const Graph::Block block(graph);
+                y = product("a", tanh(x));
+              }
+              const Graph::Block block(graph);
+              return add(x, y);
+            }));
+}
+
+// Dropout passes through in evaluation alone.
+TEST(FusedProduct, TakesAResidualBehindADropoutInEvaluation) {
+  const Body body = [](Graph&, Value x) { return add(x, dropout(product("a", tanh(x)), 0.3f)); };
+  EXPECT_EQ("", merged(body, /*training=*/true));
+  EXPECT_EQ("affine+add", merged(body, /*training=*/false));
+}
+
+TEST(FusedProduct, LeavesWhatIsNotThereYet) {
+  EXPECT_EQ("", merged([](Graph&, Value x) {
+              const Value y = product("a", tanh(x));
+              return add(y, sigmoid(x));
+            }));
+}
+
+TEST(FusedProduct, LeavesWhatIsReadElsewhere) {
+  EXPECT_EQ("", merged([](Graph&, Value x) {
+              const Value y = product("a", tanh(x));
+              return mul(add(x, y), tanh(y));
+            }));
+  EXPECT_EQ("", merged([](Graph& graph, Value x) {
+              const Value y = product("a", tanh(x));
+              graph.set_output("before", y);
+              return add(x, y);
+            }));
+  EXPECT_EQ("", merged([](Graph&, Value x) {
+              const Value y = product("a", tanh(x));
+              return add(y, y);
+            }));
+}
+
+TEST(FusedProduct, LeavesATermThatIsRepeated) {
+  EXPECT_EQ("", merged([](Graph& graph, Value x) {
+              const Value each = graph.parameter("each", {24}, Initializer::uniform(1));
+              return add(product("a", tanh(x)), each);
+            }));
+}
+
+}  // namespace
+}  // namespace peal
