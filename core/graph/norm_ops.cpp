@@ -52,13 +52,10 @@ void compile_batch_norm_training(OpCompiler& c, const BatchNormForm& form) {
   const Ref y = c.out(0, order == kAny ? c.in_layout(kX, t) : nullptr, t);
   const Ref contribution = c.out(1);
   const Ref mean = c.memory(channels), variance = c.memory(channels);
-  c.forward({x, weight, mean, variance}, [=, &k](Run& r) {
-    k.batch_norm_statistics(r.stream, r[x], r[weight], r[mean], r[variance]);
-  });
-  c.written({mean, variance});
   c.forward({x, weight, mean, variance, contribution}, [=, &k](Run& r) {
-    k.batch_norm_contribution(r.stream, r[x], r[weight], r[mean], r[variance], r[contribution]);
+    k.batch_norm_statistics(r.stream, r[x], r[weight], r[mean], r[variance], r[contribution]);
   });
+  c.written({mean, variance, contribution});
   c.forward({x, mean, variance, gamma, beta, residual, y}, [=, &k](Run& r) {
     k.batch_norm(r.stream, r[x], r[mean], r[variance], r[gamma], r[beta], form.epsilon, r[residual],
                  form.activation, r[y]);

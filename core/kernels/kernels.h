@@ -375,9 +375,11 @@ class Kernels {
   // ---- Normalisation over the batch (Ioffe & Szegedy 2015, algorithm 1) --------------------
   // x is (B, C, ...), weight (B): 0 marks a padded record, which counts nowhere. x, residual, y and
   // their gradients are stored and share one layout, row-major or a convolution's. mean and
-  // variance (biased) are (C) over the records of weight > 0.
+  // variance (biased) are (C) over the records of weight > 0. contribution, which may be empty, is
+  // what ranks add up for the running averages, (2*C + 1): n*mean, n*unbiased variance, n, where n
+  // is the number of values per channel (records of weight > 0 times pixels).
   virtual void batch_norm_statistics(Stream& s, const Tensor& x, const Tensor& weight, Tensor mean,
-                                     Tensor variance) = 0;
+                                     Tensor variance, Tensor contribution) = 0;
   // y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta + residual); act is none or relu,
   // and residual is empty where nothing is added.
   virtual void batch_norm(Stream& s, const Tensor& x, const Tensor& mean, const Tensor& variance,
@@ -393,10 +395,6 @@ class Kernels {
                                    const Tensor& beta, float epsilon, const Tensor& y,
                                    Activation activation, const Tensor& dy, const Tensor& more_dy,
                                    Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dresidual) = 0;
-  // What ranks add up for the running averages, (2*C + 1): n*mean, n*unbiased variance, n, where n
-  // is the number of values per channel (records of weight > 0 times pixels).
-  virtual void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight,
-                                       const Tensor& mean, const Tensor& variance, Tensor out) = 0;
   // running = (1 - momentum) * running + momentum * (sums / n); unchanged when n is 0.
   virtual void batch_norm_running(Stream& s, const Tensor& sums, float momentum,
                                   Tensor running_mean, Tensor running_variance) = 0;

@@ -144,12 +144,12 @@ class Bench : public HalvesBench {
     const std::vector<float> ones(64, 1.0f);
     write(weight.as<std::byte>(), ones.data(), weight.bytes());
     line("batch_norm_statistics", shape, bytes_of({x, weight, mean, variance}),
-         [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance); });
+         [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance, {}); });
     line("batch_norm", shape, bytes_of({x, mean, variance, gamma, beta, y}), [&] {
       k_.batch_norm(s_, x, mean, variance, gamma, beta, 1e-5f, {}, Activation::none, y);
     });
     line("batch_norm training", shape, bytes_of({x, x, y}), [&] {
-      k_.batch_norm_statistics(s_, x, weight, mean, variance);
+      k_.batch_norm_statistics(s_, x, weight, mean, variance, {});
       k_.batch_norm(s_, x, mean, variance, gamma, beta, 1e-5f, {}, Activation::none, y);
     });
     line("batch_norm backward", shape, bytes_of({x, dy, dx}), [&] {

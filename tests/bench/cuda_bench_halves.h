@@ -127,7 +127,7 @@ class HalvesBench : public BenchBase {
     copy(s_, dy_2.as<std::byte>(), dy.as<std::byte>(), dy.bytes());
     copy(s_, residual.as<std::byte>(), dy.as<std::byte>(), dy.bytes());
     line("bf16 batch_norm_statistics", shape, bytes_of({x}),
-         [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance); });
+         [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance, {}); });
     line("bf16 batch_norm + add + relu", shape, bytes_of({x, residual, y}), [&] {
       k_.batch_norm(s_, x, mean, variance, gamma, beta, 1e-5f, residual, Activation::relu, y);
     });
@@ -152,11 +152,11 @@ class HalvesBench : public BenchBase {
                    gamma = small(2, channels), beta = small(3, channels), weight = small(4, {128}),
                    dgamma = small(5, channels), dbeta = small(6, channels);
       line("bf16 batch_norm training", shape, bytes_of({x, x, y}), [&] {
-        k_.batch_norm_statistics(s_, x, weight, mean, variance);
+        k_.batch_norm_statistics(s_, x, weight, mean, variance, {});
         k_.batch_norm(s_, x, mean, variance, gamma, beta, 1e-5f, {}, Activation::none, y);
       });
       line("bf16 batch_norm_statistics", shape, bytes_of({x}),
-           [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance); });
+           [&] { k_.batch_norm_statistics(s_, x, weight, mean, variance, {}); });
       line("bf16 batch_norm backward", shape, bytes_of({x, dy, dx}), [&] {
         k_.batch_norm_backward(s_, x, weight, mean, variance, gamma, beta, 1e-5f, {},
                                Activation::none, dy, {}, dx, dgamma, dbeta, {});

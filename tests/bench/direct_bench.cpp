@@ -173,7 +173,7 @@ void batch_norm(benchmark::State& state) {
   kernels(kCpu).fill(s, weight.tensor(), 1.0f);
   measure(state, 3 * shape.numel(), [&] {
     kernels(kCpu).batch_norm_statistics(s, x.tensor(), weight.tensor(), mean.tensor(),
-                                        variance.tensor());
+                                        variance.tensor(), {});
     kernels(kCpu).batch_norm(s, x.tensor(), mean.tensor(), variance.tensor(), gamma.tensor(),
                              gamma.tensor(), 1e-5f, {}, Activation::none, y.tensor());
   });

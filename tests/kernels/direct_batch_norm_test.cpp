@@ -86,18 +86,20 @@ double objective(const Case& k, const std::vector<double>& y) {
 }
 
 struct Result {
-  std::vector<float> mean, variance, y, dx, dgamma, dbeta;
+  std::vector<float> mean, variance, contribution, y, dx, dgamma, dbeta;
 };
 
 Result run(Case& k) {
   Stream s;
   Result r;
   for (auto* v : {&r.mean, &r.variance, &r.dgamma, &r.dbeta}) v->resize(k.channels);
+  r.contribution.assign(2 * k.channels + 1, 9.0f);
   r.y.resize(k.x.size());
   r.dx.resize(k.x.size());
   const Tensor x = view(k.x, k.shape), mean = k.per_channel(r.mean);
   const Tensor variance = k.per_channel(r.variance), gamma = k.per_channel(k.gamma);
-  kernels_under_test().batch_norm_statistics(s, x, k.weights(), mean, variance);
+  kernels_under_test().batch_norm_statistics(s, x, k.weights(), mean, variance,
+                                             view(r.contribution, {2 * k.shape[1] + 1}));
   kernels_under_test().batch_norm(s, x, mean, variance, gamma, k.per_channel(k.beta), kEpsilon, {},
                                   Activation::none, view(r.y, k.shape));
   kernels_under_test().batch_norm_backward(s, x, k.weights(), mean, variance, gamma,
@@ -225,7 +227,7 @@ Fused run_fused(Case& k, bool residual, bool at_once) {
   const Tensor dresidual = view(f.dresidual, k.shape), dy = view(k.dy, k.shape);
   std::vector<float> second = normals(k.x.size(), 6), summed = k.dy;
   const Tensor more_dy = view(second, k.shape), sum = view(summed, k.shape);
-  kernels.batch_norm_statistics(s, x, w, m, v);
+  kernels.batch_norm_statistics(s, x, w, m, v, {});
   constexpr auto kRelu = Activation::relu, kNone = Activation::none;
   if (at_once) {
     kernels.batch_norm(s, x, m, v, gamma, beta, kEpsilon,
@@ -296,7 +298,7 @@ TEST(CpuBatchNorm, TakesBlocksOfChannels) {
         Kernels& cpu = kernels(kCpu);
         const Tensor m = k.per_channel(mean), v = k.per_channel(variance);
         const Tensor gamma = k.per_channel(k.gamma), beta = k.per_channel(k.beta);
-        cpu.batch_norm_statistics(s, blocked(x), k.weights(), m, v);
+        cpu.batch_norm_statistics(s, blocked(x), k.weights(), m, v, {});
         cpu.batch_norm(s, blocked(x), m, v, gamma, beta, kEpsilon,
                        residual ? blocked(added) : Tensor{}, Activation::relu, blocked(y));
         cpu.batch_norm_backward(s, blocked(x), k.weights(), m, v, gamma, beta, kEpsilon,
@@ -326,11 +328,7 @@ TEST(DirectBatchNorm, RunningAveragesFollowTheSums) {
   double n = 0;
   for (const std::int64_t records : {4, 7}) {
     Case k({records, 3, 5}, false);
-    Result r = run(k);
-    std::vector<float> part(7);
-    kernels_under_test().batch_norm_contribution(s, view(k.x, k.shape), k.weights(),
-                                                 k.per_channel(r.mean), k.per_channel(r.variance),
-                                                 view(part, {7}));
+    const std::vector<float> part = run(k).contribution;
     EXPECT_EQ(part[6], static_cast<float>(k.values()));
     for (std::size_t i = 0; i < 7; ++i) sums[i] += part[i];
     n += k.values();
@@ -355,11 +353,7 @@ TEST(DirectBatchNorm, NothingSeenChangesNothing) {
   Stream s;
   Case k({2, 3, 5}, true);
   std::fill(k.weight.begin(), k.weight.end(), 0.0f);
-  Result r = run(k);
-  std::vector<float> sums(7, 9.0f), mean(3, 0.5f), variance(3, 2.0f);
-  kernels_under_test().batch_norm_contribution(s, view(k.x, k.shape), k.weights(),
-                                               k.per_channel(r.mean), k.per_channel(r.variance),
-                                               view(sums, {7}));
+  std::vector<float> sums = run(k).contribution, mean(3, 0.5f), variance(3, 2.0f);
   EXPECT_EQ(sums, std::vector<float>(7, 0.0f));
   kernels_under_test().batch_norm_running(s, view(sums, {7}), 0.25f, view(mean, {3}),
                                           view(variance, {3}));
@@ -370,11 +364,7 @@ TEST(DirectBatchNorm, NothingSeenChangesNothing) {
 TEST(DirectBatchNorm, OneValueHasAFiniteContribution) {
   Stream s;
   Case k({1, 3}, true);
-  Result r = run(k);
-  std::vector<float> sums(7, 9.0f);
-  kernels_under_test().batch_norm_contribution(s, view(k.x, k.shape), k.weights(),
-                                               k.per_channel(r.mean), k.per_channel(r.variance),
-                                               view(sums, {7}));
+  const std::vector<float> sums = run(k).contribution;
   EXPECT_EQ(sums[6], 1.0f);
   for (const float v : sums) EXPECT_TRUE(std::isfinite(v));
 }

@@ -47,7 +47,7 @@ TEST(LargeSums, BatchNorm) {
     std::vector<float> mean(channels), variance(channels), dgamma(channels), dbeta(channels);
     const Shape row{shape[1]};
     const Tensor in = view(x, shape), w = view(weight, {shape[0]});
-    kernels_under_test().batch_norm_statistics(s, in, w, view(mean, row), view(variance, row));
+    kernels_under_test().batch_norm_statistics(s, in, w, view(mean, row), view(variance, row), {});
     kernels_under_test().batch_norm_backward(s, in, w, view(mean, row), view(variance, row),
                                              view(gamma, row), view(gamma, row), kEpsilon, {},
                                              Activation::none, view(dy, shape), {}, view(dx, shape),

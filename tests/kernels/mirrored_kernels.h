@@ -349,10 +349,10 @@ class MirroredKernels final : public Kernels {
     });
   }
   void batch_norm_statistics(Stream&, const Tensor& x, const Tensor& weight, Tensor mean,
-                             Tensor variance) override {
-    mirrored(device_, "batch_norm_statistics", {x, weight}, {mean, variance},
+                             Tensor variance, Tensor contribution) override {
+    mirrored(device_, "batch_norm_statistics", {x, weight}, {mean, variance, contribution},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.batch_norm_statistics(s, in[0], in[1], out[0], out[1]);
+               inner_.batch_norm_statistics(s, in[0], in[1], out[0], out[1], out[2]);
              });
   }
   void batch_norm(Stream&, const Tensor& x, const Tensor& mean, const Tensor& variance,
@@ -375,13 +375,6 @@ class MirroredKernels final : public Kernels {
           inner_.batch_norm_backward(s, in[0], in[1], in[2], in[3], in[4], in[5], epsilon, in[6],
                                      activation, in[7], in[8], out[0], out[1], out[2], out[3]);
         });
-  }
-  void batch_norm_contribution(Stream&, const Tensor& x, const Tensor& weight, const Tensor& mean,
-                               const Tensor& variance, Tensor sums) override {
-    mirrored(device_, "batch_norm_contribution", {x, weight, mean, variance}, {sums},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.batch_norm_contribution(s, in[0], in[1], in[2], in[3], out[0]);
-             });
   }
   void batch_norm_running(Stream&, const Tensor& sums, float momentum, Tensor mean,
                           Tensor variance) override {

@@ -187,12 +187,14 @@ TEST_P(StoredOnDevice, BatchNormInAConvolutionsLayout) {
     reorder(shape, dy.half(), laid_dy.half(layout));
     std::vector<float> weights = {1, 0, 2}, gammas = normals(count(line), 5, 0.5, 1),
                        betas = normals(count(line), 6), means(gammas.size()), variances = means,
-                       means_2 = means, variances_2 = means, y(x.floats.size());
+                       means_2 = means, variances_2 = means, y(x.floats.size()),
+                       sums(2 * count(line) + 1), sums_2 = sums;
     const Tensor weight = view(weights, {3}), gamma = view(gammas, line), beta = view(betas, line),
                  mean = view(means, line), variance = view(variances, line);
-    k().batch_norm_statistics(s, x.full(), weight, mean, variance);
+    k().batch_norm_statistics(s, x.full(), weight, mean, variance, view(sums, {2 * line[0] + 1}));
     k().batch_norm_statistics(s, laid.half(layout), weight, view(means_2, line),
-                              view(variances_2, line));
+                              view(variances_2, line), view(sums_2, {2 * line[0] + 1}));
+    expect_near(sums_2, sums, 1e-5, 1e-6 * sums.back(), what + " contribution");
     expect_near(means_2, means, 1e-5, 1e-6, what + " mean");
     expect_near(variances_2, variances, 1e-5, 1e-6, what + " variance");
     for (const bool adds : {false, true}) {

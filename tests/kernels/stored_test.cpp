@@ -275,7 +275,7 @@ TEST(Stored, BatchNorm) {
         {channels}, false, std::vector<float>(static_cast<std::size_t>(channels), 0.75f)};
     check("batch_norm_statistics", {x, weight}, {line, line},
           [](Stream& s, DType, const Tensors& in, const Tensors& out) {
-            k().batch_norm_statistics(s, in[0], in[1], out[0], out[1]);
+            k().batch_norm_statistics(s, in[0], in[1], out[0], out[1], {});
           },
           {.sums = true});
     for (const Activation act : {Activation::none, Activation::relu})

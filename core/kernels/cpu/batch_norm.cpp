@@ -309,7 +309,7 @@ PEAL_CLONES void give_zeros(const Rows& rows, float* __restrict dx) {
 }  // namespace
 
 void CpuKernels::batch_norm_statistics(Stream&, const Tensor& x, const Tensor& weight, Tensor mean,
-                                       Tensor variance) {
+                                       Tensor variance, Tensor contribution) {
   const Extent e = extent_of(x);
   const auto n = static_cast<double>(count_values(weight, e));
   for_tiles(e, [&](const Tile& tile) {
@@ -324,6 +324,14 @@ void CpuKernels::batch_norm_statistics(Stream&, const Tensor& x, const Tensor& w
       variance.as<float>()[tile.first + c] = spread < 0 ? 0.0f : static_cast<float>(spread);
     }
   });
+  if (contribution.empty()) return;
+  const double unbiased = n > 1 ? n / (n - 1) : 1.0;  // one value has no unbiased variance
+  auto* const sums = contribution.as<float>();
+  for (std::int64_t c = 0; c < e.channels; ++c) {
+    sums[c] = static_cast<float>(n * mean.as<float>()[c]);
+    sums[e.channels + c] = static_cast<float>(n * unbiased * variance.as<float>()[c]);
+  }
+  sums[2 * e.channels] = static_cast<float>(n);
 }
 
 void CpuKernels::batch_norm(Stream&, const Tensor& x, const Tensor& mean, const Tensor& variance,
@@ -407,19 +415,6 @@ void CpuKernels::batch_norm_backward(Stream&, const Tensor& x, const Tensor& wei
       });
     });
   });
-}
-
-void CpuKernels::batch_norm_contribution(Stream&, const Tensor& x, const Tensor& weight,
-                                         const Tensor& mean, const Tensor& variance, Tensor out) {
-  const Extent e = extent_of(x);
-  const auto n = static_cast<double>(count_values(weight, e));
-  const double unbiased = n > 1 ? n / (n - 1) : 1.0;  // one value has no unbiased variance
-  float* sums = out.as<float>();
-  for (std::int64_t c = 0; c < e.channels; ++c) {
-    sums[c] = static_cast<float>(n * mean.as<float>()[c]);
-    sums[e.channels + c] = static_cast<float>(n * unbiased * variance.as<float>()[c]);
-  }
-  sums[2 * e.channels] = static_cast<float>(n);
 }
 
 void CpuKernels::batch_norm_running(Stream&, const Tensor& sums, float momentum,

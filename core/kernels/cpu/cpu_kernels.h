@@ -38,7 +38,7 @@ class CpuKernels final : public Kernels {
   void reduce_sum(Stream& s, const Tensor& x, float factor, Tensor y) override;
   void broadcast(Stream& s, const Tensor& x, float factor, Tensor y) override;
   void batch_norm_statistics(Stream& s, const Tensor& x, const Tensor& weight, Tensor mean,
-                             Tensor variance) override;
+                             Tensor variance, Tensor contribution) override;
   void batch_norm(Stream& s, const Tensor& x, const Tensor& mean, const Tensor& variance,
                   const Tensor& gamma, const Tensor& beta, float epsilon, const Tensor& residual,
                   Activation activation, Tensor y) override;
@@ -47,8 +47,6 @@ class CpuKernels final : public Kernels {
                            float epsilon, const Tensor& y, Activation activation, const Tensor& dy,
                            const Tensor& more_dy, Tensor dx, Tensor dgamma, Tensor dbeta,
                            Tensor dresidual) override;
-  void batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight, const Tensor& mean,
-                               const Tensor& variance, Tensor out) override;
   void batch_norm_running(Stream& s, const Tensor& sums, float momentum, Tensor running_mean,
                           Tensor running_variance) override;
   void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) override;

@@ -202,20 +202,6 @@ struct MaskedSum {  // of y and two terms
 // ---- Running averages -----------------------------------------------------------------------
 
 __global__ void __launch_bounds__(kThreads)
-    contribution_kernel(const float* weight, std::int64_t records, std::int64_t channels,
-                        std::int64_t pixels, const float* mean, const float* variance, float* out) {
-  const double n =
-      static_cast<double>(count_records<kThreads>(weight, records)) * static_cast<double>(pixels);
-  const double unbiased = n > 1 ? n / (n - 1) : 1.0;  // one value has no unbiased variance
-  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (c < channels) {
-    out[c] = static_cast<float>(n * mean[c]);
-    out[channels + c] = static_cast<float>(n * unbiased * variance[c]);
-  }
-  if (c == 0) out[2 * channels] = static_cast<float>(n);
-}
-
-__global__ void __launch_bounds__(kThreads)
     running_kernel(const float* sums, std::int64_t channels, float momentum, float* mean,
                    float* variance) {
   const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -228,13 +214,18 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void CudaKernels::batch_norm_statistics(Stream& s, const Tensor& x, const Tensor& weight,
-                                        Tensor mean, Tensor variance) {
+                                        Tensor mean, Tensor variance, Tensor contribution) {
   if (x.numel() == 0) {
     fill(s, mean, 0);
-    return fill(s, variance, 0);
+    fill(s, variance, 0);
+    if (!contribution.empty()) fill(s, contribution, 0);
+    return;
   }
   const OnStream on(s);
-  const Moments f{.mean = mean.as<float>(), .variance = variance.as<float>()};
+  const Moments f{.mean = mean.as<float>(),
+                  .variance = variance.as<float>(),
+                  .contribution = contribution.as<float>(),
+                  .channels = x.shape[1]};
   for_stored(x.dtype, [&]<typename T>(Stored<T>) {
     const Arrays<const T, 1> in{{x.as<T>()}};
     sum_channels(s, on, x, in, weight, aligned(x.data), f);
@@ -347,17 +338,6 @@ void CudaKernels::batch_norm_backward(Stream& s, const Tensor& x, const Tensor& 
     }
   });
   check_launch("batch_norm_backward");
-}
-
-void CudaKernels::batch_norm_contribution(Stream& s, const Tensor& x, const Tensor& weight,
-                                          const Tensor& mean, const Tensor& variance, Tensor out) {
-  const std::int64_t records = x.shape[0], channels = x.shape[1];
-  const std::int64_t pixels = x.numel() == 0 ? 0 : x.numel() / (records * channels);
-  const OnStream on(s);
-  contribution_kernel<<<blocks_for(std::max<std::int64_t>(channels, 1), kThreads), kThreads, 0,
-                        on.stream>>>(weight.as<float>(), records, channels, pixels,
-                                     mean.as<float>(), variance.as<float>(), out.as<float>());
-  check_launch("batch_norm_contribution");
 }
 
 void CudaKernels::batch_norm_running(Stream& s, const Tensor& sums, float momentum,

@@ -42,6 +42,8 @@ struct Moments {
   static constexpr bool kWrites = false;
   float* mean;
   float* variance;
+  float* contribution;  // or nullptr
+  std::int64_t channels;
 
   struct Channel {};
   __device__ Channel channel(std::int64_t) const { return {}; }
@@ -56,6 +58,11 @@ struct Moments {
     const double spread = n == 0 ? 0.0 : squares / n - average * average;
     mean[c] = static_cast<float>(average);
     variance[c] = spread < 0 ? 0.0f : static_cast<float>(spread);
+    if (contribution == nullptr) return;
+    const double unbiased = n > 1 ? n / (n - 1) : 1.0;  // one value has no unbiased variance
+    contribution[c] = static_cast<float>(n * mean[c]);
+    contribution[channels + c] = static_cast<float>(n * unbiased * variance[c]);
+    if (c == 0) contribution[2 * channels] = static_cast<float>(n);
   }
 };
 
