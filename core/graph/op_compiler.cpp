@@ -143,6 +143,14 @@ void OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
   builder_.add_backward_call(std::move(call));
 }
 
+bool OpCompiler::grad_in_by_forward(int i, Ref what, Order order) {
+  if (!needs_grad(i) || !builder_.loss_may_write_over(step_, i, what.index)) return false;
+  grad_in_copy(i, what, order);
+  builder_.step_in_place_.push_back(builder_.entry(what.index).base);
+  builder_.place(step_.node->inputs[static_cast<std::size_t>(i)]).is_gradient = true;
+  return true;
+}
+
 Ref OpCompiler::grad_in_or_temporary(int i, Order order, DType dtype) {
   if (needs_grad(i)) return grad_in(i, order, dtype);
   if (!needs_backward()) return {};

@@ -166,6 +166,7 @@ Form PlanBuilder::form_of(int index) {
 int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
   Place& at = place(value);
   if (at.entry == 0) fail_internal("plan", "a value is read before its op made it");
+  if (at.is_gradient) fail_internal("plan", "a value is read where its gradient lies");
   const Shape& shape = impl_.values[static_cast<std::size_t>(value)].shape;
   const Tensor made = entry(at.entry).tensor;
   const bool floats = made.dtype == DType::f32 || made.dtype == stored_type(precision_);
@@ -229,22 +230,23 @@ PlanCall PlanBuilder::make_reorder(int from, int to) {
   return call;
 }
 
-// What an op makes, no other op writes.
+bool PlanBuilder::in_place(int used) const {
+  return std::find(step_in_place_.begin(), step_in_place_.end(), used) != step_in_place_.end();
+}
+
+// What an op makes, no other op writes, but for one that works in place on it.
 void PlanBuilder::add_call(PlanCall call) {
   call.writes.clear();
   for (const int used : call.uses) {
     const Storage& storage = storage_of(used);
     const bool own = entry(used).storage >= static_cast<int>(step_storages_);
-    if (own && storage.kind == Storage::Kind::arena && !storage.written)
+    if ((own && storage.kind == Storage::Kind::arena && !storage.written) || in_place(used))
       call.writes.push_back(used);
   }
   calls_->push_back(std::move(call));
 }
 
 void PlanBuilder::add_backward_call(PlanCall call) {
-  const auto in_place = [&](int used) {
-    return std::find(step_in_place_.begin(), step_in_place_.end(), used) != step_in_place_.end();
-  };
   for (const int used : call.uses)
     if (entry(used).target >= 0 || in_place(used) ||
         (storage_index(used) >= 0 && storage_of(used).memory))

@@ -98,9 +98,10 @@ class PlanBuilder {
     std::vector<int> copies;  // row-major, of several types
     int gradient = 0;
     bool gradient_written = false;
-    int more = 0;         // part of it that the op which made the value adds itself
-    int pending = 0;      // contributions still to come
-    int final_call = -1;  // backward call after which the gradient is final
+    int more = 0;              // part of it that the op which made the value adds itself
+    int pending = 0;           // contributions still to come
+    int final_call = -1;       // backward call after which the gradient is final
+    bool is_gradient = false;  // a forward call wrote that over it
   };
 
   // Tensors
@@ -121,7 +122,8 @@ class PlanBuilder {
   // Calls
   PlanCall make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);
   PlanCall make_reorder(int from, int to);
-  void add_call(PlanCall call);  // to forward or apply
+  bool in_place(int used) const;  // step_in_place_
+  void add_call(PlanCall call);   // to forward or apply
   void add_backward_call(PlanCall call);
   void compile(const PlanStep& step);
   void compile_slots();
@@ -141,6 +143,7 @@ class PlanBuilder {
     bool copy;           // both are the same numbers; else the call works in place
   };
   using Storages = std::vector<int>;
+  bool loss_may_write_over(const PlanStep& step, int input, int entry) const;
   void share_gradients();
   bool may_share(const Share& share, const Storages& with, const Storages& of_gradient) const;
   void check_sharing(const Storages& place) const;
@@ -179,7 +182,7 @@ class PlanBuilder {
   int block_ = -1;
   std::size_t step_storages_ = 0;   // the first that it made
   std::vector<int> step_targets_;   // entry of each input's gradient, 0: not asked for
-  std::vector<int> step_in_place_;  // gradients of outputs that the op may write
+  std::vector<int> step_in_place_;  // what others made and the op may write
   int slot_entry_ = 0;              // of an apply function
   std::vector<std::vector<PlanCall>> step_backward_;
 

@@ -61,8 +61,8 @@ TEST(Gpt, FirstStepIsPyTorchs) {
   session.set_input("x", x.shape, x.i32, DType::i32);
   session.set_input("labels", x.shape, goldens().at("step/labels").i32, DType::i32);
   session.set_input("weight", {3}, goldens().at("step/weight").f32);
-  session.forward();
-  session.backward(/*loss_scale=*/0.5f);
+  session.forward({}, /*loss_scale=*/0.5f);
+  session.backward();
   expect_close(session.output("logits"), goldens().at("step/logits"), "logits");
   expect_close(session.slot("loss"), goldens().at("step/loss"), "loss");
   for (const ArenaEntry& entry : session.table().parameters)
@@ -197,8 +197,8 @@ void expect_losses_of_pytorch(Precision precision, double tolerance) {
     }
     session.set_input("x", {kBatch, kTime}, x, DType::i32);
     session.set_input("labels", {kBatch, kTime}, labels, DType::i32);
-    session.forward();
-    session.backward(1.0f / kBatch);
+    session.forward({}, 1.0f / kBatch);
+    session.backward();
     EXPECT_NEAR(session.slot("loss")[0] / kBatch,
                 goldens().at("run/losses").f32[static_cast<std::size_t>(step)], tolerance)
         << "step " << step;
