@@ -18,6 +18,9 @@ Ref grad_before(OpCompiler& c, Activation activation, Ref y);
 CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation);
 CompileOp compile_dense(Activation activation);
 void compile_affine_add(OpCompiler& c);  // y = affine + what is the last input of the node
+// y = affine(gelu_tanh(affine(x))), plus the last input of the node where it adds. Inputs: x, then
+// weight and bias of each.
+CompileOp compile_perceptron(bool adds);
 // y = activation(batch_norm(x) + residual); a residual is the last input of the node.
 struct BatchNormForm {
   float epsilon = 0;

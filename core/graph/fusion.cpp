@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 
 #include "core/graph/fused_ops.h"
 #include "core/graph/graph_impl.h"
@@ -62,24 +63,29 @@ class Fusion {
     return step;
   }
 
-  // affine and an add of what is there before, of its shape and in its block. Between them may be a
-  // dropout that passes through.
+  // affine, with gelu_tanh and a second affine behind it or without, and an add of what is there
+  // before, of its shape; all in one block. Before the add may be a dropout that passes through.
   std::optional<PlanStep> merge_affine(int n, std::vector<bool>& merged) const {
     if (node(n).op != "affine") return {};
-    const int dropout = training_ ? -1 : only_reader(n, "dropout");
-    const int last = dropout < 0 ? n : dropout;
-    const int add = only_reader(last, "add", /*input=*/-1);
-    if (add < 0 || node(add).block != node(n).block) return {};
-    const std::vector<int>& terms = node(add).inputs;
-    const int other = terms[terms[0] == node(last).outputs[0] ? 1 : 0];
-    if (!is_there(other, n) || shape(other) != shape(node(n).outputs[0])) return {};
-    auto merged_node = std::make_shared<Graph::Node>(node(n));
-    merged_node->inputs.push_back(other);
-    merged_node->outputs = node(add).outputs;
-    for (const int member : {dropout, add})
-      if (member >= 0) merged[static_cast<std::size_t>(member)] = true;
-    return PlanStep{"affine+add",         static_cast<std::size_t>(n), merged_node.get(),
-                    merged_node->outputs, compile_affine_add,          merged_node};
+    std::vector<int> members = perceptron(n);
+    const bool two = members.size() > 1;
+    auto whole = std::make_shared<Graph::Node>(node(n));
+    if (two) {
+      const Graph::Node& second = node(members.back());
+      whole->inputs.insert(whole->inputs.end(), second.inputs.begin() + 1, second.inputs.end());
+    }
+    const int other = take_add(members, n);
+    if (members.size() == 1) return {};
+    if (other >= 0) whole->inputs.push_back(other);
+    whole->outputs = node(members.back()).outputs;
+    PlanStep step{"affine",       static_cast<std::size_t>(n), whole.get(),
+                  whole->outputs, compile_affine_add,          whole};
+    if (two) step.compile = compile_perceptron(/*adds=*/other >= 0);
+    for (const int member : std::span(members).subspan(1)) {
+      merged[static_cast<std::size_t>(member)] = true;
+      step.op += "+" + node(member).op;
+    }
+    return step;
   }
 
   // How many nodes of the chain became one, and how to compile them.
@@ -118,6 +124,35 @@ class Fusion {
     const bool reads = input < 0 ? std::find(inputs.begin(), inputs.end(), value) != inputs.end()
                                  : inputs[static_cast<std::size_t>(input)] == value;
     return node(readers[0]).op == op && reads ? readers[0] : -1;
+  }
+
+  bool in_block_of(int member, int n) const {
+    return member >= 0 && node(member).block == node(n).block;
+  }
+
+  // Node n, an affine, and the gelu_tanh and the affine that follow it, if they do.
+  std::vector<int> perceptron(int n) const {
+    const int gelu = only_reader(n, "gelu_tanh");
+    const int second = gelu < 0 ? -1 : only_reader(gelu, "affine");
+    if (!in_block_of(gelu, n) || !in_block_of(second, n)) return {n};
+    for (const int input : {node(second).inputs[1], node(second).inputs[2]})
+      if (!is_there(input, n)) return {n};
+    return {n, gelu, second};
+  }
+
+  // Appends to the members the add that follows them, and a dropout before it, if it may be one
+  // with them; returns the value that is added, or -1.
+  int take_add(std::vector<int>& members, int n) const {
+    const int dropout = training_ ? -1 : only_reader(members.back(), "dropout");
+    const int last = in_block_of(dropout, n) ? dropout : members.back();
+    const int add = only_reader(last, "add", /*input=*/-1);
+    if (!in_block_of(add, n)) return -1;
+    const std::vector<int>& terms = node(add).inputs;
+    const int other = terms[terms[0] == node(last).outputs[0] ? 1 : 0];
+    if (!is_there(other, n) || shape(other) != shape(node(last).outputs[0])) return -1;
+    if (last == dropout) members.push_back(dropout);
+    members.push_back(add);
+    return other;
   }
 
   // Whether a value is made before node n runs.

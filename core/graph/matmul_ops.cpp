@@ -24,8 +24,14 @@ Product make_product(OpCompiler& c, Ref result, MatmulSpec spec) {
   return {kernel, c.scratch(kernel->scratch_bytes())};
 }
 
-void run(Run& r, const Product& product, Ref a, Ref b, Ref bias, Ref c, Ref addend = {}) {
-  product.kernel->run(r.stream, r[a], r[b], r[bias], r[addend], r[c], r[product.scratch]);
+// Of the tensors of a product those that there are.
+struct ProductRefs {
+  Ref a, b, c, bias, addend, before;
+};
+
+void run(Run& r, const Product& product, const ProductRefs& of) {
+  product.kernel->run(r.stream, {r[of.a], r[of.b], r[of.c], r[of.bias], r[of.addend], r[of.before]},
+                      r[product.scratch]);
 }
 
 // a (batch, m, k), b (batch, k, n), y (batch, m, n). One b for all is one long product: its batch
@@ -39,54 +45,93 @@ void compile_matmul(OpCompiler& c) {
   const DType t = c.stored();
   const Ref a = c.in(0, kRows, t), b = c.in(1, kRows, t), y = c.out(0, nullptr, t);
   const Product forward = make_product(c, y, {.batch = batch, .m = m, .n = n, .k = k});
-  c.forward({a, b, y, forward.scratch}, [=](Run& r) { run(r, forward, a, b, {}, y); });
+  c.forward({a, b, y, forward.scratch}, [=](Run& r) { run(r, forward, {a, b, y}); });
 
   const Ref dy = c.grad_out();
   if (c.needs_grad(1)) {  // db (k, n) = a^T (k, m) * dy (m, n)
     const Ref db = c.grad_in(1, kRows, c.grad_type(1));
     const Product product =
         make_product(c, db, {.batch = batch, .m = k, .n = n, .k = m, .transpose_a = true});
-    c.backward({a, dy, db, product.scratch}, [=](Run& r) { run(r, product, a, dy, {}, db); });
+    c.backward({a, dy, db, product.scratch}, [=](Run& r) { run(r, product, {a, dy, db}); });
   }
   if (c.needs_grad(0)) {  // da (m, k) = dy (m, n) * b^T (n, k)
     const Ref da = c.grad_in(0, kRows, c.grad_type(0));
     const Product product =
         make_product(c, da, {.batch = batch, .m = m, .n = k, .k = n, .transpose_b = true});
-    c.backward({b, dy, da, product.scratch}, [=](Run& r) { run(r, product, dy, b, {}, da); });
+    c.backward({b, dy, da, product.scratch}, [=](Run& r) { run(r, product, {dy, b, da}); });
   }
 }
 
-// x (rows, I), weight (I, O), y and what is added, if anything, (rows, O)
-void compile_affine(OpCompiler& c, bool adds) {
-  Kernels& k = c.kernels();
-  const std::int64_t in = c.in_shape(1)[0], out = c.in_shape(1)[1];
-  const std::int64_t rows = c.in_shape(0).numel() / std::max<std::int64_t>(in, 1);
-  const DType t = c.stored();
-  const Ref x = c.in(0, kRows, t), w = c.in(1, kRows, t), bias = c.in(2);
-  const Ref addend = adds ? c.in(3, kRows, t) : Ref{};
-  const Ref y = c.out(0, nullptr, t);
-  const Product forward =
-      make_product(c, y, {.m = rows, .n = out, .k = in, .bias = true, .addend = adds});
-  c.forward({x, w, bias, addend, y, forward.scratch},
-            [=](Run& r) { run(r, forward, x, w, bias, y, addend); });
+// y (rows, O) = x (rows, I) * w (I, O) + bias (O). w and bias are inputs `weight` and the next.
+struct Affine {
+  std::int64_t rows, in, out;
+  int weight;
+  Ref x, w, bias;
+};
 
-  const Ref dy = c.grad_out();
-  if (c.needs_grad(1)) {  // dw (I, O) = x^T (I, rows) * dy (rows, O)
-    const Ref dw = c.grad_in(1, kRows, c.grad_type(1));
+Affine make_affine(OpCompiler& c, Ref x, int weight) {
+  const std::int64_t in = c.in_shape(weight)[0], out = c.in_shape(weight)[1];
+  const std::int64_t rows = c.out_shape().numel() / std::max<std::int64_t>(c.out_shape()[-1], 1);
+  return {rows, in, out, weight, x, c.in(weight, kRows, c.stored()), c.in(weight + 1)};
+}
+
+// `of`: what there is beside x, w and bias.
+void affine_forward(OpCompiler& c, const Affine& l, ProductRefs of, Activation activation) {
+  const Product product = make_product(c, of.c,
+                                       {.m = l.rows,
+                                        .n = l.out,
+                                        .k = l.in,
+                                        .bias = true,
+                                        .addend = bool(of.addend),
+                                        .activation = activation,
+                                        .keeps_before = bool(of.before)});
+  of.a = l.x;
+  of.b = l.w;
+  of.bias = l.bias;
+  c.forward({of.a, of.b, of.bias, of.addend, of.before, of.c, product.scratch},
+            [=](Run& r) { run(r, product, of); });
+}
+
+// Of its weight and its bias.
+void affine_gradients(OpCompiler& c, const Affine& l, Ref dy) {
+  if (c.needs_grad(l.weight)) {  // dw (I, O) = x^T (I, rows) * dy (rows, O)
+    const Ref dw = c.grad_in(l.weight, kRows, c.grad_type(l.weight));
     const Product product =
-        make_product(c, dw, {.m = in, .n = out, .k = rows, .transpose_a = true});
-    c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, x, dy, {}, dw); });
+        make_product(c, dw, {.m = l.in, .n = l.out, .k = l.rows, .transpose_a = true});
+    const Ref x = l.x;
+    c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, {x, dy, dw}); });
   }
-  if (c.needs_grad(2)) {
-    const Ref db = c.view(c.grad_in(2), {1, out}), flat = c.view(dy, {rows, out});
+  if (c.needs_grad(l.weight + 1)) {
+    Kernels& k = c.kernels();
+    const Ref db = c.view(c.grad_in(l.weight + 1), {1, l.out}), flat = c.view(dy, {l.rows, l.out});
     c.backward({flat, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[flat], 1, r[db]); });
   }
-  if (c.needs_grad(0)) {  // dx (rows, I) = dy (rows, O) * w^T (O, I)
-    const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
-    const Product product =
-        make_product(c, dx, {.m = rows, .n = in, .k = out, .transpose_b = true});
-    c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
-  }
+}
+
+// dx (rows, I) = dy (rows, O) * w^T (O, I); with `before`, which gelu_tanh made x of, its gradient.
+void affine_data_gradient(OpCompiler& c, const Affine& l, Ref dy, Ref dx, Ref before = {}) {
+  const Product product =
+      make_product(c, dx,
+                   {.m = l.rows,
+                    .n = l.in,
+                    .k = l.out,
+                    .transpose_b = true,
+                    .activation = before ? Activation::gelu_tanh : Activation::none,
+                    .slope = bool(before)});
+  const ProductRefs of{.a = dy, .b = l.w, .c = dx, .before = before};
+  c.backward({of.a, of.b, of.c, before, product.scratch}, [=](Run& r) { run(r, product, of); });
+}
+
+// x, weight, bias and what is added, if anything
+void compile_affine(OpCompiler& c, bool adds) {
+  const DType t = c.stored();
+  const Affine layer = make_affine(c, c.in(0, kRows, t), 1);
+  const Ref addend = adds ? c.in(3, kRows, t) : Ref{}, y = c.out(0, nullptr, t);
+  affine_forward(c, layer, {.c = y, .addend = addend}, Activation::none);
+
+  const Ref dy = c.grad_out();
+  affine_gradients(c, layer, dy);
+  if (c.needs_grad(0)) affine_data_gradient(c, layer, dy, c.grad_in(0, kRows, c.grad_type(0)));
   // What was added has dy for its gradient, in its place at best.
   if (adds && c.needs_grad(3)) c.grad_in_copy(3, dy, kRows);
 }
@@ -146,7 +191,7 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
   spec.activation = activation;
   const Product forward = make_product(c, y, spec);
   c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) {
-    forward.kernel->run(r.stream, r[x], r[w], r[bias], {}, whole(r[y]), r[forward.scratch]);
+    forward.kernel->run(r.stream, {r[x], r[w], whole(r[y]), r[bias]}, r[forward.scratch]);
   });
 
   const Ref dy = grad_before(c, activation, y);
@@ -155,7 +200,7 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
     const Product product =
         make_product(c, dw, {.m = padded, .n = in, .k = rows, .transpose_a = true});
     c.backward({x, dy, all, product.scratch}, [=](Run& r) {
-      product.kernel->run(r.stream, whole(r[dy]), r[x], {}, {}, r[all], r[product.scratch]);
+      product.kernel->run(r.stream, {whole(r[dy]), r[x], r[all]}, r[product.scratch]);
     });
     first_rows_to(c, all, dw);
   }
@@ -168,7 +213,7 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
     const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
     const Product product = make_product(c, dx, {.m = rows, .n = in, .k = padded});
     c.backward({w, dy, dx, product.scratch}, [=](Run& r) {
-      product.kernel->run(r.stream, whole(r[dy]), r[w], {}, {}, r[dx], r[product.scratch]);
+      product.kernel->run(r.stream, {whole(r[dy]), r[w], r[dx]}, r[product.scratch]);
     });
   }
 }
@@ -177,6 +222,31 @@ void compile_padded_dense(OpCompiler& c, Activation activation, std::int64_t pad
 
 void compile_affine_add(OpCompiler& c) {
   compile_affine(c, /*adds=*/true);
+}
+
+CompileOp compile_perceptron(bool adds) {
+  return [=](OpCompiler& c) {
+    const DType t = c.stored();
+    const std::int64_t rows = c.out_shape().numel() / std::max<std::int64_t>(c.out_shape()[-1], 1);
+    const Shape hidden = {rows, c.in_shape(1)[1]};
+    const Ref h = c.memory(hidden, t), before = c.needs_backward() ? c.memory(hidden, t) : Ref{};
+    const Affine first = make_affine(c, c.in(0, kRows, t), 1), second = make_affine(c, h, 3);
+    affine_forward(c, first, {.c = h, .before = before}, Activation::gelu_tanh);
+    c.written({h, before});
+    const Ref addend = adds ? c.in(5, kRows, t) : Ref{}, y = c.out(0, nullptr, t);
+    affine_forward(c, second, {.c = y, .addend = addend}, Activation::none);
+
+    const Ref dy = c.grad_out();
+    affine_gradients(c, second, dy);
+    if (c.needs_grad(0) || c.needs_grad(1) || c.needs_grad(2)) {
+      const Ref dbefore = c.memory(hidden, t);
+      affine_data_gradient(c, second, dy, dbefore, before);
+      affine_gradients(c, first, dbefore);
+      if (c.needs_grad(0))
+        affine_data_gradient(c, first, dbefore, c.grad_in(0, kRows, c.grad_type(0)));
+    }
+    if (adds && c.needs_grad(5)) c.grad_in_copy(5, dy, kRows);
+  };
 }
 
 CompileOp compile_dense(Activation activation) {
@@ -195,7 +265,7 @@ CompileOp compile_dense(Activation activation) {
                                           .transpose_b = true,
                                           .bias = has_bias,
                                           .activation = activation});
-    c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, x, w, bias, y); });
+    c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, {x, w, y, bias}); });
 
     Kernels& k = c.kernels();
     const Ref dy = grad_before(c, activation, y);
@@ -203,7 +273,7 @@ CompileOp compile_dense(Activation activation) {
       const Ref dw = c.grad_in(1, kRows, c.grad_type(1));
       const Product product =
           make_product(c, dw, {.m = out, .n = in, .k = rows, .transpose_a = true});
-      c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, dy, x, {}, dw); });
+      c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, {dy, x, dw}); });
     }
     if (has_bias && c.needs_grad(2)) {
       const Ref db = c.view(c.grad_in(2), {1, out});
@@ -212,7 +282,7 @@ CompileOp compile_dense(Activation activation) {
     if (c.needs_grad(0)) {  // dx (B, I) = dy (B, O) * w (O, I)
       const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
       const Product product = make_product(c, dx, {.m = rows, .n = in, .k = out});
-      c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, dy, w, {}, dx); });
+      c.backward({w, dy, dx, product.scratch}, [=](Run& r) { run(r, product, {dy, w, dx}); });
     }
   };
 }

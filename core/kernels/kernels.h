@@ -142,27 +142,34 @@ class ConvReluPool {
 };
 
 struct MatmulSpec {
-  // c (batch, m, n) = act(a (batch, m, k) * b (batch, k, n) + bias (n) + addend (batch, m, n)).
+  // c (batch, m, n) = act(a (batch, m, k) * b (batch, k, n) + bias (n) + addend (batch, m, n)), or,
+  // with `slope`, (a * b) * act'(before (batch, m, n)): a gradient on its way through act.
   // transpose_a: a is stored (batch, k, m); transpose_b: b is stored (batch, n, k).
   std::int64_t batch = 1, m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   bool broadcast_b = false;  // one b for the whole batch
   bool bias = false;
   bool addend = false;                       // of c's type, added in f32 before c is rounded
-  Activation activation = Activation::none;  // none or relu
-  Precision precision = Precision::f32;      // where the operands are f32
-  DType operands = DType::f32;               // a and b: f32, bf16 or f16
-  DType result = DType::f32;                 // c: f32 or as the operands
-  // The bias is f32; a device may round it to the result's type before it is added.
+  Activation activation = Activation::none;  // none, relu or gelu_tanh
+  bool keeps_before = false;  // with gelu_tanh: what it gets is written to `before`, of c's type
+  bool slope = false;         // with gelu_tanh; there is no bias and no addend
+  Precision precision = Precision::f32;  // where the operands are f32
+  DType operands = DType::f32;           // a and b: f32, bf16 or f16
+  DType result = DType::f32;             // c: f32 or as the operands
+  // The bias is f32; a device may round it to the result's type before it is added. gelu_tanh may
+  // get what is rounded to c's type or what is not, and its slope is a factor of either; of a half
+  // c a device may have the tanh within 2^-10.
 };
 
 class Matmul {
  public:
   virtual ~Matmul() = default;
   virtual std::size_t scratch_bytes() const = 0;
-  // bias and addend are empty when the spec has none.
-  virtual void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias,
-                   const Tensor& addend, Tensor c, Tensor scratch) = 0;
+  // bias, addend and before are empty when the spec has none.
+  struct Operands {
+    Tensor a, b, c, bias, addend, before;
+  };
+  virtual void run(Stream& s, const Operands& of, Tensor scratch) = 0;
 };
 
 // Over the last axis of x seen as (rows, columns): y = softmax(x) or log_softmax(x).

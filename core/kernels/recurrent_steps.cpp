@@ -276,7 +276,8 @@ class RecurrentBySteps final : public Recurrent {
     const Tensor a = call.tensor(call.scratch + forward_a_, flat(gates()));
     const Tensor u = call.tensor(call.scratch + forward_u_, one_step(gates()));
     const Tensor w = call.tensor(call.scratch + forward_w_, {spec_.hidden, gates()});
-    products(chain.layer).a->run(call.s, in, call.weight(i, 0), call.weight(i, 2), {}, a, pad);
+    products(chain.layer)
+        .a->run(call.s, {.a = in, .b = call.weight(i, 0), .c = a, .bias = call.weight(i, 2)}, pad);
     constexpr int kTurned[] = {1, 0};
     kernels_.transpose(call.s, call.weight(i, 1), kTurned, w);
 
@@ -289,7 +290,7 @@ class RecurrentBySteps final : public Recurrent {
       GatesForward g = forward_step(call, i, t, y);
       if (n > 0 || !first.h.empty()) {
         const Tensor h = call.tensor(const_cast<float*>(g.h_before), one_step(spec_.hidden));
-        hidden_.u->run(call.s, operand(call, h, forward_aligned_), w, {}, {}, u, pad);
+        hidden_.u->run(call.s, {.a = operand(call, h, forward_aligned_), .b = w, .c = u}, pad);
         g.product = u.as<float>();
       }
       gates_.forward(call.s, spec_.cell, g);
@@ -346,8 +347,8 @@ class RecurrentBySteps final : public Recurrent {
       if (n + 1 == spec_.steps && dfirst.h.empty()) continue;
       const float* const du = g.du != nullptr ? g.du : g.da;
       const Tensor step = call.tensor(const_cast<float*>(du), one_step(gates()));
-      hidden_.dh->run(call.s, operand(call, step, aligned_), call.weight(i, 1), {}, {}, product,
-                      pad);
+      hidden_.dh->run(
+          call.s, {.a = operand(call, step, aligned_), .b = call.weight(i, 1), .c = product}, pad);
     }
     if (!dfirst.h.empty())
       kernels_.binary(call.s, BinaryOp::add, carry, product, of_chain(call, dfirst.h, i));
@@ -382,8 +383,8 @@ class RecurrentBySteps final : public Recurrent {
     const Tensor da = call.tensor(call.scratch + da_, flat(gates()));
     const Tensor du = call.tensor(call.scratch + du_, flat(gates()));
     const Tensor h = call.tensor(state(call, chain.h, number_before(chain, 0)), flat(spec_.hidden));
-    products(chain.layer).dw->run(call.s, da, in, {}, {}, dweights[0], pad);
-    hidden_.dw->run(call.s, du, operand(call, h, aligned_), {}, {}, dweights[1], pad);
+    products(chain.layer).dw->run(call.s, {.a = da, .b = in, .c = dweights[0]}, pad);
+    hidden_.dw->run(call.s, {.a = du, .b = operand(call, h, aligned_), .c = dweights[1]}, pad);
     const Shape row = {1, gates()};
     kernels_.reduce_sum(call.s, da, 1, call.tensor(dweights[2].data, row));
     if (du_ == da_) {
@@ -399,7 +400,7 @@ class RecurrentBySteps final : public Recurrent {
     const Tensor pad = call.tensor(call.scratch + pad_, {});
     const Tensor da = call.tensor(call.scratch + da_, flat(gates()));
     const Tensor to = chain.reverse ? call.tensor(call.scratch + dinput_, dinput.shape) : dinput;
-    products(chain.layer).dx->run(call.s, da, call.weight(i, 0), {}, {}, to, pad);
+    products(chain.layer).dx->run(call.s, {.a = da, .b = call.weight(i, 0), .c = to}, pad);
     if (chain.reverse) kernels_.accumulate(call.s, to, dinput);
   }
 

@@ -293,8 +293,8 @@ class Bench : public HalvesBench {
                                  transpose ? Shape{1, columns, inner} : Shape{1, inner, columns});
           line(
               transpose ? "matmul nt" : "matmul nn", {rows, columns, inner},
-              2 * rows * columns * inner, [&] { product->run(s_, a, b, {}, {}, c, view(scratch)); },
-              true);
+              2 * rows * columns * inner,
+              [&] { product->run(s_, {.a = a, .b = b, .c = c}, view(scratch)); }, true);
         });
       }
     }

@@ -237,6 +237,13 @@ class HalvesBench : public BenchBase {
       spec.addend = true;
       return spec;
     };
+    const auto gelu = [&](bool backward) {
+      MatmulSpec spec = forward(16384, 3072, 768, !backward);
+      spec.activation = Activation::gelu_tanh;
+      spec.keeps_before = !backward;
+      spec.slope = spec.transpose_b = backward;
+      return spec;
+    };
     MatmulSpec logits = forward(2560, 50257, 768, false);
     logits.transpose_b = true;
     MatmulSpec padded = logits;
@@ -247,6 +254,10 @@ class HalvesBench : public BenchBase {
           Case{"bf16 matmul bias", forward(16384, 768, 3072, true)},
           Case{"bf16 matmul bias + add", adding(16384, 768, 768)},
           Case{"bf16 matmul bias + add", adding(16384, 768, 3072)},
+          Case{"bf16 matmul bias + gelu", gelu(false)},
+          Case{"bf16 matmul nt",
+               {.m = 16384, .n = 3072, .k = 768, .transpose_b = true, .result = DType::bf16}},
+          Case{"bf16 matmul nt * gelu'", gelu(true)},
           Case{"bf16 matmul tn f32", {.m = 768, .n = 3072, .k = 16384, .transpose_a = true}},
           Case{"bf16 matmul logits", logits}, Case{"bf16 matmul logits", padded},
           Case{"bf16 matmul logits dx", forward(2560, 768, 50304, false)},
@@ -259,10 +270,14 @@ class HalvesBench : public BenchBase {
         const Tensor a = half(0, {1, m, k}), b = half(1, {1, k, n}),
                      to = at(large_[2], {1, m, n}, nullptr, c.spec.result),
                      addend = c.spec.addend ? half(3, {1, m, n}) : Tensor{},
+                     before = c.spec.keeps_before || c.spec.slope ? half(3, {1, m, n}) : Tensor{},
                      bias = c.spec.bias ? small(0, {n}) : Tensor{};
         line(
             c.name, {m, n, k}, 2 * m * n * k,
-            [&] { product->run(s_, a, b, bias, addend, to, view(scratch)); }, true);
+            [&] {
+              product->run(s_, {a, b, to, bias, addend, before}, view(scratch));
+            },
+            true);
       });
     }
   }

@@ -112,7 +112,7 @@ void matmul(benchmark::State& state, const MatmulSpec& spec) {
       scratch = Owned::bytes(product->scratch_bytes());
   Stream s;
   for (auto _ : state) {
-    product->run(s, a, b, spec.bias ? static_cast<Tensor>(bias) : Tensor{}, {}, c, scratch);
+    product->run(s, {a, b, c, spec.bias ? static_cast<Tensor>(bias) : Tensor{}}, scratch);
   }
   count_flops(state, 2 * spec.m * spec.n * spec.k);
 }
@@ -148,7 +148,7 @@ void gpt2_layer(benchmark::State& state, Precision precision, DType stored = DTy
     for (Product& p : products) {
       Tensor a = p.a, b = p.b;
       a.dtype = b.dtype = stored;  // half of their memory
-      p.kernel->run(s, a, b, {}, {}, p.c, p.scratch);
+      p.kernel->run(s, {.a = a, .b = b, .c = p.c}, p.scratch);
     }
   }
   count_flops(state, flops);

@@ -1,5 +1,5 @@
-// A product compiled together with the add of a residual gives what the ops one by one give, but
-// for the rounding between them.
+// A product compiled together with the add of a residual, or with the activation and the product
+// behind it, gives what the ops one by one give, but for the rounding between them.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -125,7 +125,7 @@ TEST(FusedProduct, TakesAResidualInItsBlock) {
 TEST(FusedProduct, TakesAResidualBehindADropoutInEvaluation) {
   const Body body = [](Graph&, Value x) { return add(x, dropout(product("a", tanh(x)), 0.3f)); };
   EXPECT_EQ("", merged(body, /*training=*/true));
-  EXPECT_EQ("affine+add", merged(body, /*training=*/false));
+  EXPECT_EQ("affine+dropout+add", merged(body, /*training=*/false));
 }
 
 TEST(FusedProduct, LeavesWhatIsNotThereYet) {
@@ -155,6 +155,98 @@ TEST(FusedProduct, LeavesATermThatIsRepeated) {
   EXPECT_EQ("", merged([](Graph& graph, Value x) {
               const Value each = graph.parameter("each", {24}, Initializer::uniform(1));
               return add(product("a", tanh(x)), each);
+            }));
+}
+
+Value perceptron(Value x) {
+  return product("down", gelu_tanh(product("up", x)));
+}
+
+TEST(FusedPerceptron, IsOneOp) {
+  EXPECT_EQ("affine+gelu_tanh+affine", merged([](Graph&, Value x) { return perceptron(x); }));
+  EXPECT_EQ("affine+gelu_tanh+affine+add",
+            merged([](Graph&, Value x) { return add(x, perceptron(tanh(x))); }));
+  EXPECT_EQ("affine+gelu_tanh+affine+add",
+            merged([](Graph&, Value x) { return add(perceptron(x), x); }));
+}
+
+TEST(FusedPerceptron, HasADropoutBehindIt) {
+  const Body body = [](Graph&, Value x) { return add(x, dropout(perceptron(tanh(x)), 0.3f)); };
+  EXPECT_EQ("affine+gelu_tanh+affine", merged(body, /*training=*/true));
+  EXPECT_EQ("affine+gelu_tanh+affine+dropout+add", merged(body, /*training=*/false));
+}
+
+TEST(FusedPerceptron, IsInOneBlock) {
+  EXPECT_EQ("affine+gelu_tanh+affine affine+gelu_tanh+affine", merged([](Graph& graph, Value x) {
+              const Graph::Block block(graph);
+              const Value y = product("first_down", gelu_tanh(product("first_up", tanh(x))));
+              return perceptron(y);
+            }));
+  EXPECT_EQ("", merged([](Graph& graph, Value x) {
+              Value y;
+              {
+                const Graph::Block block(graph);
+                y = gelu_tanh(product("up", tanh(x)));
+              }
+              const Graph::Block block(graph);
+              return product("down", y);
+            }));
+}
+
+// In f32 nothing is rounded less.
+TEST(FusedPerceptron, HasTheBitsOfItsParts) {
+  for (const bool recompute : {false, true}) {
+    const Body body = [](Graph& graph, Value x) {
+      const Graph::Block block(graph);
+      return dropout(perceptron(tanh(x)), 0.3f);
+    };
+    const auto one = run(body, true, {.recompute = recompute}),
+               two = run(body, true, {.fuse = false, .recompute = recompute});
+    EXPECT_EQ(one->output("y"), two->output("y"));
+    ASSERT_EQ(one->table().parameters.size(), 6u);
+    for (const ArenaEntry& entry : one->table().parameters)
+      EXPECT_EQ(one->gradient(entry.name), two->gradient(entry.name)) << entry.name;
+  }
+}
+
+// Its parts have gradients of their own, whichever are wanted: here x is data.
+TEST(FusedPerceptron, BeginsAtTheData) {
+  const auto gradients = [](bool fuse) {
+    Graph graph;
+    const Value y = perceptron(graph.input("x", kInput));
+    graph.set_loss(total(mul(y, graph.input("projection", kInput))));
+    Session session(graph, /*training=*/true, {.fuse = fuse});
+    set_noise(session, "x", kInput);
+    session.set_input("projection", kInput, noise(kInput.numel(), 4));
+    session.forward(kPass);
+    session.backward();
+    std::vector<std::vector<float>> all;
+    for (const ArenaEntry& entry : session.table().parameters)
+      all.push_back(session.gradient(entry.name));
+    return all;
+  };
+  EXPECT_EQ(gradients(true), gradients(false));
+  EXPECT_EQ(gradients(true).size(), 4u);
+}
+
+TEST(FusedPerceptron, LeavesWhatIsReadElsewhere) {
+  EXPECT_EQ("", merged([](Graph& graph, Value x) {
+              const Value h = gelu_tanh(product("up", x));
+              graph.set_output("hidden", h);
+              return product("down", h);
+            }));
+  EXPECT_EQ("", merged([](Graph&, Value x) {
+              const Value before = product("up", x);
+              return mul(product("down", gelu_tanh(before)), tanh(before));
+            }));
+}
+
+TEST(FusedPerceptron, LeavesOtherActivationsAndWeights) {
+  EXPECT_EQ("", merged([](Graph&, Value x) { return product("down", gelu(product("up", x))); }));
+  EXPECT_EQ("", merged([](Graph& graph, Value x) {
+              const Value h = gelu_tanh(product("up", x));
+              const Value w = graph.parameter("w", {24, 24}, Initializer::uniform(0.3f));
+              return affine(h, tanh(w), graph.parameter("b", {24}, Initializer::uniform(1)));
             }));
 }
 

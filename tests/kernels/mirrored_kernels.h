@@ -83,16 +83,22 @@ class MirroredPool2d final : public MirroredPrepared<Pool2d> {
 
 class MirroredMatmul final : public MirroredPrepared<Matmul> {
  public:
-  using MirroredPrepared::MirroredPrepared;
-  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
-           Tensor c, Tensor scratch) override {
+  MirroredMatmul(std::unique_ptr<Matmul> inner, const Device& device, const MatmulSpec& spec)
+      : MirroredPrepared(std::move(inner), device), reads_before_(spec.slope) {}
+  void run(Stream&, const Operands& of, Tensor scratch) override {
+    const Tensor none, &read = reads_before_ ? of.before : none,
+                       &written = reads_before_ ? none : of.before;
     mirrored(
-        device_, "matmul", {a, b, bias, addend}, {c, scratch},
+        device_, "matmul", {of.a, of.b, of.bias, of.addend, read}, {of.c, written, scratch},
         [&](Stream& s, const Tensors& in, const Tensors& out) {
-          inner_->run(s, in[0], in[1], in[2], in[3], out[0], out[1]);
+          inner_->run(s, {in[0], in[1], out[0], in[2], in[3], reads_before_ ? in[4] : out[1]},
+                      out[2]);
         },
         scratch);
   }
+
+ private:
+  bool reads_before_;
 };
 
 class MirroredSoftmax final : public MirroredPrepared<Softmax> {
@@ -246,7 +252,7 @@ class MirroredKernels final : public Kernels {
     return nullptr;
   }
   std::unique_ptr<Matmul> make_matmul(const MatmulSpec& spec) override {
-    return over<MirroredMatmul>(inner_.make_matmul(spec));
+    return std::make_unique<MirroredMatmul>(inner_.make_matmul(spec), device_, spec);
   }
   std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns,
                                         bool log) override {

@@ -43,9 +43,13 @@ void check_matmul(const MatmulSpec& spec, bool rounds = false) {
   Owned c({spec.batch, spec.m, spec.n});
   const Owned pad = Owned::bytes(product->scratch_bytes()), bias_in = Owned::of({spec.n}, bias);
   const Owned addend_in = Owned::of({spec.batch, spec.m, spec.n}, addend);
-  product->run(s, Owned::of(a_shape, a), Owned::of(b_shape, b),
-               spec.bias ? bias_in.tensor() : Tensor{}, spec.addend ? addend_in.tensor() : Tensor{},
-               c, pad);
+  product->run(s,
+               {.a = Owned::of(a_shape, a),
+                .b = Owned::of(b_shape, b),
+                .c = c,
+                .bias = spec.bias ? bias_in.tensor() : Tensor{},
+                .addend = spec.addend ? addend_in.tensor() : Tensor{}},
+               pad);
   const Vector exact =
       rounds ? reference::matmul(spec, rounded_to_bf16(a), rounded_to_bf16(b), bias, addend)
              : reference::matmul(spec, a, b, bias, addend);
@@ -87,6 +91,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MatrixProduct,
                                          MatmulCase{"dense", matmul_spec(1, 64, 128, 541)},
                                          MatmulCase{"wide", matmul_spec(1, 128, 541, 64)},
                                          MatmulCase{"of_nothing", matmul_spec(2, 5, 6, 0)},
+                                         MatmulCase{"one_of_nothing", matmul_spec(1, 5, 6, 0)},
+                                         MatmulCase{"without_rows", matmul_spec(1, 0, 6, 4)},
                                          MatmulCase{"batched", matmul_spec(3, 5, 6, 7)},
                                          MatmulCase{"broadcast", matmul_spec(3, 5, 6, 7, true)}),
                          [](const auto& test) { return std::string(test.param.name); });

@@ -116,7 +116,7 @@ class Everything {
     Owned c({32, 128}), y(rows), dx(rows), z(rows), mean({32}), variance({32}), dz(rows),
         dgamma({100}), dbeta({100});
     for (const auto& matmul : matmul_) {
-      matmul->run(s_, a, b, {}, {}, c, Owned::bytes(matmul->scratch_bytes()));
+      matmul->run(s_, {.a = a, .b = b, .c = c}, Owned::bytes(matmul->scratch_bytes()));
       append(all, c);
     }
     const Owned softmax_pad = Owned::bytes(softmax_->scratch_bytes());

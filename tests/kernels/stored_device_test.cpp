@@ -422,8 +422,13 @@ TEST_P(StoredOnDevice, ProductsOfOddRows) {
       of.result = result.dtype;
       const auto kernel = k().make_matmul(of);
       Room scratch(kernel->scratch_bytes());
-      kernel->run(s, a.of(operands), b.of(operands), bias ? biases.full() : Tensor{},
-                  addend ? added.of(result.dtype) : Tensor{}, result, scratch);
+      kernel->run(s,
+                  {.a = a.of(operands),
+                   .b = b.of(operands),
+                   .c = result,
+                   .bias = bias ? biases.full() : Tensor{},
+                   .addend = addend ? added.of(result.dtype) : Tensor{}},
+                  scratch);
     };
     run(DType::f32, view(expected, c_shape));
     run(type, narrow ? c.half() : view(got, c_shape));

@@ -401,8 +401,13 @@ TEST(Stored, Matmul) {
               spec.result = narrow_result ? type : DType::f32;
               const auto product = k().make_matmul(spec);
               std::vector<float> scratch(product->scratch_bytes() / 4 + 64);
-              product->run(s, in[0], in[1], bias ? in[2] : Tensor{}, addend ? in[3] : Tensor{},
-                           out[0], view(scratch, {static_cast<std::int64_t>(scratch.size())}));
+              product->run(s,
+                           {.a = in[0],
+                            .b = in[1],
+                            .c = out[0],
+                            .bias = bias ? in[2] : Tensor{},
+                            .addend = addend ? in[3] : Tensor{}},
+                           view(scratch, {static_cast<std::int64_t>(scratch.size())}));
             },
             {.sums = true, .added = 0.637 * static_cast<double>(shape.k)});
     }

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <string>
 
 #include "core/base/error.h"
 #include "core/graph/fusion.h"
@@ -70,15 +72,17 @@ TEST(Gpt, FirstStepIsPyTorchs) {
                  entry.name);
 }
 
-// Both residuals of each block are added by the product before them, in evaluation also behind a
-// dropout. One position at a time (`peal generate`) is no other.
-TEST(Gpt, ProductsAddTheResiduals) {
+// The perceptron of each block is one op, and both residuals are added by the product before them,
+// in evaluation also behind a dropout. One position at a time (`peal generate`) is no other.
+TEST(Gpt, ProductsAddTheResidualsAndGelu) {
   const auto merged = [](const Graph& graph, bool training) {
     const GradientFlow flow(graph);
-    const auto steps = make_steps(graph, flow, kernels(kCpu), training, /*fuse=*/true);
-    return std::count_if(steps.begin(), steps.end(),
-                         [](const PlanStep& step) { return step.op == "affine+add"; });
+    std::map<std::string, int> counts;
+    for (const PlanStep& step : make_steps(graph, flow, kernels(kCpu), training, /*fuse=*/true))
+      if (step.op.find('+') != std::string::npos) ++counts[step.op];
+    return counts;
   };
+  using Counts = std::map<std::string, int>;
   constexpr int kLayers = 3;
   for (const float dropout : {0.0f, 0.1f}) {
     ModelSpec spec = gpt_spec(11, 6, kLayers, 2, 8);
@@ -86,9 +90,18 @@ TEST(Gpt, ProductsAddTheResiduals) {
     Graph graph, next;
     build_model(spec, 3, graph);
     build_gpt_text(spec.gpt(), 1, /*next=*/true, next);
-    EXPECT_EQ(merged(graph, true), dropout > 0 ? 0 : 2 * kLayers);
-    EXPECT_EQ(merged(graph, false), 2 * kLayers);
-    EXPECT_EQ(merged(next, false), 2 * kLayers);
+    const std::string perceptron = "affine+gelu_tanh+affine";
+    const Counts plain = {{"affine+add", kLayers}, {perceptron + "+add", kLayers}};
+    if (dropout > 0) {
+      const Counts passed = {{"affine+dropout+add", kLayers},
+                             {perceptron + "+dropout+add", kLayers}};
+      EXPECT_EQ(merged(graph, true), (Counts{{perceptron, kLayers}}));
+      EXPECT_EQ(merged(graph, false), passed);
+      EXPECT_EQ(merged(next, false), passed);
+    } else {
+      for (const bool training : {true, false}) EXPECT_EQ(merged(graph, training), plain);
+      EXPECT_EQ(merged(next, false), plain);
+    }
   }
 }
 

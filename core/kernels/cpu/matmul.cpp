@@ -4,6 +4,8 @@
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/onednn.h"
 #include "core/kernels/cpu/vector_matmul.h"
+#include "core/kernels/empty_matmul.h"
+#include "core/kernels/separate_activation.h"
 
 namespace peal::cpu {
 namespace {
@@ -58,14 +60,13 @@ class PrimitiveMatmul final : public Matmul {
 
   std::size_t scratch_bytes() const override { return program_.scratch_bytes(); }
 
-  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
-           Tensor c, Tensor scratch) override {
+  void run(Stream&, const Operands& of, Tensor scratch) override {
     if (bias_ && addend_) {
-      program_.run({&a, &b, &c, &bias, &addend}, scratch);
+      program_.run({&of.a, &of.b, &of.c, &of.bias, &of.addend}, scratch);
     } else if (bias_ || addend_) {
-      program_.run({&a, &b, &c, bias_ ? &bias : &addend}, scratch);
+      program_.run({&of.a, &of.b, &of.c, bias_ ? &of.bias : &of.addend}, scratch);
     } else {
-      program_.run({&a, &b, &c}, scratch);
+      program_.run({&of.a, &of.b, &of.c}, scratch);
     }
   }
 
@@ -111,15 +112,14 @@ class GemmMatmul final : public Matmul {
 
   std::size_t scratch_bytes() const override { return 0; }
 
-  void run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
-           Tensor c, Tensor) override {
+  void run(Stream&, const Operands& of, Tensor) override {
     const bool starts = spec_.bias || spec_.addend;
+    auto* const c = of.c.as<float>();
     for (std::int64_t row = 0; starts && row < spec_.m; ++row) {
-      start_row(spec_.bias ? bias.as<float>() : nullptr,
-                spec_.addend ? addend.as<float>() + row * spec_.n : nullptr,
-                c.as<float>() + row * spec_.n);
+      start_row(spec_.bias ? of.bias.as<float>() : nullptr,
+                spec_.addend ? of.addend.as<float>() + row * spec_.n : nullptr, c + row * spec_.n);
     }
-    product(a.as<float>(), b.as<float>(), starts ? 1.0f : 0.0f, c.as<float>());
+    product(of.a.as<float>(), of.b.as<float>(), starts ? 1.0f : 0.0f, c);
   }
 
  private:
@@ -168,6 +168,8 @@ bool CpuKernels::has_precision(Precision precision) const {
 
 std::unique_ptr<Matmul> CpuKernels::make_matmul(const MatmulSpec& spec) {
   const MatmulSpec flat = flattened(spec);
+  if (flat.activation == Activation::gelu_tanh) return make_separate_activation(*this, flat);
+  if (is_empty(flat)) return make_empty_matmul(*this, flat);
   const bool rounded = rounds(flat);
   if (VectorMatmul::supports(flat)) return std::make_unique<VectorMatmul>(flat);  // never rounds
   if (!rounded && gemm_is_faster(flat)) return std::make_unique<GemmMatmul>(flat);

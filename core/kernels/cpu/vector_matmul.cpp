@@ -44,14 +44,13 @@ PEAL_CLONES void by_columns(const float* a, const float* b, const float* bias, s
 
 }  // namespace
 
-void VectorMatmul::run(Stream&, const Tensor& a, const Tensor& b, const Tensor& bias,
-                       const Tensor& addend, Tensor c, Tensor) {
+void VectorMatmul::run(Stream&, const Operands& of, Tensor) {
   const auto product = spec_.transpose_b ? by_columns : by_rows;
-  product(a.as<float>(), b.as<float>(), spec_.bias ? bias.as<float>() : nullptr, spec_.k, spec_.n,
-          c.as<float>());
+  auto* const c = of.c.as<float>();
+  product(of.a.as<float>(), of.b.as<float>(), spec_.bias ? of.bias.as<float>() : nullptr, spec_.k,
+          spec_.n, c);
   // Last, as each of k sums would round what is as large as the addend.
-  for (std::int64_t j = 0; spec_.addend && j < spec_.n; ++j)
-    c.as<float>()[j] += addend.as<float>()[j];
+  for (std::int64_t j = 0; spec_.addend && j < spec_.n; ++j) c[j] += of.addend.as<float>()[j];
 }
 
 }  // namespace peal::cpu

@@ -15,8 +15,7 @@ class VectorMatmul final : public Matmul {
   explicit VectorMatmul(const MatmulSpec& spec) : spec_(spec) {}
 
   std::size_t scratch_bytes() const override { return 0; }
-  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
-           Tensor c, Tensor scratch) override;
+  void run(Stream& s, const Operands& of, Tensor scratch) override;
 
  private:
   MatmulSpec spec_;

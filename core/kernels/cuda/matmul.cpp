@@ -11,6 +11,8 @@
 #include "core/device/cuda/library.h"
 #include "core/kernels/cuda/bias.h"
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/empty_matmul.h"
+#include "core/kernels/separate_activation.h"
 
 namespace peal::cuda {
 namespace {
@@ -142,9 +144,9 @@ class LtMatmul final : public Matmul {
     const Current current(device);
     describe_product();
     describe_matrices();
-    fused_ = spec.bias ? can_fuse_bias() : spec.activation != Activation::none;
+    fused_ = can_fuse();
     if (fused_ && !choose_algorithm()) fused_ = false;
-    if (!fused_ && !choose_algorithm()) {
+    if (!fused_ && !is_gelu() && !choose_algorithm()) {
       fail_input("matmul", to_string(device), " has no deterministic algorithm of ",
                  name_of(spec.operands), " for batch ", spec.batch, ", m ", spec.m, ", n ", spec.n,
                  ", k ", spec.k);
@@ -154,6 +156,9 @@ class LtMatmul final : public Matmul {
     arrange_scratch();
   }
 
+  // Not of a gelu_tanh that needs a kernel of its own.
+  bool does_all() const { return fused_ || !is_gelu(); }
+
   // Whether the product becomes halves before the bias is added to it.
   bool rounds_before_bias() const { return !fused_ && spec_.bias && spec_.result != DType::f32; }
 
@@ -161,13 +166,14 @@ class LtMatmul final : public Matmul {
     return scratch_bytes_ == 0 ? 0 : scratch_bytes_ + kScratchAlignment;
   }
 
-  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
-           Tensor c, Tensor scratch) override {
-    for (const Tensor* x : {&a, &b, static_cast<const Tensor*>(&c)}) check_alignment(*x);
+  void run(Stream& s, const Operands& of, Tensor scratch) override {
+    const Tensor &a = of.a, &b = of.b, &c = of.c;
+    for (const Tensor* x : {&a, &b, &c}) check_alignment(*x);
     std::byte* const own = aligned_start(scratch);
-    if (fused_ && spec_.bias) set_bias(s, bias, own);
+    if (fused_ && spec_.bias) set_bias(s, of.bias, own);
+    if (uses_before()) set_before(of.before);
     const float one = 1.0f, beta = spec_.addend ? 1.0f : 0.0f;
-    const void* const added = spec_.addend ? start_sum(s, addend, c) : c.data;
+    const void* const added = spec_.addend ? start_sum(s, of.addend, c) : c.data;
     {
       const Current current(device_);
       lt_.check(lt_.matmul(handle_, product_, &one, b.data, b_, a.data, a_, &beta, added, c_,
@@ -176,16 +182,20 @@ class LtMatmul final : public Matmul {
                 "cublasLtMatmul");
     }
     if (fused_) return;
-    add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
+    add_bias(s, c, spec_.bias ? of.bias.as<float>() : nullptr,
              {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
   }
 
  private:
+  bool is_gelu() const { return spec_.activation == Activation::gelu_tanh; }
+  bool uses_before() const { return spec_.keeps_before || spec_.slope; }
+
   // Where rows do not begin at 16 bytes, cuBLASLt's kernels that add a bias have been seen to round
-  // the product of bf16 before they do.
-  bool can_fuse_bias() const {
+  // the product of bf16 before they do. Its gelu is not as exact as f32.
+  bool can_fuse() const {
     constexpr std::int64_t kAligned = 8;
-    if (spec_.result == DType::f32) return true;
+    if (!spec_.bias && !is_gelu()) return spec_.activation != Activation::none;
+    if (spec_.result == DType::f32) return !is_gelu();
     const std::int64_t m = spec_.m, n = spec_.n, k = spec_.k;
     return (spec_.transpose_a ? m : k) % kAligned == 0 &&
            (spec_.transpose_b ? k : n) % kAligned == 0 && n % kAligned == 0;
@@ -246,8 +256,16 @@ class LtMatmul final : public Matmul {
 
   cublasLtEpilogue_t epilogue() const {
     if (!fused_) return CUBLASLT_EPILOGUE_DEFAULT;
+    if (is_gelu()) return gelu_epilogue();
     if (spec_.activation == Activation::none) return CUBLASLT_EPILOGUE_BIAS;
     return spec_.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
+  }
+
+  cublasLtEpilogue_t gelu_epilogue() const {
+    if (spec_.slope) return CUBLASLT_EPILOGUE_DGELU;
+    if (!spec_.keeps_before)
+      return spec_.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    return spec_.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
   }
 
   // Without those that add parts of a sum to the output one after another as they come, or round
@@ -273,8 +291,13 @@ class LtMatmul final : public Matmul {
   bool choose_algorithm() {
     set_product(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue());
     // What is looked at here is the alignment of the address that run will set.
-    if (fused_ && spec_.bias)
-      set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, std::uintptr_t{kOperandAlignment});
+    constexpr std::uintptr_t kAnyAddress = kOperandAlignment;
+    if (fused_ && spec_.bias) set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, kAnyAddress);
+    if (fused_ && uses_before()) {
+      set_product(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, kAnyAddress);
+      set_product(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, spec_.n);
+      set_product(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, spec_.m * spec_.n);
+    }
     Described<cublasLtMatmulPreference_t> preference(lt_.destroy_preference);
     describe_preference(preference);
     cublasLtMatmulHeuristicResult_t found{};
@@ -331,6 +354,11 @@ class LtMatmul final : public Matmul {
     set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, given.data);
   }
 
+  void set_before(const Tensor& before) {
+    check_alignment(before);
+    set_product(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, before.data);
+  }
+
   static void check_alignment(const Tensor& x) {
     if (reinterpret_cast<std::uintptr_t>(x.data) % kOperandAlignment != 0)
       fail_internal("matmul", "a tensor is not aligned to ", kOperandAlignment, " bytes");
@@ -364,19 +392,21 @@ class MatmulRoundedLast final : public Matmul {
     return own_bytes() + kScratchAlignment + product_.scratch_bytes();
   }
 
-  void run(Stream& s, const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& addend,
-           Tensor c, Tensor scratch) override {
+  void run(Stream& s, const Operands& of, Tensor scratch) override {
     std::byte* const own = aligned_start(scratch);
     const Tensor sum{.data = own, .shape = shape_, .device = scratch.device};
-    Tensor rest = scratch, to = c;
+    Tensor rest = scratch, to = of.c;
     rest.data = own + own_bytes();
     to.shape = shape_;
     if (widen_) {
-      Tensor from = addend;
+      Tensor from = of.addend;
       from.shape = shape_;
       widen_->run(s, from, sum, {});
     }
-    product_.run(s, a, b, bias, widen_ ? sum : Tensor{}, sum, rest);  // in place
+    Operands exact = of;  // in place
+    exact.c = sum;
+    exact.addend = widen_ ? sum : Tensor{};
+    product_.run(s, exact, rest);
     round_->run(s, sum, to, {});
   }
 
@@ -394,36 +424,15 @@ class MatmulRoundedLast final : public Matmul {
   std::unique_ptr<Reorder> widen_, round_;
 };
 
-// A sum of nothing, for every element.
-class EmptyMatmul final : public Matmul {
- public:
-  explicit EmptyMatmul(const MatmulSpec& spec) : spec_(spec) {}
-
-  std::size_t scratch_bytes() const override { return 0; }
-  void run(Stream& s, const Tensor&, const Tensor&, const Tensor& bias, const Tensor& addend,
-           Tensor c, Tensor) override {
-    if (c.numel() == 0) return;
-    Kernels& k = peal::kernels(s.device());
-    if (spec_.addend) {
-      Tensor from = addend;
-      from.shape = c.shape;
-      k.copy(s, from, c);
-    } else {
-      k.fill(s, c, 0.0f);
-    }
-    add_bias(s, c, spec_.bias ? bias.as<float>() : nullptr,
-             {.records = spec_.batch * spec_.m, .channels = spec_.n, .inner = 1}, spec_.activation);
-  }
-
- private:
-  MatmulSpec spec_;
-};
-
 }  // namespace
 
 std::unique_ptr<Matmul> CudaKernels::make_matmul(const MatmulSpec& spec) {
-  if (spec.batch * spec.m * spec.n * spec.k == 0) return std::make_unique<EmptyMatmul>(spec);
+  if (is_empty(spec)) {
+    return spec.activation == Activation::gelu_tanh ? make_separate_activation(*this, spec)
+                                                    : make_empty_matmul(*this, spec);
+  }
   auto product = std::make_unique<LtMatmul>(device_, flattened(spec));
+  if (!product->does_all()) return make_separate_activation(*this, spec);
   if (!product->rounds_before_bias()) return product;
   return std::make_unique<MatmulRoundedLast>(device_, flattened(spec));
 }
