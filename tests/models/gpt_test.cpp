@@ -18,7 +18,9 @@
 namespace peal {
 namespace {
 
+using testing::Contains;
 using testing::HasSubstr;
+using testing::Not;
 
 const golden::Arrays& goldens() {
   static const golden::Arrays arrays = golden::read("gpt.bin");
@@ -194,6 +196,8 @@ void expect_losses_of_pytorch(Precision precision, double tolerance) {
   Graph graph;
   build_model(gpt_spec(65, kTime, 4, 4, 32), kBatch, graph);
   Session session(graph, /*training=*/true, {.precision = precision, .outputs = false});
+  EXPECT_THAT(session.plan().backward_calls(), Not(Contains("softmax_cross_entropy backward")))
+      << "the loss writes its gradient in forward";
   load_parameters(session, "run");
   std::map<std::string, AdamW> optimizers;
   for (const ArenaEntry& entry : session.table().parameters)

@@ -100,7 +100,7 @@ struct LabelledRows {
         pitch(row_pitch(x)),
         of_record(rows / std::max<std::int64_t>(weight_.numel(), 1)) {}
 
-  // after(r) when row r is not needed any more: `saved` has it, and the loss.
+  // after(r) for some rows at a time, when the loss has them and `saved` what row_sums says.
   template <class F>
   void sum_losses(float* saved, float* loss, const F& after) const {
     const std::int64_t step = rows_at_a_time(classes);
@@ -110,13 +110,12 @@ struct LabelledRows {
       row_sums(logits, first, end - first, saved + 2 * first);
       for (std::int64_t r = first; r < end; ++r) {
         const float w = weight[r / of_record];
-        if (w != 0) {
-          const double largest = saved[2 * r], inverse = saved[2 * r + 1];
-          const float at_label = Reads(logits, r * pitch + labels[r], 1)[0];
-          sum += w * (largest - std::log(inverse) - at_label);
-        }
-        after(r);
+        if (w == 0) continue;
+        const double largest = saved[2 * r], inverse = saved[2 * r + 1];
+        const float at_label = Reads(logits, r * pitch + labels[r], 1)[0];
+        sum += w * (largest - std::log(inverse) - at_label);
       }
+      for (std::int64_t r = first; r < end; ++r) after(r);
     }
     *loss = static_cast<float>(sum / static_cast<double>(of_record));
   }
