@@ -160,7 +160,7 @@ class OpCompiler {
   // counts as writing it, and runs again where that is made again (PlanOptions::recompute).
   void written(std::initializer_list<Ref> refs);
   void backward(std::vector<Ref> uses, CallFunction call);
-  // Instead of forward and backward: out(0) is in(0), without a copy.
+  // Instead of forward, in evaluation: out(0) is in(0), without a copy.
   void pass_through();
 
  private:

@@ -230,23 +230,22 @@ PlanCall PlanBuilder::make_reorder(int from, int to) {
   return call;
 }
 
-bool PlanBuilder::in_place(int used) const {
-  return std::find(step_in_place_.begin(), step_in_place_.end(), used) != step_in_place_.end();
-}
-
-// What an op makes, no other op writes, but for one that works in place on it.
+// What an op makes, no other op writes, but for a loss its gradient over it (loss_may_write_over).
 void PlanBuilder::add_call(PlanCall call) {
   call.writes.clear();
   for (const int used : call.uses) {
     const Storage& storage = storage_of(used);
     const bool own = entry(used).storage >= static_cast<int>(step_storages_);
-    if ((own && storage.kind == Storage::Kind::arena && !storage.written) || in_place(used))
+    if (own && storage.kind == Storage::Kind::arena && !storage.written)
       call.writes.push_back(used);
   }
   calls_->push_back(std::move(call));
 }
 
 void PlanBuilder::add_backward_call(PlanCall call) {
+  const auto in_place = [&](int used) {
+    return std::find(step_in_place_.begin(), step_in_place_.end(), used) != step_in_place_.end();
+  };
   for (const int used : call.uses)
     if (entry(used).target >= 0 || in_place(used) ||
         (storage_index(used) >= 0 && storage_of(used).memory))

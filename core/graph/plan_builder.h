@@ -122,8 +122,7 @@ class PlanBuilder {
   // Calls
   PlanCall make_call(const std::string& op, const std::vector<Ref>& uses, CallFunction function);
   PlanCall make_reorder(int from, int to);
-  bool in_place(int used) const;  // step_in_place_
-  void add_call(PlanCall call);   // to forward or apply
+  void add_call(PlanCall call);  // to forward or apply
   void add_backward_call(PlanCall call);
   void compile(const PlanStep& step);
   void compile_slots();
@@ -182,7 +181,7 @@ class PlanBuilder {
   int block_ = -1;
   std::size_t step_storages_ = 0;   // the first that it made
   std::vector<int> step_targets_;   // entry of each input's gradient, 0: not asked for
-  std::vector<int> step_in_place_;  // what others made and the op may write
+  std::vector<int> step_in_place_;  // gradients of outputs that the op may write
   int slot_entry_ = 0;              // of an apply function
   std::vector<std::vector<PlanCall>> step_backward_;
 

@@ -37,9 +37,10 @@ bool PlanBuilder::may_share(const Share& share, const Storages& with,
   return true;
 }
 
-// The step makes the loss from `input`, which lies at `index`. What is recorded later is compiled
-// later or merged with what is earlier; earlier steps read the input in forward, which has been,
-// and where their calls say so: in backward, or when a block's forward runs again.
+// A step whose gradient is wanted, of which nobody reads what it made, makes the loss: from
+// `input`, which lies at `index`. What is recorded later is compiled later, or merged with what is
+// earlier. Earlier steps have read the input in forward; they do so again where their calls say it:
+// in backward, or when a block's forward runs again.
 bool PlanBuilder::loss_may_write_over(const PlanStep& step, int input, int index) const {
   const int value = impl_.root(step.node->inputs[static_cast<std::size_t>(input)]),
             loss = impl_.root(step.outputs[0]), storage = storage_index(index);
@@ -53,7 +54,7 @@ bool PlanBuilder::loss_may_write_over(const PlanStep& step, int input, int index
     return std::any_of(call.uses.begin(), call.uses.end(),
                        [&](int used) { return storage_index(used) == storage; });
   };
-  if (!share_ || impl_.root(impl_.loss) != loss || step.outputs.size() > 1) return false;
+  if (!share_ || step.outputs.size() > 1) return false;
   if (storages_[static_cast<std::size_t>(storage)].kind != Storage::Kind::arena) return false;
   const std::vector<int>& inputs = step.node->inputs;
   if (std::count_if(inputs.begin(), inputs.end(), is(value)) > 1) return false;
