@@ -156,6 +156,9 @@ struct MatmulSpec {
   Precision precision = Precision::f32;  // where the operands are f32
   DType operands = DType::f32;           // a and b: f32, bf16 or f16
   DType result = DType::f32;             // c: f32 or as the operands
+  // Of a device's ways for such a product, in its own order of preference: 0 is what it takes by
+  // itself. A device that has no choice takes its one, others fail where there are not so many.
+  int algorithm = 0;
   // The bias is f32; a device may round it to the result's type before it is added. gelu_tanh may
   // get what is rounded to c's type or what is not, and its slope is a factor of either; of a half
   // c a device may have the tanh within 2^-10.

@@ -18,6 +18,7 @@ class HalvesBench : public BenchBase {
     channels_of_halves();
     convolutions_of_halves();
     products_of_halves();
+    algorithms();
     attention();
   }
 
@@ -296,6 +297,59 @@ class HalvesBench : public BenchBase {
             true);
       });
     }
+  }
+
+  // GPT-2's products over 32,768 tokens: by the algorithm that cuBLASLt prefers, and by the
+  // quickest of its first eight, whose number the line gives.
+  void algorithms() {
+    constexpr std::int64_t kTokens = 32768, kWidth = 768;
+    const auto halves = [&](MatmulSpec spec, DType result = DType::bf16) {
+      spec.operands = DType::bf16;
+      spec.result = result;
+      return spec;
+    };
+    for (const auto& [in, out] : {std::pair{kWidth, 3 * kWidth}, std::pair{kWidth, kWidth},
+                                  std::pair{kWidth, 4 * kWidth}, std::pair{4 * kWidth, kWidth}}) {
+      quickest("bf16 gpt2 y", halves({.m = kTokens, .n = out, .k = in, .bias = true}));
+      quickest("bf16 gpt2 dx", halves({.m = kTokens, .n = in, .k = out, .transpose_b = true}));
+      quickest("bf16 gpt2 dw",
+               halves({.m = in, .n = out, .k = kTokens, .transpose_a = true}, DType::f32));
+    }
+  }
+
+  void quickest(const char* name, MatmulSpec spec) {
+    if (std::string(name).find(only_) == std::string::npos) return;
+    group(name, [&] {
+      const auto [m, n, k] = std::array{spec.m, spec.n, spec.k};
+      const Matmul::Operands of{.a = half(0, {1, m, k}),
+                                .b = half(1, {1, k, n}),
+                                .c = at(large_[2], {1, m, n}, nullptr, spec.result),
+                                .bias = spec.bias ? small(0, {n}) : Tensor{}};
+      std::unique_ptr<Matmul> best;
+      double best_ms = 0;
+      int which = 0;
+      for (spec.algorithm = 0; spec.algorithm < 8; ++spec.algorithm) {
+        std::unique_ptr<Matmul> product;
+        try {
+          product = k_.make_matmul(spec);
+        } catch (const Error&) {
+          if (spec.algorithm == 0) throw;
+          break;  // there are no more
+        }
+        const Buffer scratch = bytes(product->scratch_bytes());
+        const auto call = [&] { product->run(s_, of, view(scratch)); };
+        if (spec.algorithm == 0) line(name, {m, n, k}, 2 * m * n * k, call, true);
+        const double ms = clock_.measure(s_, call);
+        if (best != nullptr && ms >= best_ms) continue;
+        best = std::move(product);
+        best_ms = ms;
+        which = spec.algorithm;
+      }
+      const Buffer scratch = bytes(best->scratch_bytes());
+      line(
+          cat(name, ", algorithm ", which).c_str(), {m, n, k}, 2 * m * n * k,
+          [&] { best->run(s_, of, view(scratch)); }, true);
+    });
   }
 
   // Half of the T * T scores are seen; backward has five products of them, forward two.

@@ -2,6 +2,7 @@
 // behind it, gives what the ops one by one give, but for the rounding between them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -203,6 +204,10 @@ TEST(FusedPerceptron, HasTheBitsOfItsParts) {
     const auto one = run(body, true, {.recompute = recompute}),
                two = run(body, true, {.fuse = false, .recompute = recompute});
     EXPECT_EQ(one->output("y"), two->output("y"));
+    // Its second product is not made again.
+    const std::vector<std::string> calls = one->plan().backward_calls();
+    EXPECT_EQ(std::count(calls.begin(), calls.end(), "affine+gelu_tanh+affine again"),
+              recompute ? 1 : 0);
     ASSERT_EQ(one->table().parameters.size(), 6u);
     for (const ArenaEntry& entry : one->table().parameters)
       EXPECT_EQ(one->gradient(entry.name), two->gradient(entry.name)) << entry.name;

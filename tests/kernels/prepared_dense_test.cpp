@@ -2,6 +2,7 @@
 // differences of those loops.
 #include <gtest/gtest.h>
 
+#include "core/base/error.h"
 #include "tests/kernels/prepared_reference.h"
 
 namespace peal {
@@ -24,7 +25,7 @@ std::ostream& operator<<(std::ostream& out, const MatmulCase& c) {
   return out << c.name;
 }
 
-class MatrixProduct : public testing::TestWithParam<MatmulCase> {};
+class MatrixProducts : public testing::TestWithParam<MatmulCase> {};
 
 Shape operand(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool transposed) {
   return transposed ? Shape{batch, columns, rows} : Shape{batch, rows, columns};
@@ -57,7 +58,7 @@ void check_matmul(const MatmulSpec& spec, bool rounds = false) {
   EXPECT_TRUE(c.guard_intact() && pad.guard_intact());
 }
 
-TEST_P(MatrixProduct, EveryTransposition) {
+TEST_P(MatrixProducts, EveryTransposition) {
   for (int form = 0; form < 32; ++form) {
     MatmulSpec spec = GetParam().spec;
     spec.transpose_a = (form & 1) != 0;
@@ -81,7 +82,7 @@ MatmulSpec matmul_spec(std::int64_t batch, std::int64_t m, std::int64_t n, std::
   return spec;
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, MatrixProduct,
+INSTANTIATE_TEST_SUITE_P(Shapes, MatrixProducts,
                          testing::Values(MatmulCase{"square", matmul_spec(1, 16, 16, 16)},
                                          MatmulCase{"odd", matmul_spec(1, 7, 13, 5)},
                                          MatmulCase{"one_column", matmul_spec(1, 33, 1, 64)},
@@ -96,6 +97,21 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MatrixProduct,
                                          MatmulCase{"batched", matmul_spec(3, 5, 6, 7)},
                                          MatmulCase{"broadcast", matmul_spec(3, 5, 6, 7, true)}),
                          [](const auto& test) { return std::string(test.param.name); });
+
+// Each of those that a device chooses from is as exact.
+TEST(MatrixProduct, ByEveryAlgorithm) {
+  for (MatmulSpec spec : {matmul_spec(1, 64, 128, 541), matmul_spec(3, 32, 48, 256)}) {
+    for (spec.algorithm = 0; spec.algorithm < 8; ++spec.algorithm) {
+      SCOPED_TRACE(testing::Message() << "algorithm " << spec.algorithm);
+      try {
+        check_matmul(spec);
+      } catch (const Error&) {
+        EXPECT_GT(spec.algorithm, 0);
+        break;  // there are no more
+      }
+    }
+  }
+}
 
 // Operands are rounded and nothing else is: the sums are as exact as those of an f32 product.
 TEST(CpuRoundedProduct, IsThatOfTheRoundedOperands) {

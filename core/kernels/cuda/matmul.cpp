@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/device/cuda/cuda_device.h"
@@ -147,9 +148,9 @@ class LtMatmul final : public Matmul {
     fused_ = can_fuse();
     if (fused_ && !choose_algorithm()) fused_ = false;
     if (!fused_ && !is_gelu() && !choose_algorithm()) {
-      fail_input("matmul", to_string(device), " has no deterministic algorithm of ",
-                 name_of(spec.operands), " for batch ", spec.batch, ", m ", spec.m, ", n ", spec.n,
-                 ", k ", spec.k);
+      fail_input("matmul", to_string(device), " has no deterministic algorithm ", spec.algorithm,
+                 " of ", name_of(spec.operands), " for batch ", spec.batch, ", m ", spec.m, ", n ",
+                 spec.n, ", k ", spec.k);
     }
     if (fused_ && spec.bias && spec.result != DType::f32)
       round_bias_ = peal::kernels(device).make_reorder({spec.n}, {}, {nullptr, spec.result});
@@ -300,12 +301,13 @@ class LtMatmul final : public Matmul {
     }
     Described<cublasLtMatmulPreference_t> preference(lt_.destroy_preference);
     describe_preference(preference);
-    cublasLtMatmulHeuristicResult_t found{};
+    std::vector<cublasLtMatmulHeuristicResult_t> all(static_cast<std::size_t>(spec_.algorithm) + 1);
     int count = 0;
-    const cublasStatus_t status =
-        lt_.heuristic(handle_, product_, b_, a_, c_, c_, preference, 1, &found, &count);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || count == 0) return false;
+    const cublasStatus_t status = lt_.heuristic(handle_, product_, b_, a_, c_, c_, preference,
+                                                spec_.algorithm + 1, all.data(), &count);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || count <= spec_.algorithm) return false;
     lt_.check(status, "cublasLtMatmulAlgoGetHeuristic");
+    const cublasLtMatmulHeuristicResult_t& found = all.back();
     lt_.check(found.state, "cublasLtMatmulAlgoGetHeuristic");
     algorithm_ = found.algo;
     workspace_ = found.workspaceSize;
