@@ -108,13 +108,13 @@ void Trainer::run_lane(int lane, std::int64_t step) {
             static_cast<std::uint64_t>(virtual_rank) * static_cast<std::uint64_t>(parts) +
             static_cast<std::uint64_t>(part);
         plan.forward(stream_, {job_.train().seed(), static_cast<std::uint64_t>(step), pass},
-                     gradients);
+                     gradients, scale);
       }
       {
         const Timer timer(times.backward);
         {
           const TimelineScope scope(timeline, lane, "backward", virtual_rank);
-          plan.backward(stream_, scale, gradients, [&](std::size_t bytes_final) {
+          plan.backward(stream_, gradients, [&](std::size_t bytes_final) {
             if (lane == 0 && ready_times_ != nullptr) note_ready(bytes_final);
             sum_->ready(stream_, lane, leaf, part, bytes_final);
           });

@@ -52,8 +52,14 @@ Value softmax_cross_entropy(Value logits, Value labels, Value weight) {
     Kernels& k = c.kernels();
     const DType stored = c.stored();
     constexpr auto kPadded = OpCompiler::Order::padded_rows;
-    const Ref x = c.view(c.in(0, kPadded, stored), {rows, classes});
+    const Ref in = c.in(0, kPadded, stored), x = c.view(in, {rows, classes});
     const Ref t = c.view(c.in(1), {rows}), w = c.in(2), loss = c.out(), saved = c.memory({rows, 2});
+    if (c.grad_in_by_forward(0, in, kPadded)) {
+      return c.forward({x, t, w, saved, loss}, [=, &k](Run& r) {
+        k.softmax_cross_entropy_with_gradient(r.stream, r[x], r[t], r[w], r.loss_scale, r[saved],
+                                              r[loss], r[x]);
+      });
+    }
     c.forward({x, t, w, saved, loss}, [=, &k](Run& r) {
       k.softmax_cross_entropy(r.stream, r[x], r[t], r[w], r[saved], r[loss]);
     });

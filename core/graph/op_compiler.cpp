@@ -143,6 +143,13 @@ void OpCompiler::grad_in_copy(int i, Ref whole, Order order) {
   builder_.add_backward_call(std::move(call));
 }
 
+bool OpCompiler::grad_in_by_forward(int i, Ref what, Order order) {
+  if (!needs_grad(i) || !builder_.loss_may_write_over(step_, i, what.index)) return false;
+  grad_in_copy(i, what, order);
+  builder_.place(step_.node->inputs[static_cast<std::size_t>(i)]).is_gradient = true;
+  return true;
+}
+
 Ref OpCompiler::grad_in_or_temporary(int i, Order order, DType dtype) {
   if (needs_grad(i)) return grad_in(i, order, dtype);
   if (!needs_backward()) return {};
@@ -189,7 +196,7 @@ void OpCompiler::backward(std::vector<Ref> uses, CallFunction call) {
 }
 
 void OpCompiler::pass_through() {
-  if (needs_backward()) fail_internal(step_.op, "pass_through has no gradient");
+  if (training()) fail_internal(step_.op, "pass_through is for evaluation");
   const int value = step_.node->inputs[0];
   const DType as_made = builder_.entry(builder_.place(value).entry).tensor.dtype;
   builder_.place(step_.outputs[0]).entry = builder_.value_entry(value, Order::any, as_made);

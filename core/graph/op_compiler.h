@@ -132,6 +132,10 @@ class OpCompiler {
   // The gradient of input i is `whole`, which has its shape, as it is. Both are one memory where
   // nobody writes one of them while the other is read; else a call copies it.
   void grad_in_copy(int i, Ref whole, Order order = Order::row_major);
+  // For the op that makes the loss. Whether a forward call of it writes the gradient of input i
+  // over `what`, in(i, order): with d(loss)/d(loss) = Run::loss_scale, and no backward call. Not
+  // where anybody else reads the loss or, after this op, the input.
+  bool grad_in_by_forward(int i, Ref what, Order order = Order::row_major);
   // The same for kernels that always write it: a temporary when it is not wanted.
   Ref grad_in_or_temporary(int i, Order order = Order::row_major, DType dtype = DType::f32);
   // Kept from the first call that lists it to the last: written by forward for backward, or both
@@ -156,7 +160,7 @@ class OpCompiler {
   // counts as writing it, and runs again where that is made again (PlanOptions::recompute).
   void written(std::initializer_list<Ref> refs);
   void backward(std::vector<Ref> uses, CallFunction call);
-  // Instead of forward and backward: out(0) is in(0), without a copy.
+  // Instead of forward, in evaluation: out(0) is in(0), without a copy.
   void pass_through();
 
  private:

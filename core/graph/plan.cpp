@@ -178,12 +178,13 @@ Tensor Plan::output(const std::string& name) const {
   return impl_->tensor(find(impl_->program->outputs, "output", name).tensor);
 }
 
-void Plan::forward(Stream& s, const PassKey& key, std::byte* gradients) {
+void Plan::forward(Stream& s, const PassKey& key, std::byte* gradients, float loss_scale) {
   Program& program = *impl_->program;
   for (const Program::Input& input : program.inputs)
     if (input.data == nullptr) fail_internal("input \"" + input.name + "\"", "was never set");
   if (gradients != nullptr) impl_->use_gradients(gradients);
   impl_->pass.set_key(s, key);
+  if (!program.backward.empty()) impl_->pass.set_loss_scale(s, loss_scale);
   impl_->begin(s, impl_->forward, gradients);
   impl_->enqueue(s, impl_->forward, 0, [&program, to_slots = gradients != nullptr](Run& run) {
     run_calls(run, program.forward);
@@ -191,12 +192,10 @@ void Plan::forward(Stream& s, const PassKey& key, std::byte* gradients) {
   });
 }
 
-void Plan::backward(Stream& s, float loss_scale, std::byte* gradients,
-                    const OnGradientReady& on_gradient_ready) {
+void Plan::backward(Stream& s, std::byte* gradients, const OnGradientReady& on_gradient_ready) {
   const std::span<const PlanCall> calls = impl_->program->backward;
   if (calls.empty()) fail_internal("plan", "backward of a plan that was not compiled for training");
   impl_->use_gradients(gradients);
-  impl_->pass.set_loss_scale(s, loss_scale);
   impl_->begin(s, impl_->backward, gradients);
   const auto tell = [&](std::size_t bytes_final) {
     if (bytes_final > 0 && on_gradient_ready) on_gradient_ready(bytes_final);

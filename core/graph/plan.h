@@ -106,7 +106,7 @@ class Plan {
 
   // Memory of the device, as that of inputs and gradients is.
   void bind(std::byte* parameters, std::byte* states);
-  // (1) f32 of the device by which backward multiplies loss_scale, as it is when it begins.
+  // (1) f32 of the device by which loss_scale is multiplied, as it is when forward begins.
   void bind_loss_factor(const Tensor& factor);
 
   // Uses the tensor's memory as the named input until the next call; no copy. Shape and dtype
@@ -123,12 +123,13 @@ class Plan {
   // first.
   void set_gradient_bounds(std::vector<std::size_t> bounds);
 
-  // Writes the slots of `gradients` (nullptr in evaluation: read slots with slot_value).
-  void forward(Stream& s, const PassKey& key, std::byte* gradients);
-  // d(loss)/d(loss) = loss_scale (1 / global weight). Overwrites every parameter's gradient; that
-  // of a parameter on which the loss does not depend becomes 0.
-  void backward(Stream& s, float loss_scale, std::byte* gradients,
-                const OnGradientReady& on_gradient_ready);
+  // Writes the slots of `gradients` (nullptr in evaluation: read slots with slot_value). In
+  // training d(loss)/d(loss) = loss_scale (1 / global weight), as a loss may make its gradient at
+  // once.
+  void forward(Stream& s, const PassKey& key, std::byte* gradients, float loss_scale = 1);
+  // After each forward once, as it may write over what that made. Overwrites every parameter's
+  // gradient; that of a parameter on which the loss does not depend becomes 0.
+  void backward(Stream& s, std::byte* gradients, const OnGradientReady& on_gradient_ready);
   // After the reduction: updates states (running averages) from the summed slots.
   void apply_slots(Stream& s, std::byte* gradients);
   // The value that forward copied, or would have copied, into a slot (first element). Waits for the

@@ -166,6 +166,7 @@ Form PlanBuilder::form_of(int index) {
 int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
   Place& at = place(value);
   if (at.entry == 0) fail_internal("plan", "a value is read before its op made it");
+  if (at.is_gradient) fail_internal("plan", "a value is read where its gradient lies");
   const Shape& shape = impl_.values[static_cast<std::size_t>(value)].shape;
   const Tensor made = entry(at.entry).tensor;
   const bool floats = made.dtype == DType::f32 || made.dtype == stored_type(precision_);
@@ -229,7 +230,7 @@ PlanCall PlanBuilder::make_reorder(int from, int to) {
   return call;
 }
 
-// What an op makes, no other op writes.
+// What an op makes, no other op writes, but for a loss its gradient over it (loss_may_write_over).
 void PlanBuilder::add_call(PlanCall call) {
   call.writes.clear();
   for (const int used : call.uses) {

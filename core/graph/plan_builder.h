@@ -98,9 +98,10 @@ class PlanBuilder {
     std::vector<int> copies;  // row-major, of several types
     int gradient = 0;
     bool gradient_written = false;
-    int more = 0;         // part of it that the op which made the value adds itself
-    int pending = 0;      // contributions still to come
-    int final_call = -1;  // backward call after which the gradient is final
+    int more = 0;              // part of it that the op which made the value adds itself
+    int pending = 0;           // contributions still to come
+    int final_call = -1;       // backward call after which the gradient is final
+    bool is_gradient = false;  // a forward call wrote that over it
   };
 
   // Tensors
@@ -141,6 +142,7 @@ class PlanBuilder {
     bool copy;           // both are the same numbers; else the call works in place
   };
   using Storages = std::vector<int>;
+  bool loss_may_write_over(const PlanStep& step, int input, int entry) const;
   void share_gradients();
   bool may_share(const Share& share, const Storages& with, const Storages& of_gradient) const;
   void check_sharing(const Storages& place) const;

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/base/error.h"
+#include "core/graph/graph_impl.h"
 #include "core/graph/plan_builder.h"
 
 namespace peal {
@@ -34,6 +35,42 @@ bool PlanBuilder::may_share(const Share& share, const Storages& with,
     }
   }
   return true;
+}
+
+// A step whose gradient is wanted, of which nobody reads what it made, makes the loss: from
+// `input`, which lies at `index`. What is recorded later is compiled later, or merged with what is
+// earlier. Earlier steps have read the input in forward; they do so again where their calls say it:
+// in backward, or when a block's forward runs again.
+bool PlanBuilder::loss_may_write_over(const PlanStep& step, int input, int index) const {
+  const int value = impl_.root(step.node->inputs[static_cast<std::size_t>(input)]),
+            loss = impl_.root(step.outputs[0]), storage = storage_index(index);
+  const auto is = [&](int root) {
+    return [this, root](int other) { return impl_.root(other) == root; };
+  };
+  const auto reads = [&](const Graph::Node& node, int root) {
+    return std::any_of(node.inputs.begin(), node.inputs.end(), is(root));
+  };
+  const auto uses = [&](const PlanCall& call) {
+    return std::any_of(call.uses.begin(), call.uses.end(),
+                       [&](int used) { return storage_index(used) == storage; });
+  };
+  if (!share_ || step.outputs.size() > 1) return false;
+  if (storages_[static_cast<std::size_t>(storage)].kind != Storage::Kind::arena) return false;
+  const std::vector<int>& inputs = step.node->inputs;
+  if (std::count_if(inputs.begin(), inputs.end(), is(value)) > 1) return false;
+  for (std::size_t n = 0; n < impl_.nodes.size(); ++n)
+    if (reads(impl_.nodes[n], loss) || (n > step.site && reads(impl_.nodes[n], value)))
+      return false;
+  for (const auto& [name, output] : impl_.outputs)
+    if (outputs_ && is(value)(output)) return false;
+  for (const Graph::Impl::Slot& slot : impl_.slots)
+    if (is(value)(slot.value)) return false;
+  for (const std::vector<PlanCall>& calls : step_backward_)
+    if (std::any_of(calls.begin(), calls.end(), uses)) return false;
+  if (!recompute_) return true;
+  return step.node->block < 0 &&
+         std::none_of(program_->forward.begin(), program_->forward.end(),
+                      [&](const PlanCall& call) { return call.block >= 0 && uses(call); });
 }
 
 void PlanBuilder::share_gradients() {

@@ -420,6 +420,12 @@ class Kernels {
   virtual void softmax_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& saved,
                                               const Tensor& labels, const Tensor& weight,
                                               const Tensor& dloss, Tensor dlogits) = 0;
+  // Both at once, of rows that are read once: the bits of the two calls. May be in place; `saved`
+  // is worthless afterwards.
+  virtual void softmax_cross_entropy_with_gradient(Stream& s, const Tensor& logits,
+                                                   const Tensor& labels, const Tensor& weight,
+                                                   const Tensor& dloss, Tensor saved, Tensor loss,
+                                                   Tensor dlogits) = 0;
   // logits, targets (f32) and weight (B); log(1 + exp(x)) - t*x in its stable form.
   virtual void binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,
                                     const Tensor& weight, Tensor loss) = 0;

@@ -170,6 +170,9 @@ class Bench : public HalvesBench {
          [&] { k_.softmax_cross_entropy(s_, x, labels, weight, saved, loss); });
     line("softmax_cross_entropy backward", shape, bytes_of({x, labels, weight, dx}),
          [&] { k_.softmax_cross_entropy_backward(s_, x, saved, labels, weight, dloss, dx); });
+    line("softmax_cross_entropy with gradient", shape, bytes_of({x, labels, weight, dx}), [&] {
+      k_.softmax_cross_entropy_with_gradient(s_, x, labels, weight, dloss, saved, loss, dx);
+    });
     line("count_correct", shape, bytes_of({x, labels, weight}),
          [&] { k_.count_correct(s_, x, labels, weight, loss); });
     line("squared_error", shape, bytes_of({x, dx, weight}),

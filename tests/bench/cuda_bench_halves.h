@@ -1,6 +1,8 @@
 // cuda_bench's lines of tensors that are stored as bf16: twice the elements in the same bytes.
 #pragma once
 
+#include <tuple>
+
 #include "tests/bench/cuda_bench.h"
 
 namespace peal {
@@ -78,11 +80,26 @@ class HalvesBench : public BenchBase {
     line("bf16 layer_norm backward", shape, bytes_of({x, mean, variance, dy, dx}), [&] {
       norm->backward(s_, x, gamma, mean, variance, dy, dx, dgamma, dbeta, view(scratch));
     });
-    for (const auto& [of, pitch] : {std::pair{Shape{16384, 8192}, std::int64_t{8192}},
-                                    std::pair{Shape{2560, 50257}, std::int64_t{50257}},
-                                    std::pair{Shape{2560, 50257}, std::int64_t{50304}}}) {
-      Tensor logits = half(0, of), dlogits = half(1, of);
-      logits.layout = dlogits.layout = padded_rows(of, DType::bf16, pitch);
+    losses_of_halves();
+    const Tensor table = large(2, {50000, columns}), tokens = ids(65536, 50000),
+                 words = half(0, {65536, columns});
+    line("bf16 embedding", words.shape, bytes_of({words, words, words}),
+         [&] { k_.embedding(s_, tokens, table, words); });
+    fill_with_halves();
+  }
+
+  // The last is GPT-2's, of 32 records, in place as in a step.
+  void losses_of_halves() {
+    for (const auto& [of, pitch, in_place] :
+         {std::tuple{Shape{16384, 8192}, std::int64_t{8192}, false},
+          std::tuple{Shape{2560, 50257}, std::int64_t{50257}, false},
+          std::tuple{Shape{2560, 50257}, std::int64_t{50304}, false},
+          std::tuple{Shape{32768, 50257}, std::int64_t{50304}, true}}) {
+      const Layout* const layout = padded_rows(of, DType::bf16, pitch);
+      const Buffer room = bytes(in_place ? static_cast<std::size_t>(2 * of[0] * pitch) : 0);
+      if (in_place) k_.fill(s_, at(room, {of[0], pitch}, nullptr, DType::bf16), 0.5f);
+      const Tensor logits = in_place ? at(room, of, layout, DType::bf16) : half(0, of, layout),
+                   dlogits = in_place ? logits : half(1, of, layout);
       const Tensor labels = ids(of[0], of[1]), weight = small(0, {of[0]}),
                    saved = small(1, {of[0], 2}), loss = small(2, {1}), dloss = small(3, {1});
       line("bf16 softmax_cross_entropy", of, bytes_of({logits}),
@@ -90,12 +107,11 @@ class HalvesBench : public BenchBase {
       line("bf16 softmax_cross_entropy backward", of, bytes_of({logits, dlogits}), [&] {
         k_.softmax_cross_entropy_backward(s_, logits, saved, labels, weight, dloss, dlogits);
       });
+      line("bf16 softmax_cross_entropy with gradient", of, bytes_of({logits, dlogits}), [&] {
+        k_.softmax_cross_entropy_with_gradient(s_, logits, labels, weight, dloss, saved, loss,
+                                               dlogits);
+      });
     }
-    const Tensor table = large(2, {50000, columns}), tokens = ids(65536, 50000),
-                 words = half(0, {65536, columns});
-    line("bf16 embedding", words.shape, bytes_of({words, words, words}),
-         [&] { k_.embedding(s_, tokens, table, words); });
-    fill_with_halves();
   }
 
   // As a convolution with that output leaves it.

@@ -197,18 +197,61 @@ void batch_norm_backward(benchmark::State& state) {
 }
 BENCHMARK(batch_norm_backward)->Arg(14)->Arg(28);
 
+// Of f32 or bf16.
+class Loss {
+ public:
+  Loss(std::int64_t classes, DType type)
+      : shape_{512, classes}, logits_(shape_), type_(type), labels_(512, 3) {
+    Stream s;
+    kernels(kCpu).fill(s, logits(), 0.5f);
+    kernels(kCpu).fill(s, weight_.tensor(), 1);
+    kernels(kCpu).fill(s, dloss_.tensor(), 1);
+  }
+  std::int64_t elements() const { return shape_.numel(); }
+  void forward() {
+    kernels(kCpu).softmax_cross_entropy(s_, logits(), labels(), weight_.tensor(), saved_.tensor(),
+                                        loss_.tensor());
+  }
+  void backward() {
+    kernels(kCpu).softmax_cross_entropy_backward(s_, logits(), saved_.tensor(), labels(),
+                                                 weight_.tensor(), dloss_.tensor(), logits());
+  }
+  void both() {
+    kernels(kCpu).softmax_cross_entropy_with_gradient(s_, logits(), labels(), weight_.tensor(),
+                                                      dloss_.tensor(), saved_.tensor(),
+                                                      loss_.tensor(), logits());
+  }
+
+ private:
+  Tensor logits() { return {.data = logits_.tensor().data, .shape = shape_, .dtype = type_}; }
+  Tensor labels() { return {.data = labels_.data(), .shape = {512}, .dtype = DType::i32}; }
+
+  Shape shape_;
+  Floats logits_, saved_{{512, 2}}, weight_{{512}}, loss_{{1}}, dloss_{{1}};
+  DType type_;
+  std::vector<std::int32_t> labels_;
+  Stream s_;
+};
+
 void softmax_cross_entropy(benchmark::State& state) {
-  const Shape shape{512, state.range(0)};
-  const Floats logits(shape), saved({512, 2}), weight({512}), loss({1});
-  std::vector<std::int32_t> labels(512, 3);
-  Stream s;
-  measure(state, 2 * shape.numel(), [&] {
-    kernels(kCpu).softmax_cross_entropy(
-        s, logits.tensor(), {.data = labels.data(), .shape = {512}, .dtype = DType::i32},
-        weight.tensor(), saved.tensor(), loss.tensor());
-  });
+  Loss loss(state.range(0), DType::f32);
+  measure(state, 2 * loss.elements(), [&] { loss.forward(); });
 }
 BENCHMARK(softmax_cross_entropy)->Arg(10)->Arg(1000);
+
+// Forward and backward, in place: in two calls or in one.
+void cross_entropy_and_gradient(benchmark::State& state) {
+  Loss loss(state.range(0), state.range(1) == 0 ? DType::f32 : DType::bf16);
+  const bool together = state.range(2) == 1;
+  measure(state, 4 * loss.elements(), [&] {
+    if (together) return loss.both();
+    loss.forward();
+    loss.backward();
+  });
+}
+BENCHMARK(cross_entropy_and_gradient)
+    ->ArgNames({"classes", "bf16", "together"})
+    ->ArgsProduct({{10, 65, 1000, 50257}, {0, 1}, {0, 1}});
 
 }  // namespace
 }  // namespace peal

@@ -109,9 +109,9 @@ TEST(Autograd, ZeroesTheGradientOfAnUnusedParameter) {
   EXPECT_EQ(session.table().parameters[0].name, "w");
   EXPECT_EQ(session.table().parameters[1].name, "unused");
   EXPECT_EQ(session.table().parameters[2].name, "counted");
-  session.forward();
+  session.forward({}, 0.5f);
   std::vector<std::size_t> calls;
-  session.backward(0.5f, [&](std::size_t bytes) { calls.push_back(bytes); });
+  session.backward([&](std::size_t bytes) { calls.push_back(bytes); });
   EXPECT_THAT(session.gradient("unused"), ElementsAre(0, 0, 0, 0, 0));
   EXPECT_THAT(session.gradient("counted"), ElementsAre(0));
   EXPECT_THAT(session.gradient("w"), ElementsAre(0.5f, 0.5f));
@@ -349,7 +349,7 @@ TEST(GradientReady, GrowsOverWhatIsFinal) {
     // What backward has not finished is garbage here, so that a watermark too early is seen.
     session->spoil_gradients(session->table().slots_end);
     std::vector<std::size_t> calls;
-    session->backward(1, [&](std::size_t bytes) {
+    session->backward([&](std::size_t bytes) {
       EXPECT_TRUE(calls.empty() || bytes > calls.back()) << bytes;
       calls.push_back(bytes);
       const auto so_far = session->gradient_bytes();

@@ -167,9 +167,9 @@ class Passes {
     const std::vector<std::byte> nans(gradients_[out].size(), std::byte{0xff});
     to_device(s, gradients, nans.data(), nans.size());
     ready.clear();
-    plan.forward(s, {.seed = 7, .step = step / 2, .virtual_rank = step % 2}, gradients);
-    plan.backward(s, step % 4 == 3 ? 0.125f : 0.25f, gradients,
-                  [&](std::size_t bytes) { ready.push_back(bytes); });
+    plan.forward(s, {.seed = 7, .step = step / 2, .virtual_rank = step % 2}, gradients,
+                 step % 4 == 3 ? 0.125f : 0.25f);
+    plan.backward(s, gradients, [&](std::size_t bytes) { ready.push_back(bytes); });
     plan.apply_slots(s, gradients);
     auto bytes = from_device<std::byte>(s, gradients, gradients_[out].size());
     for (const char* state : {"norm.running_mean", "norm.running_var"})
@@ -252,7 +252,7 @@ TEST(Replay, WhatIsToldIsFinal) {
     session.forward(kPass);
     session.spoil_gradients(session.table().slots_end);
     std::vector<std::size_t> told;
-    session.backward(1, [&](std::size_t bytes) {
+    session.backward([&](std::size_t bytes) {
       const auto so_far = session.gradient_bytes();
       EXPECT_TRUE(std::equal(so_far.begin(), so_far.begin() + static_cast<std::ptrdiff_t>(bytes),
                              final_bytes.begin()))
@@ -279,8 +279,8 @@ TEST(Replay, KeepsSoManyAndNoMore) {
       Passes* const both[] = {&plain, &recorded};
       for (int i = 0; i < 2; ++i) {
         Plan& plan = both[i]->plan();
-        plan.forward(s, kPass, place.data());
-        plan.backward(s, 0.5f, place.data(), {});
+        plan.forward(s, kPass, place.data(), 0.5f);
+        plan.backward(s, place.data(), {});
         bytes[i] = from_device<std::byte>(s, place.data(), place.size());
       }
       ASSERT_EQ(bytes[0], bytes[1]);
@@ -348,8 +348,8 @@ TEST(CpuReplay, AllocatesNothingOnceItIsRecorded) {
   std::size_t told = 0;
   const Plan::OnGradientReady ready = [&](std::size_t bytes) { told = bytes; };
   const auto step = [&](std::uint64_t number) {
-    session.forward({.seed = 1, .step = number});
-    session.backward(1.0f / static_cast<float>(number), ready);
+    session.forward({.seed = 1, .step = number}, 1.0f / static_cast<float>(number));
+    session.backward(ready);
     session.apply_slots();
   };
   step(1);

@@ -86,9 +86,11 @@ class Session {
     return from_device<std::byte>(stream_, gradients_.data(), gradients_.size());
   }
 
-  void forward(const PassKey& key = {}) { plan_.forward(stream_, key, gradients_.data()); }
-  void backward(float loss_scale = 1, const Plan::OnGradientReady& ready = {}) {
-    plan_.backward(stream_, loss_scale, gradients_.data(), ready);
+  void forward(const PassKey& key = {}, float loss_scale = 1) {
+    plan_.forward(stream_, key, gradients_.data(), loss_scale);
+  }
+  void backward(const Plan::OnGradientReady& ready = {}) {
+    plan_.backward(stream_, gradients_.data(), ready);
   }
   void apply_slots() { plan_.apply_slots(stream_, gradients_.data()); }
 

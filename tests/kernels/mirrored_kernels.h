@@ -410,6 +410,15 @@ class MirroredKernels final : public Kernels {
                inner_.softmax_cross_entropy_backward(s, in[0], in[1], in[2], in[3], in[4], out[0]);
              });
   }
+  void softmax_cross_entropy_with_gradient(Stream&, const Tensor& logits, const Tensor& labels,
+                                           const Tensor& weight, const Tensor& dloss, Tensor saved,
+                                           Tensor loss, Tensor dlogits) override {
+    mirrored(device_, "softmax_cross_entropy_with_gradient", {logits, labels, weight, dloss},
+             {saved, loss, dlogits}, [&](Stream& s, const Tensors& in, const Tensors& out) {
+               inner_.softmax_cross_entropy_with_gradient(s, in[0], in[1], in[2], in[3], out[0],
+                                                          out[1], out[2]);
+             });
+  }
   void binary_cross_entropy(Stream&, const Tensor& logits, const Tensor& targets,
                             const Tensor& weight, Tensor loss) override {
     mirrored(device_, "binary_cross_entropy", {logits, targets, weight}, {loss},

@@ -89,38 +89,40 @@ PEAL_CLONES void softmax_row(const float* x, float largest, float factor, float*
   for (std::int64_t i = 0; i < n; ++i) y[i] = factor * exp_f32(x[i] - largest);
 }
 
-}  // namespace
+// The rows of the logits; a record has `of_record` of them.
+struct LabelledRows {
+  LabelledRows(const Tensor& x, const Tensor& labels_, const Tensor& weight_)
+      : logits(x),
+        labels(labels_.as<std::int32_t>()),
+        weight(weight_.as<float>()),
+        rows(x.shape[0]),
+        classes(x.shape[1]),
+        pitch(row_pitch(x)),
+        of_record(rows / std::max<std::int64_t>(weight_.numel(), 1)) {}
 
-void CpuKernels::softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,
-                                       const Tensor& weight, Tensor saved, Tensor loss) {
-  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
-  const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
-  const std::int64_t step = rows_at_a_time(classes), pitch = row_pitch(logits);
-  double sum = 0;
-  for (std::int64_t first = 0; first < rows; first += step) {
-    const std::int64_t end = std::min(first + step, rows);
-    row_sums(logits, first, end - first, saved.as<float>() + 2 * first);
-    for (std::int64_t r = first; r < end; ++r) {
-      const float w = weight.as<float>()[r / of_record];
-      if (w == 0) continue;
-      const double largest = saved.as<float>()[2 * r], inverse = saved.as<float>()[2 * r + 1];
-      const float at_label = Reads(logits, r * pitch + labels.as<std::int32_t>()[r], 1)[0];
-      sum += w * (largest - std::log(inverse) - at_label);
+  // after(r) for some rows at a time, when the loss has them and `saved` what row_sums says.
+  template <class F>
+  void sum_losses(float* saved, float* loss, const F& after) const {
+    const std::int64_t step = rows_at_a_time(classes);
+    double sum = 0;
+    for (std::int64_t first = 0; first < rows; first += step) {
+      const std::int64_t end = std::min(first + step, rows);
+      row_sums(logits, first, end - first, saved + 2 * first);
+      for (std::int64_t r = first; r < end; ++r) {
+        const float w = weight[r / of_record];
+        if (w == 0) continue;
+        const double largest = saved[2 * r], inverse = saved[2 * r + 1];
+        const float at_label = Reads(logits, r * pitch + labels[r], 1)[0];
+        sum += w * (largest - std::log(inverse) - at_label);
+      }
+      for (std::int64_t r = first; r < end; ++r) after(r);
     }
+    *loss = static_cast<float>(sum / static_cast<double>(of_record));
   }
-  *loss.as<float>() = static_cast<float>(sum / static_cast<double>(of_record));
-}
 
-void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& logits, const Tensor& saved,
-                                                const Tensor& labels, const Tensor& weight,
-                                                const Tensor& dloss, Tensor dlogits) {
-  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
-  const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
-  const std::int64_t pitch = row_pitch(logits);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const float w = weight.as<float>()[r / of_record];
-    const float* of_row = saved.as<float>() + 2 * r;
-    const float factor = *dloss.as<float>() * w / static_cast<float>(of_record);
+  void gradient(std::int64_t r, const float* saved, float dloss, const Tensor& dlogits) const {
+    const float w = weight[r / of_record];
+    const float factor = dloss * w / static_cast<float>(of_record);
     const std::int64_t at = r * pitch;
     for_pieces(dlogits.dtype, classes, [&](std::int64_t first, std::int64_t n) {
       const Writes to(dlogits, at + first, n);
@@ -128,8 +130,8 @@ void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& logits, c
         std::fill_n(static_cast<float*>(to), n, 0.0f);
         return;
       }
-      softmax_row(Reads(logits, at + first, n), of_row[0], factor * of_row[1], to, n);
-      const std::int64_t label = labels.as<std::int32_t>()[r] - first;
+      softmax_row(Reads(logits, at + first, n), saved[2 * r], factor * saved[2 * r + 1], to, n);
+      const std::int64_t label = labels[r] - first;
       if (label >= 0 && label < n) to[label] -= factor;
     });
     if (pitch > classes) {
@@ -137,6 +139,39 @@ void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& logits, c
       std::fill_n(static_cast<float*>(gap), pitch - classes, 0.0f);
     }
   }
+
+  const Tensor& logits;
+  const std::int32_t* labels;
+  const float* weight;
+  std::int64_t rows, classes, pitch, of_record;
+};
+
+}  // namespace
+
+void CpuKernels::softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,
+                                       const Tensor& weight, Tensor saved, Tensor loss) {
+  const LabelledRows rows(logits, labels, weight);
+  rows.sum_losses(saved.as<float>(), loss.as<float>(), [](std::int64_t) {});
+}
+
+void CpuKernels::softmax_cross_entropy_backward(Stream&, const Tensor& logits, const Tensor& saved,
+                                                const Tensor& labels, const Tensor& weight,
+                                                const Tensor& dloss, Tensor dlogits) {
+  const LabelledRows rows(logits, labels, weight);
+  for (std::int64_t r = 0; r < rows.rows; ++r) {
+    rows.gradient(r, saved.as<float>(), *dloss.as<float>(), dlogits);
+  }
+}
+
+// While the rows are in the cache.
+void CpuKernels::softmax_cross_entropy_with_gradient(Stream&, const Tensor& logits,
+                                                     const Tensor& labels, const Tensor& weight,
+                                                     const Tensor& dloss, Tensor saved, Tensor loss,
+                                                     Tensor dlogits) {
+  const LabelledRows rows(logits, labels, weight);
+  rows.sum_losses(saved.as<float>(), loss.as<float>(), [&](std::int64_t r) {
+    rows.gradient(r, saved.as<float>(), *dloss.as<float>(), dlogits);
+  });
 }
 
 void CpuKernels::binary_cross_entropy(Stream&, const Tensor& logits, const Tensor& targets,

@@ -8,6 +8,25 @@
 
 namespace peal::cuda {
 
+// What the rows of the logits stand for; a record has `of_record` of them.
+struct LabelledRows {
+  const std::int32_t* labels;
+  const float* weight;  // of records
+  const float* dloss;
+  Divider of_record;
+
+  __device__ float weight_of(std::int64_t row) const { return weight[of_record.divide(row)]; }
+  // What (p - (c == label)) is multiplied by in a row of that weight.
+  __device__ float factor(float of_weight) const {
+    return *dloss * of_weight / static_cast<float>(of_record.value());
+  }
+};
+
+// A row's loss, before its weight.
+__device__ inline double loss_of(float largest, float inverse, float at_label) {
+  return largest - log(static_cast<double>(inverse)) - at_label;
+}
+
 // e^d for d <= 0, of the special function unit: within 1e-6 * (1 + |d|) of itself.
 __device__ inline float exp_of_half(float d) {
   float e;  // by way of 2^x, what is below 2^-126 being 0
@@ -19,31 +38,64 @@ __device__ inline float exp_of_half(float d) {
 // behind them, at most kWidth - 1 each, as rows may begin at any element.
 template <int kWidth, int kBlock>
 struct HalfRow {
-  std::int64_t begin, end;              // in the array
+  std::int64_t base;        // a pack's beginning in the array, from which the others count
+  std::int64_t begin, end;  // of the row
+  std::int64_t gap_end;     // of what lies between it and the next one
   std::int64_t whole_begin, whole_end;  // packs
 
   __device__ HalfRow(std::int64_t columns, std::int64_t pitch)
-      : begin(blockIdx.x * pitch),
+      : base(blockIdx.x * pitch / kWidth * kWidth),
+        begin(blockIdx.x * pitch - base),
         end(begin + columns),
-        whole_begin((begin + kWidth - 1) / kWidth * kWidth),
+        gap_end(begin + pitch),
+        whole_begin(begin > 0 ? kWidth : 0),
         whole_end(end / kWidth * kWidth) {
     if (whole_begin > whole_end) whole_begin = whole_end = end;  // none
   }
 
-  // packs(at): kAtOnce packs of this thread from `at` on, kStep apart, as far as whole_end.
-  static constexpr int kAtOnce = 4;
-  static constexpr std::int64_t kStep = static_cast<std::int64_t>(kBlock) * kWidth;
-  template <class F>
-  __device__ void each_packs(F packs) const {
-    for (std::int64_t at = whole_begin + static_cast<int>(threadIdx.x) * kWidth; at < whole_end;
-         at += kAtOnce * kStep) {
-      packs(at);
+  // f(at, what was read there): this thread's packs, kAtOnce of which are read before f has the
+  // first of them, then its single elements.
+  template <int kAtOnce = 4, typename T, class F>
+  __device__ void each(const T* from, F f) const {
+    for (std::int64_t at = mine(whole_begin); at < whole_end; at += kAtOnce * kStep) {
+      AsRead<kWidth, T> packs[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (at + k * kStep < whole_end) packs[k] = read_as_is<kWidth>(from + at + k * kStep, true);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (at + k * kStep < whole_end) f(at + k * kStep, packs[k]);
+      }
     }
+    each_single([&](std::int64_t at) { f(at, read_as_is<1>(from + at, true)); });
+  }
+  template <typename T>
+  __device__ void clear(T* to) const {
+    for (std::int64_t at = mine(whole_begin); at < whole_end; at += kStep) {
+      store_pack(to + at, Pack<kWidth>{});
+    }
+    each_single([&](std::int64_t at) { to[at] = rounded<T>(0.0f); });
+  }
+  template <typename T>
+  __device__ void clear_gap(T* to) const {
+    each_of(end, gap_end, [&](std::int64_t at) { to[at] = rounded<T>(0.0f); });
+  }
+
+ private:
+  static constexpr std::int64_t kStep = static_cast<std::int64_t>(kBlock) * kWidth;
+
+  __device__ static std::int64_t mine(std::int64_t from) {
+    return from + static_cast<int>(threadIdx.x) * kWidth;
   }
   template <class F>
-  __device__ void each_single(F single) const {
-    for (std::int64_t at = begin + threadIdx.x; at < whole_begin; at += kBlock) single(at);
-    for (std::int64_t at = whole_end + threadIdx.x; at < end; at += kBlock) single(at);
+  __device__ static void each_of(std::int64_t from, std::int64_t to, F f) {
+    for (std::int64_t at = from + threadIdx.x; at < to; at += kBlock) f(at);
+  }
+  template <class F>
+  __device__ void each_single(F f) const {
+    each_of(begin, whole_begin, f);
+    each_of(whole_end, end, f);
   }
 };
 
@@ -74,44 +126,29 @@ struct RunningSum {
   }
 };
 
-// saved (rows, 2): of each row the largest logit and 1 / sum(exp(x - largest)).
-template <int kWidth, int kBlock, typename T>
-__global__ void __launch_bounds__(kBlock)
-    cross_entropy_of_halves(const T* logits, float* saved, std::int64_t columns,
-                            std::int64_t pitch) {
-  using Row = HalfRow<kWidth, kBlock>;
-  const Row row(columns, pitch);
-  RunningSum mine;
-  row.each_packs([&](std::int64_t at) {
-    Pack<kWidth> packs[Row::kAtOnce];
-    if (at + (Row::kAtOnce - 1) * Row::kStep < row.whole_end) {
-#pragma unroll
-      for (int k = 0; k < Row::kAtOnce; ++k) {
-        packs[k] = load_pack<kWidth>(logits + at + k * Row::kStep);
-      }
-#pragma unroll
-      for (int k = 0; k < Row::kAtOnce; ++k) mine.add(packs[k]);
-    } else {
-      for (; at < row.whole_end; at += Row::kStep) mine.add(load_pack<kWidth>(logits + at));
-    }
-  });
-  row.each_single([&](std::int64_t at) { mine.add(load_pack<1>(logits + at)); });
-  const float largest = block_reduce<kBlock>(mine.largest, Larger());
-  const double total =
-      block_reduce<kBlock>(mine.sum * static_cast<double>(exp_of_half(mine.largest - largest)));
-  if (threadIdx.x != 0) return;
-  saved[2 * static_cast<std::int64_t>(blockIdx.x)] = largest;
-  saved[2 * static_cast<std::int64_t>(blockIdx.x) + 1] = static_cast<float>(1 / total);
-}
+// Of a row: the largest logit and 1 / sum(exp(x - largest)).
+struct RowSums {
+  float largest, inverse;
+
+  template <int kBlock>
+  __device__ static RowSums of_block(const RunningSum& mine) {
+    const float largest = block_reduce<kBlock>(mine.largest, Larger());
+    const double total =
+        block_reduce<kBlock>(mine.sum * static_cast<double>(exp_of_half(mine.largest - largest)));
+    return {largest, static_cast<float>(1 / total)};
+  }
+};
 
 // What the gradient of a row is made of: factor * (p - (c == label)), p = inverse * e^(x -
 // largest).
 struct RowOfGradient {
-  float largest, inverse, factor;
-  std::int64_t label;  // in the array
+  RowSums sums;
+  float factor;
+  std::int64_t label;  // counted as the row's elements
 
   template <int kWidth>
   __device__ Pack<kWidth> of(const Pack<kWidth>& x, std::int64_t at) const {
+    const auto [largest, inverse] = sums;
     const float both = inverse * factor;
     Pack<kWidth> to;
 #pragma unroll
@@ -126,53 +163,69 @@ struct RowOfGradient {
   }
 };
 
+// saved (rows, 2): RowSums.
+template <int kWidth, int kBlock, typename T>
+__global__ void __launch_bounds__(kBlock)
+    cross_entropy_of_halves(const T* logits, float* saved, std::int64_t columns,
+                            std::int64_t pitch) {
+  const HalfRow<kWidth, kBlock> row(columns, pitch);
+  RunningSum mine;
+  row.each(logits + row.base, [&](std::int64_t, const auto& read) { mine.add(read.widened()); });
+  const RowSums sums = RowSums::of_block<kBlock>(mine);
+  if (threadIdx.x != 0) return;
+  saved[2 * static_cast<std::int64_t>(blockIdx.x)] = sums.largest;
+  saved[2 * static_cast<std::int64_t>(blockIdx.x) + 1] = sums.inverse;
+}
+
 // out may be logits. Behind each row, up to the next, out becomes 0; a row of weight 0 becomes 0
 // and is not read.
 template <int kWidth, int kBlock, typename T>
 __global__ void __launch_bounds__(kBlock)
-    cross_entropy_gradient_of_halves(const T* logits, const float* saved,
-                                     const std::int32_t* labels, const float* weight,
-                                     const float* dloss, std::int64_t of_record,
+    cross_entropy_gradient_of_halves(const T* logits, const float* saved, LabelledRows rows,
                                      std::int64_t columns, std::int64_t pitch, T* out) {
-  using Row = HalfRow<kWidth, kBlock>;
-  const Row row(columns, pitch);
+  const HalfRow<kWidth, kBlock> row(columns, pitch);
   const std::int64_t r = blockIdx.x;
-  const float w = weight[r / of_record];
-  const auto write = [&](std::int64_t at, const Pack<kWidth>& pack) { store_pack(out + at, pack); };
-  for (std::int64_t at = row.end + threadIdx.x; at < row.begin + pitch; at += kBlock) {
-    out[at] = rounded<T>(0.0f);
-  }
-  if (w == 0) {
-    for (std::int64_t at = row.whole_begin + static_cast<int>(threadIdx.x) * kWidth;
-         at < row.whole_end; at += Row::kStep) {
-      write(at, Pack<kWidth>{});
-    }
-    row.each_single([&](std::int64_t at) { out[at] = rounded<T>(0.0f); });
-    return;
-  }
-  const RowOfGradient f{.largest = saved[2 * r],
-                        .inverse = saved[2 * r + 1],
-                        .factor = *dloss * w / static_cast<float>(of_record),
-                        .label = row.begin + labels[r]};
-  row.each_packs([&](std::int64_t at) {
-    Pack<kWidth> packs[Row::kAtOnce];
-    if (at + (Row::kAtOnce - 1) * Row::kStep < row.whole_end) {
-#pragma unroll
-      for (int k = 0; k < Row::kAtOnce; ++k) {
-        packs[k] = load_pack<kWidth>(logits + at + k * Row::kStep);
-      }
-#pragma unroll
-      for (int k = 0; k < Row::kAtOnce; ++k) {
-        write(at + k * Row::kStep, f.of(packs[k], at + k * Row::kStep));
-      }
-    } else {
-      for (; at < row.whole_end; at += Row::kStep) {
-        write(at, f.of(load_pack<kWidth>(logits + at), at));
-      }
-    }
+  const float w = rows.weight_of(r);
+  T* const to = out + row.base;
+  row.clear_gap(to);
+  if (w == 0) return row.clear(to);
+  const RowOfGradient gradient{
+      {saved[2 * r], saved[2 * r + 1]}, rows.factor(w), row.begin + rows.labels[r]};
+  row.each(logits + row.base, [&](std::int64_t at, const auto& read) {
+    store_pack(to + at, gradient.of(read.widened(), at));
   });
-  row.each_single(
-      [&](std::int64_t at) { store_pack(out + at, f.of(load_pack<1>(logits + at), at)); });
+}
+
+// Both of it: losses (rows), f64, of rows whose weight is not 0, and their gradient. kept: a row
+// finds room in shared memory, where a thread finds what it has read itself.
+template <int kWidth, int kBlock, typename T>
+__global__ void __launch_bounds__(kBlock)
+    cross_entropy_with_gradient_of_halves(const T* logits, double* losses, LabelledRows rows,
+                                          std::int64_t columns, std::int64_t pitch, bool kept,
+                                          T* out) {
+  constexpr int kAtOnce = 8;  // where shared memory leaves room for few blocks
+  const HalfRow<kWidth, kBlock> row(columns, pitch);
+  const std::int64_t r = blockIdx.x;
+  const float w = rows.weight_of(r);
+  T* const to = out + row.base;
+  row.clear_gap(to);
+  if (w == 0) return row.clear(to);
+  extern __shared__ float4 shared[];
+  T* const held = reinterpret_cast<T*>(shared);
+  const T* const from = logits + row.base;
+  const std::int64_t label = row.begin + rows.labels[r];
+  const float at_label = widen(from[label]);  // before anybody writes there
+  RunningSum mine;
+  row.template each<kAtOnce>(from, [&](std::int64_t at, const auto& read) {
+    if (kept) hold(held + at, read);
+    mine.add(read.widened());
+  });
+  const RowSums sums = RowSums::of_block<kBlock>(mine);
+  if (threadIdx.x == 0) losses[r] = loss_of(sums.largest, sums.inverse, at_label);
+  const RowOfGradient gradient{sums, rows.factor(w), label};
+  row.each(kept ? held : from, [&](std::int64_t at, const auto& read) {
+    store_pack(to + at, gradient.of(read.widened(), at));
+  });
 }
 
 }  // namespace peal::cuda

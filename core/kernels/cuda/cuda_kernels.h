@@ -64,6 +64,9 @@ class CudaKernels final : public Kernels {
   void softmax_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& saved,
                                       const Tensor& labels, const Tensor& weight,
                                       const Tensor& dloss, Tensor dlogits) override;
+  void softmax_cross_entropy_with_gradient(Stream& s, const Tensor& logits, const Tensor& labels,
+                                           const Tensor& weight, const Tensor& dloss, Tensor saved,
+                                           Tensor loss, Tensor dlogits) override;
   void binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,
                             const Tensor& weight, Tensor loss) override;
   void binary_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& targets,

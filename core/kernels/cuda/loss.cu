@@ -55,6 +55,20 @@ __global__ void __launch_bounds__(Part::kBlock)
   saved[2 * part.row + 1] = static_cast<float>(1 / total);
 }
 
+__device__ inline float probability(float x, float largest, float inverse) {
+  return static_cast<float>(exp_below(x - largest) * inverse);
+}
+
+Divider rows_of_record(std::int64_t rows, const Tensor& weight) {
+  return Divider(rows / std::max<std::int64_t>(weight.numel(), 1));
+}
+
+LabelledRows labelled(const Tensor& logits, const Tensor& labels, const Tensor& weight,
+                      const Tensor& dloss) {
+  return {labels.as<std::int32_t>(), weight.as<float>(), dloss.as<float>(),
+          rows_of_record(logits.shape[0], weight)};
+}
+
 constexpr int kHalvesBlock = 256;  // threads that share a long row of halves
 
 // Whether a row of halves is worth a block. Where it is not, a pack belongs to one row or goes over
@@ -72,11 +86,12 @@ void for_width(bool wide, const Launch& launch) {
 }
 
 template <typename T>
-void cross_entropy(Stream& s, const OnStream& on, const Tensor& logits, const Tensor& saved) {
+void cross_entropy(Stream& s, const Tensor& logits, const Tensor& saved) {
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
   if constexpr (!std::is_same_v<T, float>) {
     if (are_long(logits)) {
       if (rows * classes == 0) return;
+      const OnStream on(s);
       for_width<T>(aligned(logits.data), [&]<int kWidth>(std::integral_constant<int, kWidth>) {
         cross_entropy_of_halves<kWidth, kHalvesBlock, T>
             <<<blocks_for(rows, 1), kHalvesBlock, 0, on.stream>>>(logits.as<T>(), saved.as<float>(),
@@ -91,29 +106,52 @@ void cross_entropy(Stream& s, const OnStream& on, const Tensor& logits, const Te
   });
 }
 
+// The losses of rows, made of what is read of each.
 template <typename T>
+struct SavedLosses {
+  const T* logits;
+  const std::int32_t* labels;
+  const float* saved;
+  std::int64_t pitch;
+
+  struct Read {
+    float largest, inverse, at_label;
+    __device__ double loss() const { return loss_of(largest, inverse, at_label); }
+  };
+  __device__ Read read(std::int64_t row) const {
+    return {saved[2 * row], saved[2 * row + 1], widen(logits[row * pitch + labels[row]])};
+  }
+};
+
+struct LossesThere {
+  const double* losses;
+
+  struct Read {
+    double there;
+    __device__ double loss() const { return there; }
+  };
+  __device__ Read read(std::int64_t row) const { return {losses[row]}; }
+};
+
+template <class Losses>
 __global__ void __launch_bounds__(kSumBlock)
-    sum_losses(const T* logits, const std::int32_t* labels, const float* weight, const float* saved,
-               std::int64_t rows, std::int64_t pitch, Divider of_record, std::int64_t each,
-               LossSum to) {
+    sum_losses(Losses losses, const float* weight, std::int64_t rows, Divider of_record,
+               std::int64_t each, LossSum to) {
   constexpr int kAtOnce = 4;
   const std::int64_t begin = blockIdx.x * each, end = min(begin + each, rows);
   double sum = 0;
   for (std::int64_t i = begin + threadIdx.x; i < end; i += kAtOnce * kSumBlock) {
-    float weights[kAtOnce], largest[kAtOnce], inverse[kAtOnce], at_label[kAtOnce];
+    float weights[kAtOnce];
+    typename Losses::Read of_rows[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       const std::int64_t r = i + k * kSumBlock;
       weights[k] = r < end ? weight[of_record.divide(r)] : 0;
-      if (weights[k] == 0) continue;
-      largest[k] = saved[2 * r];
-      inverse[k] = saved[2 * r + 1];
-      at_label[k] = widen(logits[r * pitch + labels[r]]);
+      if (weights[k] != 0) of_rows[k] = losses.read(r);
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      if (weights[k] == 0) continue;
-      sum += weights[k] * (largest[k] - log(static_cast<double>(inverse[k])) - at_label[k]);
+      if (weights[k] != 0) sum += weights[k] * of_rows[k].loss();
     }
   }
   sum = block_reduce<kSumBlock>(sum);
@@ -173,6 +211,20 @@ void add_up(const OnStream& on, const Parts& parts, const LossSum& to) {
   if (parts.count > 1) add_parts(on, to.parts, 1, parts.count, 1, to.divisor, to.loss);
 }
 
+// The mean over a record's rows.
+template <class Losses>
+void sum_rows(Stream& s, const Losses& losses, std::int64_t rows, const Tensor& weight,
+              Tensor loss) {
+  const OnStream on(s);
+  const Divider of_record = rows_of_record(rows, weight);
+  const Parts parts = Parts::of(rows, kLossesOfPart);
+  const LossSum to = loss_sum(s, loss, static_cast<double>(of_record.value()));
+  sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
+      losses, weight.as<float>(), rows, of_record, parts.each, to);
+  check_launch("softmax_cross_entropy, the sum");
+  add_up(on, parts, to);
+}
+
 template <class F>
 void sum_pairs(Stream& s, const char* name, const Tensor& x, const Tensor& t, const Tensor& weight,
                std::int64_t records, std::int64_t features, F f, Tensor loss) {
@@ -200,33 +252,90 @@ void sum_pairs(Stream& s, const char* name, const Tensor& x, const Tensor& t, co
 // gradient(weight, row, column, x, t) for rows of records whose weight is not 0; the others get 0.
 struct CrossEntropyGradient {
   static constexpr int kIn = 1;  // logits
+  LabelledRows rows;
   const float* saved;
-  const std::int32_t* labels;
-  const float* dloss;
-  Divider of_record;
-  __device__ std::int64_t record(std::int64_t row) const { return of_record.divide(row); }
+  __device__ std::int64_t record(std::int64_t row) const { return rows.of_record.divide(row); }
   __device__ float operator()(float weight, std::int64_t row, std::int64_t c,
                               const float* v) const {
-    const float factor = *dloss * weight / static_cast<float>(of_record.value());
-    const float p = static_cast<float>(exp_below(v[0] - saved[2 * row]) * saved[2 * row + 1]);
-    return factor * (c == labels[row] ? p - 1 : p);
+    const float p = probability(v[0], saved[2 * row], saved[2 * row + 1]);
+    return rows.factor(weight) * (c == rows.labels[row] ? p - 1 : p);
   }
 };
 
 template <typename T>
-void gradient_of_halves(Stream& s, const Tensor& logits, const Tensor& saved, const Tensor& labels,
-                        const Tensor& weight, const Tensor& dloss, const Tensor& dlogits) {
+void gradient_of_halves(Stream& s, const Tensor& logits, const Tensor& saved,
+                        const LabelledRows& labelled, const Tensor& dlogits) {
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
   if (rows * classes == 0) return;
   const OnStream on(s);
   const bool wide = aligned(logits.data) && aligned(dlogits.data);
   for_width<T>(wide, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
     cross_entropy_gradient_of_halves<kWidth, kHalvesBlock, T>
-        <<<blocks_for(rows, 1), kHalvesBlock, 0, on.stream>>>(
-            logits.as<T>(), saved.as<float>(), labels.as<std::int32_t>(), weight.as<float>(),
-            dloss.as<float>(), rows / weight.numel(), classes, row_pitch(logits), dlogits.as<T>());
+        <<<blocks_for(rows, 1), kHalvesBlock, 0, on.stream>>>(logits.as<T>(), saved.as<float>(),
+                                                              labelled, classes, row_pitch(logits),
+                                                              dlogits.as<T>());
   });
   check_launch("softmax_cross_entropy_backward");
+}
+
+// ---- Cross entropy of classes and its gradient, of rows that are read once ------------------
+
+// As cross_entropy_rows and CrossEntropyGradient. losses (rows): of those whose weight is not 0.
+template <class Part, typename T>
+__global__ void __launch_bounds__(Part::kBlock)
+    cross_entropy_with_gradient(const T* logits, double* losses, LabelledRows rows, T* out,
+                                RowsOf of) {
+  const Part part(of);
+  if (part.outside()) return;
+  T* const to = out + part.offset();
+  const float w = rows.weight_of(part.row);
+  if (w == 0) {
+    part.each([&](int, std::int64_t c) {
+      write_pack<Part::kWidth>(to + c, Pack<Part::kWidth>{}, of.wide);
+    });
+    return;
+  }
+  const T* const from = logits + part.offset();
+  const auto row = part.read(from);
+  const float largest = part.max(row);
+  const double total = part.sum([=](float v) { return exp_below(v - largest); }, row);
+  const float inverse = static_cast<float>(1 / total), factor = rows.factor(w);
+  const auto label = rows.labels[part.row];
+  const bool here = part.has(label);  // by whom it is written, too
+  const float at_label = here ? widen(from[label]) : 0;
+  part.write(
+      to, [=](float v) { return factor * probability(v, largest, inverse); }, row);
+  if (!here) return;
+  to[label] = rounded<T>(factor * (probability(at_label, largest, inverse) - 1));
+  losses[part.row] = loss_of(largest, inverse, at_label);
+}
+
+template <typename T>
+void with_gradient(Stream& s, const Tensor& logits, double* losses, const LabelledRows& labelled,
+                   const Tensor& dlogits) {
+  const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  const bool wide = aligned(logits.data) && aligned(dlogits.data);
+  const char* const name = "softmax_cross_entropy_with_gradient";
+  if constexpr (!std::is_same_v<T, float>) {
+    if (are_long(logits)) {
+      if (rows * classes == 0) return;
+      const OnStream on(s);
+      for_width<T>(wide, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+        const auto kernel = cross_entropy_with_gradient_of_halves<kWidth, kHalvesBlock, T>;
+        const std::size_t room =
+            room_for_rows(reinterpret_cast<const void*>(kernel), s,
+                          static_cast<std::size_t>(classes + kWidth) * sizeof(T));
+        kernel<<<blocks_for(rows, 1), kHalvesBlock, room, on.stream>>>(
+            logits.as<T>(), losses, labelled, classes, row_pitch(logits), room > 0,
+            dlogits.as<T>());
+      });
+      return check_launch(name);
+    }
+  }
+  for_part<T>(classes, [&]<class Part>(PartTag<Part>) {
+    launch_rows<Part, T>(s, name, cross_entropy_with_gradient<Part, T>, rows, classes, 1, wide,
+                         logits.as<T>(), losses, labelled, dlogits.as<T>());
+  });
 }
 
 // Losses of which a row is a record.
@@ -367,19 +476,12 @@ void gradient(Stream& s, const char* name, const Arrays<const T, F::kIn>& in, co
 
 void CudaKernels::softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
                                         const Tensor& weight, Tensor saved, Tensor loss) {
-  const std::int64_t rows = logits.shape[0];
-  const std::int64_t of_record = rows / std::max<std::int64_t>(weight.numel(), 1);
-  const OnStream on(s);
-  const Parts parts = Parts::of(rows, kLossesOfPart);
-  const LossSum to = loss_sum(s, loss, static_cast<double>(of_record));
   for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
-    cross_entropy<T>(s, on, logits, saved);
-    sum_losses<<<blocks_for(parts.count, 1), kSumBlock, 0, on.stream>>>(
-        logits.as<T>(), labels.as<std::int32_t>(), weight.as<float>(), saved.as<float>(), rows,
-        row_pitch(logits), Divider(of_record), parts.each, to);
+    cross_entropy<T>(s, logits, saved);
+    const SavedLosses<T> losses{logits.as<T>(), labels.as<std::int32_t>(), saved.as<float>(),
+                                row_pitch(logits)};
+    sum_rows(s, losses, logits.shape[0], weight, loss);
   });
-  check_launch("softmax_cross_entropy, the sum");
-  add_up(on, parts, to);
 }
 
 void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& logits,
@@ -388,19 +490,26 @@ void CudaKernels::softmax_cross_entropy_backward(Stream& s, const Tensor& logits
                                                  Tensor dlogits) {
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
   const bool wide = aligned(logits.data) && aligned(dlogits.data);
-  const CrossEntropyGradient f{
-      .saved = saved.as<float>(),
-      .labels = labels.as<std::int32_t>(),
-      .dloss = dloss.as<float>(),
-      .of_record = Divider(rows / std::max<std::int64_t>(weight.numel(), 1))};
+  const CrossEntropyGradient f{labelled(logits, labels, weight, dloss), saved.as<float>()};
   for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
     if constexpr (!std::is_same_v<T, float>) {
-      if (are_long(logits))
-        return gradient_of_halves<T>(s, logits, saved, labels, weight, dloss, dlogits);
+      if (are_long(logits)) return gradient_of_halves<T>(s, logits, saved, f.rows, dlogits);
     }
     gradient<T>(s, "softmax_cross_entropy_backward", {{logits.as<T>()}}, weight, rows, classes,
                 wide, f, dlogits);
   });
+}
+
+// In `saved` wait the losses of rows.
+void CudaKernels::softmax_cross_entropy_with_gradient(Stream& s, const Tensor& logits,
+                                                      const Tensor& labels, const Tensor& weight,
+                                                      const Tensor& dloss, Tensor saved,
+                                                      Tensor loss, Tensor dlogits) {
+  auto* const losses = saved.as<double>();
+  for_stored(logits.dtype, [&]<typename T>(Stored<T>) {
+    with_gradient<T>(s, logits, losses, labelled(logits, labels, weight, dloss), dlogits);
+  });
+  sum_rows(s, LossesThere{losses}, logits.shape[0], weight, loss);
 }
 
 void CudaKernels::binary_cross_entropy(Stream& s, const Tensor& logits, const Tensor& targets,

@@ -164,16 +164,16 @@ class BlockPart : public RowMath<BlockPart<kWidth_, kBlock_>, kWidth_> {
     constexpr std::int64_t kStep = kBlock * kWidth;
     std::int64_t c = static_cast<int>(threadIdx.x) * kWidth;
     for (; c + (kAtOnce - 1) * kStep < of.columns; c += kAtOnce * kStep) {
-      Pack<kWidth> packs[kAtOnce];
+      AsRead<kWidth, T> packs[kAtOnce];
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        packs[k] = read_pack<kWidth>(from + c + k * kStep, of.wide);
+        packs[k] = read_as_is<kWidth>(from + c + k * kStep, of.wide);
       }
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) hold(to + c + k * kStep, packs[k]);
     }
     for (; c < of.columns; c += kStep) {
-      hold(to + c, read_pack<kWidth>(from + c, of.wide));
+      hold(to + c, read_as_is<kWidth>(from + c, of.wide));
     }
     return {to, true};
   }
@@ -187,21 +187,6 @@ class BlockPart : public RowMath<BlockPart<kWidth_, kBlock_>, kWidth_> {
 
   const RowsOf of;
   const std::int64_t row;
-
- private:
-  // In shared memory; what was widened is rounded to what it was.
-  template <typename T>
-  __device__ static void hold(T* to, const Pack<kWidth>& pack) {
-    if constexpr (std::is_same_v<T, float>) {
-      *reinterpret_cast<Pack<kWidth>*>(to) = pack;
-    } else if constexpr (kWidth == 1) {
-      *to = rounded<T>(pack.of[0]);
-    } else {
-      *reinterpret_cast<uint4*>(to) = {
-          round_two<T>(pack.of[0], pack.of[1]), round_two<T>(pack.of[2], pack.of[3]),
-          round_two<T>(pack.of[4], pack.of[5]), round_two<T>(pack.of[6], pack.of[7])};
-    }
-  }
 };
 
 // launch(Part) for the Part of rows that long, Part being a tag.

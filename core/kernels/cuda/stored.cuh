@@ -209,6 +209,18 @@ __device__ AsRead<kWidth, T> read_as_is(const T* from, bool wide) {
   }
 }
 
+// As it was read, to shared memory.
+template <int kWidth, typename T>
+__device__ void hold(T* to, const AsRead<kWidth, T>& read) {
+  if constexpr (kWidth == 8 && !std::is_same_v<T, float>) {
+    *reinterpret_cast<uint4*>(to) = read.words;
+  } else if constexpr (kWidth == 1) {
+    *to = rounded<T>(read.pack.of[0]);
+  } else {
+    *reinterpret_cast<Pack<kWidth>*>(to) = read.pack;
+  }
+}
+
 template <int kWidth, typename T>
 __device__ void write_pack(T* to, const Pack<kWidth>& pack, bool wide) {
   if (wide) {
