@@ -134,10 +134,11 @@ Value layer_norm(Value x, Value gamma, Value beta, float epsilon) {
       kernel->forward(r.stream, r[in], r[g], r[b], r[y], r[mean], r[variance], r[scratch]);
     });
     const Ref dy = c.grad_out(), dx = c.grad_in_or_temporary(0, kRows, t);
+    const Ref more_dx = c.grad_in_more(0, kernel->adds_in_place());
     const Ref dgamma = c.grad_in_or_temporary(1), dbeta = c.grad_in_or_temporary(2);
-    c.backward({in, g, mean, variance, dy, dx, dgamma, dbeta, scratch}, [=](Run& r) {
-      kernel->backward(r.stream, r[in], r[g], r[mean], r[variance], r[dy], r[dx], r[dgamma],
-                       r[dbeta], r[scratch]);
+    c.backward({in, g, mean, variance, dy, more_dx, dx, dgamma, dbeta, scratch}, [=](Run& r) {
+      kernel->backward(r.stream, r[in], r[g], r[mean], r[variance], r[dy], r[more_dx], r[dx],
+                       r[dgamma], r[dbeta], r[scratch]);
     });
   };
   return record(op, {x, gamma, beta}, x.shape(), compile);

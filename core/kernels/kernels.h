@@ -180,15 +180,18 @@ class Softmax {
 // (rows, columns); var is biased (Ba et al. 2016, section 3). mean and rstd are (rows): forward
 // writes the mean and the *variance*, backward reads both. Of halves a device may take backward's
 // sums over a row in f32, and those over rows for 8 rows at a time; the rest is f64.
+// more_dx, stored or empty, is added to the gradient of x in f32, and dx is the sum: of f32 the
+// bits of `accumulate` behind it. Of halves a device may round the gradient once before that, too.
 class LayerNorm {
  public:
   virtual ~LayerNorm() = default;
   virtual std::size_t scratch_bytes() const = 0;
+  virtual bool adds_in_place() const = 0;  // dx may be more_dx
   virtual void forward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                        Tensor y, Tensor mean, Tensor variance, Tensor scratch) = 0;
   virtual void backward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                        const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma,
-                        Tensor dbeta, Tensor scratch) = 0;
+                        const Tensor& variance, const Tensor& dy, const Tensor& more_dx, Tensor dx,
+                        Tensor dgamma, Tensor dbeta, Tensor scratch) = 0;
 };
 
 enum class RecurrentCell : std::uint8_t { rnn_tanh, rnn_relu, lstm, gru };

@@ -129,7 +129,7 @@ class Bench : public HalvesBench {
            [&] { norm->forward(s_, x, gamma, beta, y, mean, variance, view(scratch)); });
       line("layer_norm backward", shape,
            bytes_of({x, gamma, mean, variance, dy, dx, dgamma, dbeta}), [&] {
-             norm->backward(s_, x, gamma, mean, variance, dy, dx, dgamma, dbeta, view(scratch));
+             norm->backward(s_, x, gamma, mean, variance, dy, {}, dx, dgamma, dbeta, view(scratch));
            });
     });
   }

@@ -119,6 +119,7 @@ class MirroredSoftmax final : public MirroredPrepared<Softmax> {
 class MirroredLayerNorm final : public MirroredPrepared<LayerNorm> {
  public:
   using MirroredPrepared::MirroredPrepared;
+  bool adds_in_place() const override { return inner_->adds_in_place(); }
   void forward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& beta, Tensor y,
                Tensor mean, Tensor variance, Tensor scratch) override {
     mirrored(
@@ -129,13 +130,14 @@ class MirroredLayerNorm final : public MirroredPrepared<LayerNorm> {
         scratch);
   }
   void backward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta,
-                Tensor scratch) override {
+                const Tensor& variance, const Tensor& dy, const Tensor& more_dx, Tensor dx,
+                Tensor dgamma, Tensor dbeta, Tensor scratch) override {
     mirrored(
-        device_, "layer_norm backward", {x, gamma, mean, variance, dy},
+        device_, "layer_norm backward", {x, gamma, mean, variance, dy, more_dx},
         {dx, dgamma, dbeta, scratch},
         [&](Stream& s, const Tensors& in, const Tensors& out) {
-          inner_->backward(s, in[0], in[1], in[2], in[3], in[4], out[0], out[1], out[2], out[3]);
+          inner_->backward(s, in[0], in[1], in[2], in[3], in[4], in[5], out[0], out[1], out[2],
+                           out[3]);
         },
         scratch);
   }
