@@ -212,10 +212,16 @@ Value embedding(Value ids, Value table) {
     Kernels& k = c.kernels();
     const Ref i = c.view(c.in(0), flat_ids), t = c.in(1);
     const Ref y = c.view(c.out(0, nullptr, c.stored()), flat);
-    const Ref dy = c.view(c.grad_out(), flat), dt = c.grad_in(1);
     c.forward({i, t, y}, [=, &k](Run& r) { k.embedding(r.stream, r[i], r[t], r[y]); });
-    c.backward({i, dy, dt},
-               [=, &k](Run& r) { k.embedding_backward(r.stream, r[i], r[dy], r[dt]); });
+    if (!c.needs_grad(1)) return;
+    const Ref dy = c.view(c.grad_out(), flat), dt = c.grad_in(1);
+    const Ref more = c.grad_in_more(1, /*in_place=*/true);
+    const Ref scratch = c.scratch(Kernels::embedding_scratch_bytes(flat[0], c.in_shape(1)[0]));
+    c.backward({i, dy, more, dt, scratch}, [=, &k](Run& r) {
+      const Tensor &there = r[more], &to = r[dt];
+      if (!there.empty() && there.data != to.data) k.copy(r.stream, there, to);
+      k.embedding_backward(r.stream, r[i], r[dy], /*adds=*/!there.empty(), to, r[scratch]);
+    });
   };
   return record(op, {ids, table}, shape, compile);
 }

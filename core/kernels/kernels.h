@@ -397,10 +397,14 @@ class Kernels {
   // ---- Embedding --------------------------------------------------------------------------
   // ids (N), table (V, C), y (N, C) and dy stored. Ids were checked when the record was read.
   virtual void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) = 0;
-  // dtable = 0, then dtable[ids[i]] += dy[i] in the order of i; where dy is a half, equal parts of
-  // an id that is used often may be added up first.
-  virtual void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy,
-                                  Tensor dtable) = 0;
+  // Row v of dtable becomes the sum of the dy[i] whose ids[i] is v, in the order of i; where dy is
+  // a half, equal parts of an id that is used often may be added up first. adds: that sum is added
+  // to what is there, once, as `accumulate` would. scratch: so many bytes.
+  static constexpr std::size_t embedding_scratch_bytes(std::int64_t ids, std::int64_t rows) {
+    return static_cast<std::size_t>(3 * rows + 1 + ids) * sizeof(std::int32_t);
+  }
+  virtual void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy, bool adds,
+                                  Tensor dtable, Tensor scratch) = 0;
 
   // ---- Losses: sums over records of weight * loss; `loss` is one element -------------------
   // logits and dlogits (N, C) stored, labels (N) i32, weight (B): a record has N/B rows, such as

@@ -113,6 +113,11 @@ class HalvesBench : public BenchBase {
                  words = half(0, {65536, columns});
     line("bf16 embedding", words.shape, bytes_of({words, words, words}),
          [&] { k_.embedding(s_, tokens, table, words); });
+    const Buffer room = bytes(Kernels::embedding_scratch_bytes(tokens.numel(), 50000));
+    for (const bool adds : {false, true})  // which reads and writes three of four rows
+      line(adds ? "bf16 embedding backward + more" : "bf16 embedding backward", words.shape,
+           bytes_of({tokens, words, table}) + (adds ? bytes_of({table}) / 2 : 0),
+           [&] { k_.embedding_backward(s_, tokens, words, adds, table, view(room)); });
     fill_with_halves();
   }
 

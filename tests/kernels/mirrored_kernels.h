@@ -392,10 +392,11 @@ class MirroredKernels final : public Kernels {
                inner_.embedding(s, in[0], in[1], out[0]);
              });
   }
-  void embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, Tensor dtable) override {
-    mirrored(device_, "embedding_backward", {ids, dy}, {dtable},
+  void embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, bool adds, Tensor dtable,
+                          Tensor scratch) override {
+    mirrored(device_, "embedding_backward", {ids, dy, adds ? dtable : Tensor{}}, {dtable, scratch},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.embedding_backward(s, in[0], in[1], out[0]);
+               inner_.embedding_backward(s, in[0], in[1], adds, out[0], out[1]);
              });
   }
   void softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,
