@@ -253,6 +253,27 @@ TEST(SummedGradients, AreInPlaceWhereNobodyReadsTheSumBefore) {
     }
 }
 
+// Words at one end and their logits at the other, in the order of backward first.
+TEST(SummedGradients, OfATableThatIsAWeightTooAreAddedUpByTheEmbedding) {
+  for (const bool computed : {false, true}) {
+    Graph graph;
+    graph.input("x", kShape);
+    const Value ids = graph.input("labels", {kRecords, kTime}, DType::i32);
+    Value table = parameter(graph, "table", {kWidth, kWidth});
+    if (computed) table = mul(table, parameter(graph, "factors", {kWidth}));
+    const Value logits = dense(reshape(embedding(ids, table), kFlat), table, Value());
+    graph.set_loss(
+        softmax_cross_entropy(reshape(logits, kShape), ids, graph.input("weight", {kRecords})));
+    const Result by_calls = run(graph, {.ops_add = false});
+    EXPECT_EQ(count(by_calls, "accumulate"), 1);
+    for (const bool share : {false, true}) {
+      const Result by_ops = run(graph, {.share = share});
+      EXPECT_EQ(by_ops.gradients, by_calls.gradients);
+      EXPECT_EQ(count(by_ops, "accumulate"), 0);
+    }
+  }
+}
+
 // An op that has one value as two inputs adds what was there before its call, which is not yet the
 // other input's part, whichever of the two the call lists first.
 TEST(SummedGradients, OfOneValueTwiceInOneCallAreBothAdded) {
