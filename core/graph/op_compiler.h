@@ -125,7 +125,7 @@ class OpCompiler {
   // For an op that adds to grad_in(i), which is asked for before, what other consumers, whose
   // backward has run, have for that gradient: grad_in(i) is then the sum, and both are listed by
   // one call. Empty while the plan runs where there is none, or it lies in another order or type.
-  // in_place: the sum may take its memory. A parameter's always does.
+  // in_place: the sum may take its memory, as a parameter's must: without, calls add up those.
   Ref grad_in_more(int i, bool in_place);
   // For kernels that can write a gradient as f32 or as stored(): f32 where it is a parameter's,
   // which is f32 in the end.
