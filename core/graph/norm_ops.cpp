@@ -131,10 +131,11 @@ Value layer_norm(Value x, Value gamma, Value beta, float epsilon) {
       kernel->forward(r.stream, r[in], r[g], r[b], r[y], r[mean], r[variance], r[scratch]);
     });
     const Ref dy = c.grad_out(), dx = c.grad_in_or_temporary(0, kRows, t);
+    const Ref more_dx = c.grad_in_more(0, kernel->adds_in_place());
     const Ref dgamma = c.grad_in_or_temporary(1), dbeta = c.grad_in_or_temporary(2);
-    c.backward({in, g, mean, variance, dy, dx, dgamma, dbeta, scratch}, [=](Run& r) {
-      kernel->backward(r.stream, r[in], r[g], r[mean], r[variance], r[dy], r[dx], r[dgamma],
-                       r[dbeta], r[scratch]);
+    c.backward({in, g, mean, variance, dy, more_dx, dx, dgamma, dbeta, scratch}, [=](Run& r) {
+      kernel->backward(r.stream, r[in], r[g], r[mean], r[variance], r[dy], r[more_dx], r[dx],
+                       r[dgamma], r[dbeta], r[scratch]);
     });
   };
   return record(op, {x, gamma, beta}, x.shape(), compile);
@@ -208,10 +209,16 @@ Value embedding(Value ids, Value table) {
     Kernels& k = c.kernels();
     const Ref i = c.view(c.in(0), flat_ids), t = c.in(1);
     const Ref y = c.view(c.out(0, nullptr, c.stored()), flat);
-    const Ref dy = c.view(c.grad_out(), flat), dt = c.grad_in(1);
     c.forward({i, t, y}, [=, &k](Run& r) { k.embedding(r.stream, r[i], r[t], r[y]); });
-    c.backward({i, dy, dt},
-               [=, &k](Run& r) { k.embedding_backward(r.stream, r[i], r[dy], r[dt]); });
+    if (!c.needs_grad(1)) return;
+    const Ref dy = c.view(c.grad_out(), flat), dt = c.grad_in(1);
+    const Ref more = c.grad_in_more(1, /*in_place=*/true);
+    const Ref scratch = c.scratch(Kernels::embedding_scratch_bytes(flat[0], c.in_shape(1)[0]));
+    c.backward({i, dy, more, dt, scratch}, [=, &k](Run& r) {
+      const Tensor &there = r[more], &to = r[dt];
+      if (!there.empty() && there.data != to.data) k.copy(r.stream, there, to);
+      k.embedding_backward(r.stream, r[i], r[dy], /*adds=*/!there.empty(), to, r[scratch]);
+    });
   };
   return record(op, {ids, table}, shape, compile);
 }

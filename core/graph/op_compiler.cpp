@@ -116,6 +116,17 @@ Ref OpCompiler::grad_in(int i, Order order, DType dtype) {
   return {target};
 }
 
+Ref OpCompiler::grad_in_more(int i, bool in_place) {
+  if (!needs_grad(i)) return {};
+  const int target = builder_.step_targets_[static_cast<std::size_t>(i)];
+  if (target == 0) fail_internal(step_.op, "asks what it adds to a gradient before the gradient");
+  const Tensor like = builder_.entry(target).tensor;
+  const int more = builder_.add_entry(like.shape, like.dtype, like.layout, -1);
+  builder_.entry(target).more = more;
+  builder_.entry(target).in_place = in_place;
+  return {more};
+}
+
 DType OpCompiler::grad_type(int i) const {
   const int value = step_.node->inputs[static_cast<std::size_t>(i)];
   const bool parameter = builder_.impl_.root_info(value).kind == Graph::ValueInfo::Kind::parameter;

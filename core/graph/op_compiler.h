@@ -122,6 +122,11 @@ class OpCompiler {
   // another order it has the layout of in(i, order, dtype). Sums over several consumers, reorders
   // and aliases are the plan's business.
   Ref grad_in(int i, Order order = Order::row_major, DType dtype = DType::f32);
+  // For an op that adds to grad_in(i), which is asked for before, what other consumers, whose
+  // backward has run, have for that gradient: grad_in(i) is then the sum, and both are listed by
+  // one call. Empty while the plan runs where there is none, or it lies in another order or type.
+  // in_place: the sum may take its memory, as a parameter's must: without, calls add up those.
+  Ref grad_in_more(int i, bool in_place);
   // For kernels that can write a gradient as f32 or as stored(): f32 where it is a parameter's,
   // which is f32 in the end.
   DType grad_type(int i) const;

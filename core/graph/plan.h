@@ -75,6 +75,10 @@ struct PlanOptions {
   // Gradients of the same numbers may be one memory, as those of both terms of a sum, until one of
   // them is written. Off in tests that compare: the same bits.
   bool share = true;
+  // Ops that can add what others have for a gradient to their part of it do so, instead of a call
+  // behind them (OpCompiler::grad_in_more, grad_out_more). Off in tests that compare: of f32 the
+  // same bits.
+  bool ops_add = true;
   // For tests, where calls are not replayed: stops with Error(internal) behind a call of backward
   // that wrote what it may only read (OpCompiler::grad_out).
   bool check_reads = false;

@@ -43,6 +43,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       outputs_(options.outputs),
       recompute_(training && options.recompute),
       share_(options.share),
+      ops_add_(options.ops_add),
       precision_(options.precision),
       deterministic_(options.deterministic),
       pad_rows_to_(options.pad_rows_to),
@@ -189,6 +190,7 @@ int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
   return view(copy, shape);
 }
 
+// Of a computed value it gets its memory when all that adds to it is there (settle).
 int PlanBuilder::gradient_entry(int value) {
   Place& at = place(value);
   if (at.gradient != 0) return at.gradient;
@@ -199,7 +201,7 @@ int PlanBuilder::gradient_entry(int value) {
     at.gradient = add_entry(info.shape, DType::f32, nullptr, storage);
   } else {
     const Tensor made = entry(at.entry).tensor;
-    at.gradient = add_tensor(info.shape, made.dtype, made.layout);
+    at.gradient = add_entry(info.shape, made.dtype, made.layout, -1);
   }
   return at.gradient;
 }
@@ -304,6 +306,8 @@ void PlanBuilder::seed_backward() {
   std::shared_ptr<Reorder> convert;  // where the loss is stored as a half
   if (flow_.flows(impl_.loss)) {
     seed = {gradient_entry(impl_.loss)};
+    entry(seed.index).storage =
+        add_storage(Storage::Kind::arena, bytes_of(entry(seed.index).tensor));
     convert = kernels_.make_reorder({1}, {}, form_of(seed.index));
     uses.push_back(seed);
   }
@@ -338,56 +342,82 @@ void PlanBuilder::arrange_backward() {
         if (entry(used).target >= 0 &&
             std::find(targets.begin(), targets.end(), used) == targets.end())
           targets.push_back(used);
+      const int number = static_cast<int>(program_->backward.size());
       program_->backward.push_back(std::move(call));
-      for (const int target : targets) settle(target);
+      for (const int target : targets) settle(target, number);
     }
   }
-  const int nothing = add_storage(Storage::Kind::nothing, 0);
-  for (const Place& at : places_) {
-    if (at.pending != 0) fail_internal("plan", "an op asked for a gradient but never wrote it");
-    if (at.more != 0 && entry(at.more).storage == -1) entry(at.more).storage = nothing;
-  }
+  for (const Place& at : places_)
+    if (at.pending != 0 || (at.gradient != 0 && entry(at.gradient).storage < 0))
+      fail_internal("plan", "an op asked for a gradient but never wrote it");
+  leave_nothing_to_add();
 }
 
-// Decides where a consumer writes its part of a value's gradient: the first one in the order of
-// backward in place; later ones, and ones of another layout or type, into a temporary that is
-// added.
-void PlanBuilder::settle(int target) {
-  const int value = entry(target).target;
-  Place& at = place(value);
-  const int gradient = gradient_entry(value);
+// Ops that would have added something.
+void PlanBuilder::leave_nothing_to_add() {
+  const int nothing = add_storage(Storage::Kind::nothing, 0);
+  const auto leave = [&](int more) {
+    if (more != 0 && entry(more).storage == -1) entry(more).storage = nothing;
+  };
+  for (const Place& at : places_) leave(at.more);
+  for (const Entry& each : entries_) leave(each.more);
+}
+
+// Whether the call that writes a part of a gradient adds what is there: if that lies alike and was
+// there before the call, and not in the very place of the part unless the op may work so.
+bool PlanBuilder::adds_sum(const Place& at, int target, int call) {
+  const Entry& part = entry(target);
+  const bool one_place = entry(at.gradient).storage >= 0;  // a parameter's
+  return ops_add_ && part.more != 0 && at.sum != 0 && at.sum_call < call &&
+         form_of(target) == form_of(at.gradient) && (part.in_place || !one_place);
+}
+
+// Decides where a consumer writes its part of a value's gradient, by the call of that number. The
+// first one in the order of backward begins the sum; one that adds what is there writes the next
+// sum; others, and ones of another layout or type, write to a temporary that is added. All sums of
+// a parameter's gradient lie in its place, any other lies where the last of them does.
+void PlanBuilder::settle(int target, int call) {
+  Place& at = place(entry(target).target);
+  const int gradient = gradient_entry(entry(target).target);
   const Tensor part = entry(target).tensor, whole = entry(gradient).tensor;
   if (entry(target).storage != -1)
     fail_internal(program_->backward.back().op, "writes one gradient in two calls");
+  const int own = entry(gradient).storage;
+  const bool first = at.sum == 0, adds = adds_sum(at, target, call);
   const bool same_form = form_of(target) == form_of(gradient);
-  if (!at.gradient_written && same_form) {
-    entry(target).storage = entry(gradient).storage;
-  } else {
-    entry(target).storage = add_storage(Storage::Kind::arena, bytes_of(part));
-    const bool viewed = part.layout == nullptr || has_padded_rows(part);
-    int ready = viewed ? view(target, whole.shape) : target;
-    if (!same_form) {
-      const int from = ready;
-      ready = at.gradient_written ? add_tensor(whole.shape, whole.dtype, whole.layout) : gradient;
-      program_->backward.push_back(make_reorder(from, ready));
-    }
-    if (at.gradient_written) add_to_gradient(at, ready);
+  entry(target).storage = own >= 0 && same_form && (first || adds)
+                              ? own
+                              : add_storage(Storage::Kind::arena, bytes_of(part));
+  const bool viewed = part.layout == nullptr || has_padded_rows(part);
+  int ready = viewed ? view(target, whole.shape) : target;
+  if (!same_form) {
+    const int from = ready;
+    ready = first && own >= 0 ? gradient : add_tensor(whole.shape, whole.dtype, whole.layout);
+    program_->backward.push_back(make_reorder(from, ready));
   }
-  at.gradient_written = true;
-  if (--at.pending == 0) at.final_call = static_cast<int>(program_->backward.size()) - 1;
+  if (adds) {
+    entry(entry(target).more).storage = storage_index(at.sum);
+    if (entry(target).in_place) shares_.push_back({at.sum, target, /*copy=*/false});
+  }
+  if (first || adds)
+    at.sum = ready;
+  else
+    add_to_gradient(at, ready);
+  at.sum_call = static_cast<int>(program_->backward.size()) - 1;
+  if (--at.pending == 0) entry(gradient).storage = storage_index(at.sum);
 }
 
 // The last part is left to the op that made the value where that op asked for it.
 void PlanBuilder::add_to_gradient(Place& at, int part) {
-  if (at.more != 0 && at.pending == 1) {
+  if (ops_add_ && at.more != 0 && at.pending == 1) {
     entry(at.more).storage = entry(part).storage;
     return;
   }
   Kernels& k = kernels_;
-  const Ref x{part}, y{at.gradient};
+  const Ref x{part}, y{at.sum};
   PlanCall call =
       make_call("accumulate", {x, y}, [=, &k](Run& r) { k.accumulate(r.stream, r[x], r[y]); });
-  call.writes = {entry(at.gradient).base};
+  call.writes = {entry(at.sum).base};
   program_->backward.push_back(std::move(call));
 }
 
@@ -397,7 +427,7 @@ void PlanBuilder::mark_final() {
   std::map<std::string, int> final_calls;
   for (std::size_t v = 0; v < impl_.values.size(); ++v)
     if (impl_.values[v].kind == Kind::parameter)
-      final_calls[impl_.values[v].name] = place(static_cast<int>(v)).final_call;
+      final_calls[impl_.values[v].name] = place(static_cast<int>(v)).sum_call;
   int call = -1;
   for (std::size_t p = 0; p < table_.parameters.size(); ++p) {
     call = std::max(call, final_calls[table_.parameters[p].name]);

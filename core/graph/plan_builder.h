@@ -88,19 +88,21 @@ class PlanBuilder {
   };
   struct Entry {
     Tensor tensor;
-    int storage = -1;  // -1: a gradient that is not settled yet
-    int base = 0;      // itself, or the entry that it is a view of
-    int target = -1;   // root value whose gradient it adds to
+    int storage = -1;       // -1: a gradient that is not settled yet
+    int base = 0;           // itself, or the entry that it is a view of
+    int target = -1;        // root value whose gradient it adds to
+    int more = 0;           // of such one: what its call adds to it (OpCompiler::grad_in_more)
+    bool in_place = false;  // both may be one memory
   };
   // Everything the plan knows of one root value.
   struct Place {
     int entry = 0;            // as it lies; 0: not made yet
     std::vector<int> copies;  // row-major, of several types
     int gradient = 0;
-    bool gradient_written = false;
     int more = 0;              // part of it that the op which made the value adds itself
+    int sum = 0;               // of the contributions so far
+    int sum_call = -1;         // backward call after which that is there; in the end the gradient
     int pending = 0;           // contributions still to come
-    int final_call = -1;       // backward call after which the gradient is final
     bool is_gradient = false;  // a forward call wrote that over it
   };
 
@@ -128,8 +130,10 @@ class PlanBuilder {
   void compile_slots();
   void seed_backward();
   void arrange_backward();
-  void settle(int target);
+  bool adds_sum(const Place& at, int target, int call);
+  void settle(int target, int call);
   void add_to_gradient(Place& at, int part);
+  void leave_nothing_to_add();
   void mark_final();
 
   // Recomputation (recompute.cpp)
@@ -158,7 +162,7 @@ class PlanBuilder {
   const Graph::Impl& impl_;
   const ParameterTable& table_;
   const Device device_;
-  const bool training_, outputs_, recompute_, share_;
+  const bool training_, outputs_, recompute_, share_, ops_add_;
   const Precision precision_;
   const bool deterministic_;
   const std::int64_t pad_rows_to_;

@@ -190,15 +190,18 @@ class Softmax {
 // (rows, columns); var is biased (Ba et al. 2016, section 3). mean and rstd are (rows): forward
 // writes the mean and the *variance*, backward reads both. Of halves a device may take backward's
 // sums over a row in f32, and those over rows for 8 rows at a time; the rest is f64.
+// more_dx, stored or empty, is added to the gradient of x in f32, and dx is the sum: of f32 the
+// bits of `accumulate` behind it. Of halves a device may round the gradient once before that, too.
 class LayerNorm {
  public:
   virtual ~LayerNorm() = default;
   virtual std::size_t scratch_bytes() const = 0;
+  virtual bool adds_in_place() const = 0;  // dx may be more_dx
   virtual void forward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                        Tensor y, Tensor mean, Tensor variance, Tensor scratch) = 0;
   virtual void backward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                        const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma,
-                        Tensor dbeta, Tensor scratch) = 0;
+                        const Tensor& variance, const Tensor& dy, const Tensor& more_dx, Tensor dx,
+                        Tensor dgamma, Tensor dbeta, Tensor scratch) = 0;
 };
 
 enum class RecurrentCell : std::uint8_t { rnn_tanh, rnn_relu, lstm, gru };
@@ -402,10 +405,14 @@ class Kernels {
   // ---- Embedding --------------------------------------------------------------------------
   // ids (N), table (V, C), y (N, C) and dy stored. Ids were checked when the record was read.
   virtual void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) = 0;
-  // dtable = 0, then dtable[ids[i]] += dy[i] in the order of i; where dy is a half, equal parts of
-  // an id that is used often may be added up first.
-  virtual void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy,
-                                  Tensor dtable) = 0;
+  // Row v of dtable becomes the sum of the dy[i] whose ids[i] is v, in the order of i; where dy is
+  // a half, equal parts of an id that is used often may be added up first. adds: that sum is added
+  // to what is there, once, as `accumulate` would. scratch: so many bytes.
+  static constexpr std::size_t embedding_scratch_bytes(std::int64_t ids, std::int64_t rows) {
+    return static_cast<std::size_t>(3 * rows + 1 + ids) * sizeof(std::int32_t);
+  }
+  virtual void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy, bool adds,
+                                  Tensor dtable, Tensor scratch) = 0;
 
   // ---- Losses: sums over records of weight * loss; `loss` is one element -------------------
   // logits and dlogits (N, C) stored, labels (N) i32, weight (B): a record has N/B rows, such as

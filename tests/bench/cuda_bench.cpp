@@ -129,7 +129,7 @@ class Bench : public HalvesBench {
            [&] { norm->forward(s_, x, gamma, beta, y, mean, variance, view(scratch)); });
       line("layer_norm backward", shape,
            bytes_of({x, gamma, mean, variance, dy, dx, dgamma, dbeta}), [&] {
-             norm->backward(s_, x, gamma, mean, variance, dy, dx, dgamma, dbeta, view(scratch));
+             norm->backward(s_, x, gamma, mean, variance, dy, {}, dx, dgamma, dbeta, view(scratch));
            });
     });
   }
@@ -182,8 +182,9 @@ class Bench : public HalvesBench {
     const Tensor table = large(0, table_shape), y = large(1, shape),
                  tokens = ids(records, table_shape[0]);
     line("embedding", shape, bytes_of({tokens, y, y}), [&] { k_.embedding(s_, tokens, table, y); });
+    const Buffer scratch = bytes(Kernels::embedding_scratch_bytes(tokens.numel(), table_shape[0]));
     line("embedding backward", shape, bytes_of({tokens, y, table}),
-         [&] { k_.embedding_backward(s_, tokens, y, table); });
+         [&] { k_.embedding_backward(s_, tokens, y, /*adds=*/false, table, view(scratch)); });
   }
 
   void optimizers() {

@@ -58,6 +58,21 @@ class HalvesBench : public BenchBase {
     line("bf16 to f32", one, bytes_of({full, stored}), [&] { widen->run(s_, stored, full, {}); });
   }
 
+  // With the gradient that GPT-2's residual stream has from the block behind, in its place.
+  void gradient_of_gpts_norm() {
+    const std::int64_t rows = 32768, columns = 768;
+    const Shape shape{rows, columns}, row{columns}, column{rows};
+    const auto norm = k_.make_layer_norm(rows, columns, 1e-5f, DType::bf16);
+    const Buffer scratch = bytes(norm->scratch_bytes());
+    const Tensor x = half(0, shape), dy = half(2, shape), dx = half(3, shape);
+    for (const Tensor& more : {Tensor{}, dx})
+      line(more.empty() ? "bf16 layer_norm backward" : "bf16 layer_norm backward + more", shape,
+           bytes_of({x, dy, dx}) + (more.empty() ? 0 : bytes_of({more})), [&] {
+             norm->backward(s_, x, small(0, row), small(2, column), small(3, column), dy, more, dx,
+                            small(4, row), small(5, row), view(scratch));
+           });
+  }
+
   void rows_of_halves() {
     const std::int64_t rows = 131072, columns = 1024;
     const Shape shape{rows, columns};
@@ -78,13 +93,22 @@ class HalvesBench : public BenchBase {
     line("bf16 layer_norm", shape, bytes_of({x, y, mean, variance}),
          [&] { norm->forward(s_, x, gamma, beta, y, mean, variance, view(scratch)); });
     line("bf16 layer_norm backward", shape, bytes_of({x, mean, variance, dy, dx}), [&] {
-      norm->backward(s_, x, gamma, mean, variance, dy, dx, dgamma, dbeta, view(scratch));
+      norm->backward(s_, x, gamma, mean, variance, dy, {}, dx, dgamma, dbeta, view(scratch));
     });
+    line("bf16 layer_norm backward + more", shape, bytes_of({x, mean, variance, dy, y, dx}), [&] {
+      norm->backward(s_, x, gamma, mean, variance, dy, y, dx, dgamma, dbeta, view(scratch));
+    });
+    gradient_of_gpts_norm();
     losses_of_halves();
     const Tensor table = large(2, {50000, columns}), tokens = ids(65536, 50000),
                  words = half(0, {65536, columns});
     line("bf16 embedding", words.shape, bytes_of({words, words, words}),
          [&] { k_.embedding(s_, tokens, table, words); });
+    const Buffer room = bytes(Kernels::embedding_scratch_bytes(tokens.numel(), 50000));
+    for (const bool adds : {false, true})  // which reads and writes three of four rows
+      line(adds ? "bf16 embedding backward + more" : "bf16 embedding backward", words.shape,
+           bytes_of({tokens, words, table}) + (adds ? bytes_of({table}) / 2 : 0),
+           [&] { k_.embedding_backward(s_, tokens, words, adds, table, view(room)); });
     fill_with_halves();
   }
 

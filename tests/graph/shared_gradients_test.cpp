@@ -1,8 +1,10 @@
-// Gradients in one memory (PlanOptions::share): the bits of a plan in which each has its own.
+// Gradients in one memory (PlanOptions::share), and sums of them by the ops that have the parts
+// (PlanOptions::ops_add): the bits of a plan in which each has its own, and calls add them up.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <optional>
 
@@ -19,6 +21,25 @@ const Shape kShape = {kRecords, kTime, kWidth}, kFlat = {kRecords * kTime, kWidt
 
 Value parameter(Graph& graph, const std::string& name, const Shape& shape) {
   return graph.parameter(name, shape, Initializer::uniform(0.3f));
+}
+
+struct Adding {
+  bool adds = false, in_place = false;
+};
+
+// 2 x, by an op that adds what is there to its gradient, in place where it may.
+Value twice(Value x, Adding* last = nullptr) {
+  return x.graph().add_op("twice", {x}, {{x.shape(), DType::f32}}, [last](OpCompiler& c) {
+    Kernels& k = c.kernels();
+    const Ref in = c.in(0), y = c.out(), dy = c.grad_out(), dx = c.grad_in(0);
+    const Ref more = c.grad_in_more(0, /*in_place=*/true), part = c.memory(c.in_shape(0));
+    c.forward({in, y}, [=, &k](peal::Run& r) { k.scale(r.stream, 2, r[in], r[y]); });
+    c.backward({dy, more, dx, part}, [=, &k](peal::Run& r) {
+      if (last != nullptr) *last = {!r[more].empty(), r[more].data == r[dx].data};
+      k.scale(r.stream, 2, r[dy], r[more].empty() ? r[dx] : r[part]);
+      if (!r[more].empty()) k.binary(r.stream, BinaryOp::add, r[part], r[more], r[dx]);
+    });
+  })[0];
 }
 
 // Sums above all, of values of all ages, with ops between that work in place on their gradient.
@@ -62,6 +83,8 @@ void record_random(Graph& graph, std::uint64_t seed) {
         },
         [&] { return layer_norm(a, p("g", {kWidth}), p("b", {kWidth})); },
         [&] { return add(a, layer_norm(add(a, b), p("g", {kWidth}), p("b", {kWidth}))); },
+        [&] { return add(layer_norm(a, p("g", {kWidth}), p("b", {kWidth})), scale(a, 3)); },
+        [&] { return add(twice(a), b); },
         [&] { return dropout(a, 0.3f); },
         [&] { return add(a, p("same", kShape)); },
         [&] { return add(a, p("row", {kWidth})); },
@@ -84,8 +107,12 @@ struct Result {
   std::vector<std::string> calls;
 };
 
+std::int64_t count(const Result& result, const char* call) {
+  return std::count(result.calls.begin(), result.calls.end(), call);
+}
+
 std::int64_t copies(const Result& result) {
-  return std::count(result.calls.begin(), result.calls.end(), "copy");
+  return count(result, "copy");
 }
 
 Result run(const Graph& graph, const PlanOptions& options) {
@@ -100,8 +127,13 @@ Result run(const Graph& graph, const PlanOptions& options) {
   return {session.gradient_bytes(), session.plan().backward_calls()};
 }
 
+// An op may round a sum of halves once where two calls round it twice.
+bool rounds_as_calls(Precision precision) {
+  return precision == Precision::f32 || test_device().device.kind == Device::Kind::cpu;
+}
+
 TEST(SharedGradients, OfAnyGraphAreThoseApart) {
-  std::int64_t fewer = 0, left = 0;
+  std::int64_t fewer = 0, left = 0, by_ops = 0;
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE(seed);
     Graph graph;
@@ -114,12 +146,162 @@ TEST(SharedGradients, OfAnyGraphAreThoseApart) {
     options.share = false;
     const Result apart = run(graph, options);
     ASSERT_EQ(together.gradients, apart.gradients);
+    options.ops_add = false;
+    const Result by_calls = run(graph, options);
+    if (rounds_as_calls(options.precision)) {
+      ASSERT_EQ(apart.gradients, by_calls.gradients);
+    }
+    by_ops += count(by_calls, "accumulate") - count(apart, "accumulate");
     fewer += copies(apart) - copies(together);
     left += copies(together);
   }
   EXPECT_GT(fewer, 4 * left) << "hardly any memory is shared";
   EXPECT_GT(left, 0) << "no graph has a gradient that must be copied";
+  EXPECT_GT(by_ops, 40) << "hardly any op adds to a gradient";
 }
+
+// ---- Sums over consumers ----------------------------------------------------------------------
+
+// What reads x: it is a term of a sum itself, or an op has it that adds to a gradient or does not.
+enum class Reader : std::uint8_t { term, scale, norm, twice };
+
+Value parameter_or_computed(Graph& graph, bool computed) {
+  const Value first = parameter(graph, "first", kShape);
+  return computed ? mul(graph.input("x", kShape), first) : first;
+}
+
+// The sum of what the readers make of x, each of which may see it in another shape.
+void record_readers(Graph& graph, const std::vector<Reader>& readers, bool computed) {
+  const Value x = parameter_or_computed(graph, computed);
+  if (!computed) graph.input("x", kShape);
+  std::vector<Value> terms;
+  for (std::size_t i = 0; i < readers.size(); ++i) {
+    const Value seen = i % 2 == 1 ? reshape(x, kFlat) : x;
+    const auto p = [&](const char* name) { return parameter(graph, cat(name, i), {kWidth}); };
+    Value made = x;
+    if (readers[i] == Reader::scale) made = scale(seen, 0.7f);
+    if (readers[i] == Reader::norm) made = layer_norm(seen, p("gamma"), p("beta"));
+    if (readers[i] == Reader::twice) made = twice(seen);
+    terms.push_back(reshape(made, kShape));
+  }
+  Value sum = terms[0];
+  for (std::size_t i = 1; i < terms.size(); ++i) sum = add(sum, terms[i]);
+  graph.set_loss(softmax_cross_entropy(sum, graph.input("labels", {kRecords, kTime}, DType::i32),
+                                       graph.input("weight", {kRecords})));
+}
+
+// Calls that add up: the sums' backward runs first, the others' in the reverse order. The first
+// part begins the sum, and an op adds its own to it, in a parameter's gradient in place alone.
+std::int64_t expected_calls(const std::vector<Reader>& readers, bool computed) {
+  const bool norm_adds = computed || kernels(test_device().device)
+                                         .make_layer_norm(kRecords * kTime, kWidth, 1e-5f)
+                                         ->adds_in_place();
+  const auto terms = std::count(readers.begin(), readers.end(), Reader::term);
+  std::int64_t calls = std::max<std::int64_t>(terms - 1, 0);
+  bool begun = terms > 0;
+  for (auto reader = readers.rbegin(); reader != readers.rend(); ++reader) {
+    if (*reader == Reader::term) continue;
+    const bool adds = *reader == Reader::twice || (*reader == Reader::norm && norm_adds);
+    calls += begun && !adds;
+    begun = true;
+  }
+  return calls;
+}
+
+TEST(SummedGradients, OfAnyReadersAreThoseThatCallsAddUp) {
+  constexpr std::int64_t kReaders = 4;
+  for (std::int64_t n = 1; n <= kReaders; ++n) {
+    const auto all = static_cast<std::int64_t>(std::pow(kReaders, n));
+    for (std::int64_t which = 0; which < 2 * all; ++which) {
+      SCOPED_TRACE(cat(n, " readers, ", which));
+      const bool computed = which < all;
+      std::vector<Reader> readers;
+      for (std::int64_t rest = which % all, i = 0; i < n; ++i, rest /= kReaders)
+        readers.push_back(static_cast<Reader>(rest % kReaders));
+      Graph graph;
+      record_readers(graph, readers, computed);
+      const Result by_ops = run(graph, {}), apart = run(graph, {.share = false}),
+                   by_calls = run(graph, {.share = false, .ops_add = false});
+      ASSERT_EQ(by_ops.gradients, by_calls.gradients);
+      ASSERT_EQ(apart.gradients, by_calls.gradients);
+      ASSERT_EQ(count(by_calls, "accumulate"), n - 1);
+      ASSERT_EQ(count(by_ops, "accumulate"), expected_calls(readers, computed));
+      ASSERT_EQ(count(apart, "accumulate"), expected_calls(readers, computed));
+    }
+  }
+}
+
+// In the memory of the sum before, if nobody reads that later: dy, which the op reads, may be the
+// same memory, as both are the gradient of a sum.
+TEST(SummedGradients, AreInPlaceWhereNobodyReadsTheSumBefore) {
+  for (const bool behind : {false, true})
+    for (const bool computed : {false, true}) {
+      Graph graph;
+      Adding adding;
+      const Value x = parameter_or_computed(graph, computed);
+      if (!computed) graph.input("x", kShape);
+      const Value y = twice(x, &adding);
+      graph.set_loss(softmax_cross_entropy(add(x, behind ? y : scale(y, 3)),
+                                           graph.input("labels", {kRecords, kTime}, DType::i32),
+                                           graph.input("weight", {kRecords})));
+      const Result together = run(graph, {});
+      EXPECT_TRUE(adding.adds);
+      EXPECT_EQ(adding.in_place, !computed || !behind);
+      EXPECT_EQ(copies(together), computed ? 0 : 1);
+      EXPECT_EQ(count(together, "accumulate"), 0);
+      EXPECT_EQ(together.gradients, run(graph, {.ops_add = false}).gradients);
+    }
+}
+
+// Words at one end and their logits at the other, in the order of backward first.
+TEST(SummedGradients, OfATableThatIsAWeightTooAreAddedUpByTheEmbedding) {
+  for (const bool computed : {false, true}) {
+    Graph graph;
+    graph.input("x", kShape);
+    const Value ids = graph.input("labels", {kRecords, kTime}, DType::i32);
+    Value table = parameter(graph, "table", {kWidth, kWidth});
+    if (computed) table = mul(table, parameter(graph, "factors", {kWidth}));
+    const Value logits = dense(reshape(embedding(ids, table), kFlat), table, Value());
+    graph.set_loss(
+        softmax_cross_entropy(reshape(logits, kShape), ids, graph.input("weight", {kRecords})));
+    const Result by_calls = run(graph, {.ops_add = false});
+    EXPECT_EQ(count(by_calls, "accumulate"), 1);
+    for (const bool share : {false, true}) {
+      const Result by_ops = run(graph, {.share = share});
+      EXPECT_EQ(by_ops.gradients, by_calls.gradients);
+      EXPECT_EQ(count(by_ops, "accumulate"), 0);
+    }
+  }
+}
+
+// An op that has one value as two inputs adds what was there before its call, which is not yet the
+// other input's part, whichever of the two the call lists first.
+TEST(SummedGradients, OfOneValueTwiceInOneCallAreBothAdded) {
+  for (const bool adding_first : {false, true}) {
+    Graph graph;
+    const Value x = mul(graph.input("x", kShape), parameter(graph, "first", kShape));
+    const Value y = x.graph().add_op("both", {x, x}, {{kShape, DType::f32}}, [=](OpCompiler& c) {
+      Kernels& k = c.kernels();
+      const Ref in = c.in(0), z = c.out(), dz = c.grad_out(), dx = c.grad_in(0);
+      const Ref more = c.grad_in_more(0, /*in_place=*/false), other = c.grad_in(1);
+      c.forward({in, z}, [=, &k](peal::Run& r) { k.scale(r.stream, 3, r[in], r[z]); });
+      c.backward({dz, more, adding_first ? dx : other, adding_first ? other : dx},
+                 [=, &k](peal::Run& r) {
+                   k.scale(r.stream, 2, r[dz], r[dx]);
+                   if (!r[more].empty()) k.accumulate(r.stream, r[more], r[dx]);
+                   k.scale(r.stream, 1, r[dz], r[other]);
+                 });
+    })[0];
+    graph.set_loss(softmax_cross_entropy(add(y, scale(x, 5)),
+                                         graph.input("labels", {kRecords, kTime}, DType::i32),
+                                         graph.input("weight", {kRecords})));
+    const Result by_ops = run(graph, {}), by_calls = run(graph, {.ops_add = false});
+    EXPECT_EQ(count(by_ops, "accumulate"), adding_first ? 1 : 2);
+    EXPECT_EQ(by_ops.gradients, by_calls.gradients);
+  }
+}
+
+// ---- As models have them ----------------------------------------------------------------------
 
 Value block(Graph& graph, const std::string& name, Value x) {
   const auto p = [&](const char* part, const Shape& shape) {

@@ -43,6 +43,21 @@ inline std::vector<float> normals(std::size_t n, std::uint64_t seed, double devi
   return values;
 }
 
+// embedding_backward, and a second time to numbers that are there: these and what the first gave.
+inline void check_embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy,
+                                     Tensor dtable) {
+  Kernels& k = kernels_under_test();
+  std::vector<float> pad(Kernels::embedding_scratch_bytes(ids.numel(), dtable.shape[0]) /
+                         sizeof(float));
+  const Tensor scratch = view(pad, {static_cast<std::int64_t>(pad.size())});
+  k.embedding_backward(s, ids, dy, /*adds=*/false, dtable, scratch);
+  const std::vector<float> there = normals(count(dtable.shape), 77);
+  std::vector<float> all = there;
+  k.embedding_backward(s, ids, dy, /*adds=*/true, view(all, dtable.shape), scratch);
+  for (std::size_t i = 0; i < all.size(); ++i)
+    ASSERT_EQ(all[i], there[i] + dtable.as<float>()[i]) << "element " << i;
+}
+
 inline std::vector<double> doubles(const std::vector<float>& values) {
   return {values.begin(), values.end()};
 }

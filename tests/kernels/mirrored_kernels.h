@@ -125,6 +125,7 @@ class MirroredSoftmax final : public MirroredPrepared<Softmax> {
 class MirroredLayerNorm final : public MirroredPrepared<LayerNorm> {
  public:
   using MirroredPrepared::MirroredPrepared;
+  bool adds_in_place() const override { return inner_->adds_in_place(); }
   void forward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& beta, Tensor y,
                Tensor mean, Tensor variance, Tensor scratch) override {
     mirrored(
@@ -135,13 +136,14 @@ class MirroredLayerNorm final : public MirroredPrepared<LayerNorm> {
         scratch);
   }
   void backward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta,
-                Tensor scratch) override {
+                const Tensor& variance, const Tensor& dy, const Tensor& more_dx, Tensor dx,
+                Tensor dgamma, Tensor dbeta, Tensor scratch) override {
     mirrored(
-        device_, "layer_norm backward", {x, gamma, mean, variance, dy},
+        device_, "layer_norm backward", {x, gamma, mean, variance, dy, more_dx},
         {dx, dgamma, dbeta, scratch},
         [&](Stream& s, const Tensors& in, const Tensors& out) {
-          inner_->backward(s, in[0], in[1], in[2], in[3], in[4], out[0], out[1], out[2], out[3]);
+          inner_->backward(s, in[0], in[1], in[2], in[3], in[4], in[5], out[0], out[1], out[2],
+                           out[3]);
         },
         scratch);
   }
@@ -389,10 +391,11 @@ class MirroredKernels final : public Kernels {
                inner_.embedding(s, in[0], in[1], out[0]);
              });
   }
-  void embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, Tensor dtable) override {
-    mirrored(device_, "embedding_backward", {ids, dy}, {dtable},
+  void embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, bool adds, Tensor dtable,
+                          Tensor scratch) override {
+    mirrored(device_, "embedding_backward", {ids, dy, adds ? dtable : Tensor{}}, {dtable, scratch},
              [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.embedding_backward(s, in[0], in[1], out[0]);
+               inner_.embedding_backward(s, in[0], in[1], adds, out[0], out[1]);
              });
   }
   void softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,

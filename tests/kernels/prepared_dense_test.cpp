@@ -209,7 +209,8 @@ TEST_P(LayerNorms, ForwardAndBackward) {
     EXPECT_NEAR(variance.values()[static_cast<std::size_t>(r)],
                 squares / static_cast<double>(columns), 1e-6);
   }
-  norm->backward(s, x_in, gamma_in, mean, variance, Owned::of(shape, dy), dx, dgamma, dbeta, pad);
+  norm->backward(s, x_in, gamma_in, mean, variance, Owned::of(shape, dy), {}, dx, dgamma, dbeta,
+                 pad);
   const auto of_x = [&](const Vector& v) { return f(v, gamma, beta); };
   const auto of_gamma = [&](const Vector& v) { return f(x, v, beta); };
   const auto of_beta = [&](const Vector& v) { return f(x, gamma, v); };

@@ -124,7 +124,7 @@ class Everything {
     softmax_->backward(s_, y, dy, dx, softmax_pad);
     const Owned norm_pad = Owned::bytes(norm_->scratch_bytes());
     norm_->forward(s_, x, gamma, beta, z, mean, variance, norm_pad);
-    norm_->backward(s_, x, gamma, mean, variance, dy, dz, dgamma, dbeta, norm_pad);
+    norm_->backward(s_, x, gamma, mean, variance, dy, y, dz, dgamma, dbeta, norm_pad);
     for (const Owned* out : {&y, &dx, &z, &mean, &variance, &dz, &dgamma, &dbeta}) {
       append(all, *out);
     }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "core/base/clones.h"
 #include "core/kernels/cpu/cpu_kernels.h"
@@ -24,14 +25,36 @@ void CpuKernels::embedding(Stream&, const Tensor& ids, const Tensor& table, Tens
   }
 }
 
-void CpuKernels::embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, Tensor dtable) {
-  const std::int64_t columns = dtable.shape[-1];
-  std::fill_n(dtable.as<float>(), dtable.numel(), 0.0f);
-  for (std::int64_t i = 0; i < ids.numel(); ++i) {
-    float* to = dtable.as<float>() + ids.as<std::int32_t>()[i] * columns;
-    for_pieces(dy.dtype, columns, [&](std::int64_t first, std::int64_t n) {
-      add_row(Reads(dy, i * columns + first, n), to + first, n);
-    });
+// Row by row, each from the list of its ids in their order. A piece of a row at a time is summed up
+// where it stays in the cache, and then written.
+void CpuKernels::embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, bool adds,
+                                    Tensor dtable, Tensor scratch) {
+  const std::int64_t columns = dtable.shape[-1], n = ids.numel();
+  const std::int64_t rows = columns == 0 ? 0 : dtable.numel() / columns;
+  const auto* id = ids.as<std::int32_t>();
+  auto* ends = scratch.as<std::int32_t>();  // (rows): where each list ends
+  std::int32_t* list = ends + rows;         // (n)
+  std::fill_n(ends, rows, 0);
+  if (rows > 0)
+    for (std::int64_t i = 0; i < n; ++i) ++ends[id[i]];
+  std::exclusive_scan(ends, ends + rows, ends, 0);
+  if (rows > 0)
+    for (std::int64_t i = 0; i < n; ++i) list[ends[id[i]]++] = static_cast<std::int32_t>(i);
+  float sum[kPieceElements];
+  for (std::int64_t v = 0; v < rows; ++v) {
+    const std::int32_t begin = v == 0 ? 0 : ends[v - 1], end = ends[v];
+    float* row = dtable.as<float>() + v * columns;
+    if (begin == end && adds) continue;
+    for (std::int64_t first = 0; first < columns; first += kPieceElements) {
+      const std::int64_t width = std::min(kPieceElements, columns - first);
+      std::fill_n(sum, width, 0.0f);
+      for (std::int32_t i = begin; i < end; ++i)
+        add_row(Reads(dy, list[i] * columns + first, width), sum, width);
+      if (adds)
+        add_row(sum, row + first, width);
+      else
+        std::copy_n(sum, width, row + first);
+    }
   }
 }
 

@@ -8,7 +8,9 @@ namespace {
 
 class OneDnnLayerNorm final : public LayerNorm {
  public:
-  OneDnnLayerNorm(std::int64_t rows, std::int64_t columns, float epsilon, DType stored) {
+  OneDnnLayerNorm(Kernels& kernels, std::int64_t rows, std::int64_t columns, float epsilon,
+                  DType stored)
+      : kernels_(kernels) {
     const MemoryDesc data = row_major({rows, columns}, data_type(stored));
     const MemoryDesc statistics = row_major({rows});
     const MemoryDesc factors = row_major({columns});
@@ -26,16 +28,18 @@ class OneDnnLayerNorm final : public LayerNorm {
   std::size_t scratch_bytes() const override {
     return std::max(forward_.scratch_bytes(), backward_.scratch_bytes());
   }
+  bool adds_in_place() const override { return false; }
 
   void forward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& beta, Tensor y,
                Tensor mean, Tensor variance, Tensor scratch) override {
     forward_.run({&x, &gamma, &beta, &y, &mean, &variance}, scratch);
   }
 
-  void backward(Stream&, const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta,
-                Tensor scratch) override {
+  void backward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& mean,
+                const Tensor& variance, const Tensor& dy, const Tensor& more_dx, Tensor dx,
+                Tensor dgamma, Tensor dbeta, Tensor scratch) override {
     backward_.run({&x, &gamma, &mean, &variance, &dy, &dx, &dgamma, &dbeta}, scratch);
+    if (!more_dx.empty()) kernels_.accumulate(s, more_dx, dx);
   }
 
  private:
@@ -74,6 +78,7 @@ class OneDnnLayerNorm final : public LayerNorm {
                    {DNNL_ARG_DIFF_SHIFT, dbeta}});
   }
 
+  Kernels& kernels_;
   Program forward_{"layer_norm"};
   Program backward_{"layer_norm backward"};
 };
@@ -83,7 +88,7 @@ class OneDnnLayerNorm final : public LayerNorm {
 std::unique_ptr<LayerNorm> CpuKernels::make_layer_norm(std::int64_t rows, std::int64_t columns,
                                                        float epsilon, DType stored) {
   return with_onednn("make_layer_norm", [&] {
-    return std::make_unique<OneDnnLayerNorm>(rows, columns, epsilon, stored);
+    return std::make_unique<OneDnnLayerNorm>(*this, rows, columns, epsilon, stored);
   });
 }
 

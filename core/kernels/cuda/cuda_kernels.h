@@ -58,7 +58,8 @@ class CudaKernels final : public Kernels {
   void batch_norm_running(Stream& s, const Tensor& sums, float momentum, Tensor running_mean,
                           Tensor running_variance) override;
   void embedding(Stream& s, const Tensor& ids, const Tensor& table, Tensor y) override;
-  void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy, Tensor dtable) override;
+  void embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy, bool adds, Tensor dtable,
+                          Tensor scratch) override;
   void softmax_cross_entropy(Stream& s, const Tensor& logits, const Tensor& labels,
                              const Tensor& weight, Tensor saved, Tensor loss) override;
   void softmax_cross_entropy_backward(Stream& s, const Tensor& logits, const Tensor& saved,

@@ -1,15 +1,14 @@
-// Each row of dtable gathers its own gradients. For that every row needs the list of its ids, and
-// until it is summed it has memory to hold one: row v of C elements begins as the number of ids
-// that are v and then holds C-1 of their positions as integers, which came in any order and are
+// Each row of dtable gathers its own gradients. For that every row needs the list of its ids, which
+// scratch memory holds: lists lie there in any order, and so do the positions in one, which are
 // sorted when they are used. A short list is summed by a warp, in the order of ids. A long one (a
 // text's commonest token may be a tenth of it) is summed by the whole block: of halves, groups of
 // threads take equal parts of it in order, and their sums are added in order; how many groups
-// follows from the columns. f32 keeps to the order of ids. Where a row is too short for its list,
-// its block reads all ids instead, and groups share what is found in each kBlock of them: cheap for
-// the few frequent ids of a vocabulary, slow for tables of a few columns whose rows are all used
-// often.
+// follows from the columns. f32 keeps to the order of ids. For a list that is too long to be
+// sorted, the block reads all ids instead, and groups share what is found in each kBlock of them:
+// cheap for the few frequent ids of a vocabulary.
 //
-// Cost beside dy and the rows that are written: dtable once, to make it 0.
+// Cost beside dy and the rows that are written: dtable once, to make it 0; where the sums are added
+// to what is there, only those rows, once more.
 #include <type_traits>
 
 #include "core/kernels/cuda/cuda_kernels.h"
@@ -22,13 +21,46 @@ constexpr int kBlock = 1024, kWarps = kBlock / kWarp;
 constexpr int kShort = kWarp;     // list that a warp sums
 constexpr int kLongest = kBlock;  // list that is sorted
 
+// In scratch memory, of which the first 2 * rows + 1 numbers begin as 0.
+struct Lists {
+  Lists(const Tensor& scratch, std::int64_t rows)
+      : uses(scratch.as<unsigned>()),
+        filled(uses + rows),
+        taken(filled + rows),
+        starts(taken + 1),
+        positions(starts + rows) {}
+  unsigned* uses;       // (rows): ids of each
+  unsigned* filled;     // (rows): of them those that have been written
+  unsigned* taken;      // (1) of the positions
+  unsigned* starts;     // (rows): of each list in positions
+  unsigned* positions;  // (n)
+};
+
 __global__ void __launch_bounds__(kThreads)
-    make_lists(const std::int32_t* ids, std::int64_t n, std::int64_t columns, unsigned* table) {
+    count_ids(const std::int32_t* ids, std::int64_t n, Lists lists) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < n) atomicAdd(lists.uses + ids[i], 1u);
+}
+
+__global__ void __launch_bounds__(kBlock) place_lists(std::int64_t rows, Lists lists) {
+  __shared__ unsigned of_block, start_of_block;
+  const std::int64_t v = static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  const unsigned uses = v < rows ? lists.uses[v] : 0;
+  if (threadIdx.x == 0) of_block = 0;
+  __syncthreads();
+  const unsigned start = uses > 0 ? atomicAdd(&of_block, uses) : 0;
+  __syncthreads();
+  if (threadIdx.x == 0) start_of_block = atomicAdd(lists.taken, of_block);
+  __syncthreads();
+  if (uses > 0) lists.starts[v] = start_of_block + start;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    fill_lists(const std::int32_t* ids, std::int64_t n, Lists lists) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
-  unsigned* row = table + ids[i] * columns;
-  const unsigned at = atomicAdd(row, 1u) + 1;
-  if (at < columns) row[at] = static_cast<unsigned>(i);
+  const std::int32_t v = ids[i];
+  lists.positions[lists.starts[v] + atomicAdd(lists.filled + v, 1u)] = static_cast<unsigned>(i);
 }
 
 // A pack as it lies in memory: half of the registers of one that is widened.
@@ -105,6 +137,17 @@ __device__ int find(const std::int32_t* ids, std::int64_t first, std::int64_t n,
   return all;
 }
 
+// row = sum, or what is there and it.
+template <int kWidth>
+__device__ void write_sum(float* row, Pack<kWidth> sum, bool adds) {
+  if (adds) {
+    const Pack<kWidth> there = load_pack<kWidth>(row);
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) sum.of[e] = there.of[e] + sum.of[e];
+  }
+  store_pack(row, sum);
+}
+
 // What a block works with.
 template <int kWidth>
 struct Room {
@@ -113,16 +156,16 @@ struct Room {
   Pack<kWidth> sums[kBlock];
 };
 
-// Row `row`, of `uses` ids, by the whole block: thread (group, pack of columns).
+// Row v, of `uses` ids, by the whole block: thread (group, pack of columns).
 template <int kWidth, typename T>
 __device__ void sum_long(const std::int32_t* ids, std::int64_t n, std::int64_t v, const T* dy,
-                         std::int64_t columns, int uses, float* row, Room<kWidth>& room) {
+                         std::int64_t columns, const Lists& lists, int uses, bool adds, float* row,
+                         Room<kWidth>& room) {
   const int me = static_cast<int>(threadIdx.x);
-  const bool listed = uses <= kLongest && uses < columns;
+  const bool listed = uses <= kLongest;
   if (listed) {
-    for (int i = me; i < uses; i += kBlock) {
-      room.list[i] = reinterpret_cast<const unsigned*>(row)[1 + i];
-    }
+    const unsigned* list = lists.positions + lists.starts[v];
+    for (int i = me; i < uses; i += kBlock) room.list[i] = list[i];
     __syncthreads();
     sort(room.list, uses, me, kBlock, room.order);
   }
@@ -155,7 +198,7 @@ __device__ void sum_long(const std::int32_t* ids, std::int64_t n, std::int64_t v
 #pragma unroll
         for (int e = 0; e < kWidth; ++e) sum.of[e] += room.sums[g * width + me].of[e];
       }
-      store_pack(row + column, sum);
+      write_sum(row + column, sum, adds);
     }
     __syncthreads();  // before `sums` and `order` are written again
   }
@@ -166,19 +209,19 @@ __device__ void sum_long(const std::int32_t* ids, std::int64_t n, std::int64_t v
 template <int kWidth, typename T>
 __global__ void __launch_bounds__(kBlock)
     sum_lists(const std::int32_t* ids, std::int64_t n, const T* dy, std::int64_t columns,
-              std::int64_t rows, float* table) {
+              std::int64_t rows, Lists lists, bool adds, float* table) {
   __shared__ Room<kWidth> room;
   const int warp = static_cast<int>(threadIdx.x) / kWarp,
             lane = static_cast<int>(threadIdx.x) % kWarp;
   const std::int64_t mine = blockIdx.x + static_cast<std::int64_t>(warp) * gridDim.x;
   float* row = table + mine * columns;
-  const unsigned uses = mine < rows ? *reinterpret_cast<const unsigned*>(row) : 0;  // 0: it is 0
+  const unsigned uses = mine < rows ? lists.uses[mine] : 0;
   if (lane == 0) room.uses[warp] = uses;
-  const bool is_short = uses > 0 && uses <= kShort && uses < columns;
+  const bool is_short = uses > 0 && uses <= kShort;
   unsigned* list = room.list + warp * kShort;
   unsigned* order = room.order + warp * kShort;
   if (is_short && lane < static_cast<int>(uses)) {
-    list[lane] = reinterpret_cast<const unsigned*>(row)[1 + lane];
+    list[lane] = lists.positions[lists.starts[mine] + lane];
   }
   __syncwarp();
   if (is_short) sort(list, static_cast<int>(uses), lane, kWarp, order);
@@ -187,38 +230,44 @@ __global__ void __launch_bounds__(kBlock)
     for (std::int64_t c = lane * kWidth; c < columns; c += kWarp * kWidth) {
       Pack<kWidth> sum = {};
       add_rows<kWidth>(dy + c, columns, order, 0, static_cast<int>(uses), sum);
-      store_pack(row + c, sum);
+      write_sum(row + c, sum, adds);
     }
   }
   __syncthreads();
   for (int w = 0; w < kWarps; ++w) {
     const unsigned many = room.uses[w];
-    if (many == 0 || (many <= kShort && many < columns)) continue;
+    if (many <= kShort) continue;
     const std::int64_t v = blockIdx.x + static_cast<std::int64_t>(w) * gridDim.x;
-    sum_long<kWidth>(ids, n, v, dy, columns, static_cast<int>(many), table + v * columns, room);
+    sum_long<kWidth>(ids, n, v, dy, columns, lists, static_cast<int>(many), adds,
+                     table + v * columns, room);
   }
 }
 
 }  // namespace
 
-void CudaKernels::embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy,
-                                     Tensor dtable) {
+void CudaKernels::embedding_backward(Stream& s, const Tensor& ids, const Tensor& dy, bool adds,
+                                     Tensor dtable, Tensor scratch) {
   const std::int64_t n = ids.numel(), columns = dtable.shape[-1], entries = dtable.numel();
   if (entries == 0) return;
   const OnStream on(s);
-  cudaMemsetAsync(dtable.data, 0, dtable.bytes(), on.stream);
+  if (!adds) cudaMemsetAsync(dtable.data, 0, dtable.bytes(), on.stream);
   check_launch("embedding_backward, zeros");
   if (n == 0) return;
-  make_lists<<<blocks_for(n, kThreads), kThreads, 0, on.stream>>>(ids.as<std::int32_t>(), n,
-                                                                  columns, dtable.as<unsigned>());
+  const std::int64_t rows = entries / columns;
+  const auto* const of_rows = ids.as<std::int32_t>();
+  const Lists lists(scratch, rows);
+  cudaMemsetAsync(lists.uses, 0, static_cast<std::size_t>(2 * rows + 1) * sizeof(unsigned),
+                  on.stream);
+  count_ids<<<blocks_for(n, kThreads), kThreads, 0, on.stream>>>(of_rows, n, lists);
+  place_lists<<<blocks_for(rows, kBlock), kBlock, 0, on.stream>>>(rows, lists);
+  fill_lists<<<blocks_for(n, kThreads), kThreads, 0, on.stream>>>(of_rows, n, lists);
   check_launch("embedding_backward, lists");
   const bool wide = aligned(dy.data) && aligned(dtable.data);
-  const std::int64_t rows = entries / columns;
   for_stored(dy.dtype, [&]<typename T>(Stored<T>) {
     const auto kernel =
         wide && columns % kWideOf<T> == 0 ? sum_lists<kWideOf<T>, T> : sum_lists<1, T>;
     kernel<<<blocks_for(rows, kWarps), kBlock, 0, on.stream>>>(
-        ids.as<std::int32_t>(), n, dy.as<T>(), columns, rows, dtable.as<float>());
+        of_rows, n, dy.as<T>(), columns, rows, lists, adds, dtable.as<float>());
   });
   check_launch("embedding_backward");
 }

@@ -2,7 +2,8 @@
 // first those of chunks of rows, which wait in scratch memory, then those over the chunks.
 //
 // Cost: forward reads x once and writes y; backward reads x and dy once where a block has a row at
-// a time (rows of 4 * 512 at most, in packs), else twice, once for these sums.
+// a time (rows of 4 * 512 at most, in packs), else twice, once for these sums; what is added to dx
+// once, by the thread that writes it there.
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/rows.cuh"
 
@@ -35,11 +36,12 @@ __global__ void __launch_bounds__(Part::kBlock)
   }
 }
 
-// dx = rstd * (g - mean(g) - z * mean(g * z)) with g = dy * gamma and z = (x - mean) * rstd
+// dx = rstd * (g - mean(g) - z * mean(g * z)) with g = dy * gamma and z = (x - mean) * rstd; plus
+// `more` where it isn't nullptr.
 template <class Part, typename T>
 __global__ void __launch_bounds__(Part::kBlock)
     gradient_of_x(const T* x, const float* gamma, const float* mean, const float* variance,
-                  const T* dy, float epsilon, T* dx, RowsOf of) {
+                  const T* dy, const T* more, float epsilon, T* dx, RowsOf of) {
   const Part part(of);
   if (part.outside()) return;
   const auto row = part.read(x + part.offset(), 0);
@@ -55,12 +57,15 @@ __global__ void __launch_bounds__(Part::kBlock)
   const double along = part.sum(product, row, gradient, factors);
   const auto constant = static_cast<float>(plain * per_n);
   const auto slope = static_cast<float>(along * per_n);
+  const auto own = [=](float v, float d, float g) {
+    return rstd * (d * g - constant - (v - average) * rstd * slope);
+  };
+  T* const to = dx + part.offset();
+  if (more == nullptr) return part.write(to, own, row, gradient, factors);
+  const RowInMemory<Part::kWidth, T> addends{more + part.offset(), of.wide};
   part.write(
-      dx + part.offset(),
-      [=](float v, float d, float g) {
-        return rstd * (d * g - constant - (v - average) * rstd * slope);
-      },
-      row, gradient, factors);
+      to, [=](float v, float d, float g, float m) { return own(v, d, g) + m; }, row, gradient,
+      factors, addends);
 }
 
 // ---- Gradients of gamma and beta ------------------------------------------------------------
@@ -127,8 +132,8 @@ __global__ void __launch_bounds__(kThreads)
 template <int kBlock>
 __global__ void __launch_bounds__(kBlock, 1024 / kBlock)
     gradients_of_chunks(const float* x, const float* gamma, const float* mean,
-                        const float* variance, const float* dy, float epsilon, bool wide,
-                        Chunks chunks, float* dx, double* sums) {
+                        const float* variance, const float* dy, const float* more, float epsilon,
+                        bool wide, Chunks chunks, float* dx, double* sums) {
   constexpr int kWarps = kBlock / kWarp;
   __shared__ double shared[2][2][kWarps];  // of rows in turn, so that one barrier is enough
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -138,6 +143,7 @@ __global__ void __launch_bounds__(kBlock, 1024 / kBlock)
   const std::int64_t begin = blockIdx.x * chunks.rows_each;
   const std::int64_t end = min(begin + chunks.rows_each, chunks.rows);
   const double per_n = 1.0 / static_cast<double>(chunks.columns);
+  const bool adds = has && more != nullptr;
   Pack<kWide> factors = {}, v = {}, d = {};
   if (has) factors = read_pack<kWide>(gamma + column, wide);
   if (has && begin < end) {
@@ -147,11 +153,12 @@ __global__ void __launch_bounds__(kBlock, 1024 / kBlock)
   double of_gamma[kWide] = {}, of_beta[kWide] = {};
   for (std::int64_t r = begin; r < end; ++r) {
     const std::int64_t at = r * chunks.columns + column;
-    Pack<kWide> next_v = {}, next_d = {};
+    Pack<kWide> next_v = {}, next_d = {}, m = {};
     if (has && r + 1 < end) {
       next_v = read_pack<kWide>(x + at + chunks.columns, wide);
       next_d = read_pack<kWide>(dy + at + chunks.columns, wide);
     }
+    if (adds) m = read_pack<kWide>(more + at, wide);
     const float average = mean[r], rstd = inverse_deviation(variance[r], epsilon);
     double plain = 0, along = 0;
     if (has) {
@@ -181,6 +188,7 @@ __global__ void __launch_bounds__(kBlock, 1024 / kBlock)
       for (int e = 0; e < kWide; ++e) {
         const float z = (v.of[e] - average) * rstd;
         out.of[e] = rstd * (d.of[e] * factors.of[e] - constant - z * slope);
+        if (adds) out.of[e] += m.of[e];
       }
       write_pack<kWide>(dx + at, out, wide);
     }
@@ -206,8 +214,8 @@ constexpr int kMostOfHalves = 256, kRun = 8;
 template <bool kAligned, typename T>
 __global__ void __launch_bounds__(kMostOfHalves, 3)
     gradients_of_chunks_of_halves(const T* x, const float* gamma, const float* mean,
-                                  const float* variance, const T* dy, float epsilon, int groups,
-                                  Chunks chunks, T* dx, double* sums) {
+                                  const float* variance, const T* dy, const T* more, float epsilon,
+                                  int groups, Chunks chunks, T* dx, double* sums) {
   constexpr int kWidth = kWideOf<T>;
   extern __shared__ double kept[];                       // (2, kWidth, threads)
   __shared__ float2 of_warps[2][kMostOfHalves / kWarp];  // of rows in turn: one barrier is enough
@@ -221,12 +229,15 @@ __global__ void __launch_bounds__(kMostOfHalves, 3)
   const auto slot = [&](int which, int e) -> double& {
     return kept[(which * kWidth + e) * threads + me];
   };
+  const bool adds = has && more != nullptr;
   Pack<kWidth> factors = {}, v = {}, d = {};
+  AsRead<kWidth, T> m = {};
   if (has) factors = read_pack<kWidth>(gamma + column, kAligned);
   if (has && begin + group < end) {
     const std::int64_t at = (begin + group) * chunks.columns + column;
     v = read_pack<kWidth>(x + at, kAligned);
     d = read_pack<kWidth>(dy + at, kAligned);
+    if (adds) m = read_as_is<kWidth>(more + at, kAligned);
   }
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) slot(0, e) = slot(1, e) = 0;
@@ -243,11 +254,12 @@ __global__ void __launch_bounds__(kMostOfHalves, 3)
   for (std::int64_t first = begin; first < end; first += groups, ++turn) {
     const std::int64_t r = first + group, at = r * chunks.columns + column;
     const bool mine = has && r < end;
-    Pack<kWidth> next_v = {}, next_d = {};
+    AsRead<kWidth, T> next_v = {}, next_d = {}, next_m = {};
     if (has && r + groups < end) {
       const std::int64_t next = at + groups * chunks.columns;
-      next_v = read_pack<kWidth>(x + next, kAligned);
-      next_d = read_pack<kWidth>(dy + next, kAligned);
+      next_v = read_as_is<kWidth>(x + next, kAligned);
+      next_d = read_as_is<kWidth>(dy + next, kAligned);
+      if (adds) next_m = read_as_is<kWidth>(more + next, kAligned);
     }
     const float average = r < end ? mean[r] : 0.0f;
     const float rstd = r < end ? inverse_deviation(variance[r], epsilon) : 0.0f;
@@ -273,17 +285,20 @@ __global__ void __launch_bounds__(kMostOfHalves, 3)
     constant *= per_n;
     slope *= per_n;
     if (mine) {
+      const Pack<kWidth> addends = m.widened();
       Pack<kWidth> out;
 #pragma unroll
       for (int e = 0; e < kWidth; ++e) {
         const float z = (v.of[e] - average) * rstd;
         out.of[e] = rstd * (d.of[e] * factors.of[e] - constant - z * slope);
+        if (adds) out.of[e] += addends.of[e];
       }
       write_pack<kWidth>(dx + at, out, kAligned);
     }
     if (turn % kRun == kRun - 1) keep();
-    v = next_v;
-    d = next_d;
+    v = next_v.widened();
+    d = next_d.widened();
+    m = next_m;
   }
   keep();
   __syncthreads();
@@ -333,6 +348,7 @@ class CudaLayerNorm final : public LayerNorm {
         epsilon_(epsilon) {}
 
   std::size_t scratch_bytes() const override { return chunks_.bytes(); }
+  bool adds_in_place() const override { return true; }
 
   void forward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& beta, Tensor y,
                Tensor mean, Tensor variance, Tensor) override {
@@ -346,20 +362,20 @@ class CudaLayerNorm final : public LayerNorm {
   }
 
   void backward(Stream& s, const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                const Tensor& variance, const Tensor& dy, Tensor dx, Tensor dgamma, Tensor dbeta,
-                Tensor scratch) override {
-    const bool wide =
-        aligned(x.data) && aligned(gamma.data) && aligned(dy.data) && aligned(dx.data);
+                const Tensor& variance, const Tensor& dy, const Tensor& more_dx, Tensor dx,
+                Tensor dgamma, Tensor dbeta, Tensor scratch) override {
+    const bool wide = aligned(x.data) && aligned(gamma.data) && aligned(dy.data) &&
+                      aligned(more_dx.data) && aligned(dx.data);
     if (chunks_.columns == 0) return;
     const OnStream on(s);
     const auto at_once = [&](auto kernel, std::size_t shared, const auto& how) {
       kernel<<<blocks_for(chunks_.count, 1), static_cast<unsigned>(block_), shared, on.stream>>>(
           x.as<T>(), gamma.as<float>(), mean.as<float>(), variance.as<float>(), dy.as<T>(),
-          epsilon_, how, chunks_, dx.as<T>(), scratch.as<double>());
+          more_dx.as<T>(), epsilon_, how, chunks_, dx.as<T>(), scratch.as<double>());
       check_launch("layer_norm backward");
     };
     if (block_ == 0) {
-      apart(s, on, x, gamma, mean, variance, dy, wide, dx, scratch);
+      apart(s, on, x, gamma, mean, variance, dy, more_dx, wide, dx, scratch);
     } else if constexpr (!std::is_same_v<T, float>) {
       const int groups = block_ / threads_of_row(chunks_.columns);
       const auto kernel =
@@ -407,12 +423,12 @@ class CudaLayerNorm final : public LayerNorm {
 
   // The gradient of x, and the sums of the chunks after it.
   void apart(Stream& s, const OnStream& on, const Tensor& x, const Tensor& gamma,
-             const Tensor& mean, const Tensor& variance, const Tensor& dy, bool wide,
-             const Tensor& dx, const Tensor& scratch) const {
+             const Tensor& mean, const Tensor& variance, const Tensor& dy, const Tensor& more_dx,
+             bool wide, const Tensor& dx, const Tensor& scratch) const {
     for_part<T>(chunks_.columns, [&]<class Part>(PartTag<Part>) {
       launch_rows<Part, T>(s, "layer_norm backward", gradient_of_x<Part, T>, chunks_.rows,
                            chunks_.columns, 2, wide, x.as<T>(), gamma.as<float>(), mean.as<float>(),
-                           variance.as<float>(), dy.as<T>(), epsilon_, dx.as<T>());
+                           variance.as<float>(), dy.as<T>(), more_dx.as<T>(), epsilon_, dx.as<T>());
     });
     if (chunks_.columns % kWide == 0) {
       sum<kWide>(on, x, mean, variance, dy, scratch.as<double>());
