@@ -206,9 +206,16 @@ class HalvesBench : public BenchBase {
                                Shape{256, 512, 7, 7}, Shape{256, 2048, 7, 7}}) {
       end_of_a_block(shape);
     }
+    for (const std::int64_t side : {2, 3}) pooling_of_halves(side);
+  }
+
+  // The second is ResNet-50's.
+  void pooling_of_halves(std::int64_t side) {
     group("bf16 max_pool2d", [&] {
       Pool2dSpec spec;
-      spec.x = {128, 64, 128, 128};
+      spec.x = side == 2 ? Shape{128, 64, 128, 128} : Shape{128, 64, 112, 112};
+      spec.kernel[0] = spec.kernel[1] = side;
+      spec.padding[0] = spec.padding[1] = side - 2;
       spec.stored = DType::bf16;
       spec.x_layout = layout_of(spec.x);
       const auto pool = k_.make_pool2d(spec);

@@ -286,11 +286,24 @@ TEST_P(StoredOnDevice, BatchNormBackwardAtOnceInAConvolutionsLayout) {
 }
 
 TEST_P(StoredOnDevice, PoolingInAConvolutionsLayout) {
-  std::vector<Pool2dSpec> specs(4);
+  std::vector<Pool2dSpec> specs(8);
   specs[0] = {.kind = PoolKind::max, .x = {2, 24, 9, 12}, .kernel = {3, 3}, .padding = {1, 1}};
   specs[1] = {.kind = PoolKind::average, .x = {2, 24, 8, 10}};
   specs[2] = {.kind = PoolKind::max, .x = {2, 20, 8, 9}};
   specs[3] = {.kind = PoolKind::max, .x = {1, 8, 20, 40}, .kernel = {17, 19}, .stride = {1, 3}};
+  // Windows that share more than a border, lines longer than a block, and far shorter.
+  specs[4] = {.kind = PoolKind::max,
+              .x = {2, 520, 5, 9},
+              .kernel = {3, 3},
+              .stride = {1, 1},
+              .padding = {1, 1}};
+  specs[5] = {.kind = PoolKind::average,
+              .x = {2, 8, 71, 3},
+              .kernel = {3, 3},
+              .padding = {1, 1},
+              .include_padding = false};
+  specs[6] = {.kind = PoolKind::max, .x = {1, 12, 7, 300}, .kernel = {2, 3}, .stride = {3, 2}};
+  specs[7] = {.kind = PoolKind::average, .x = {3, 40, 7, 7}, .kernel = {7, 7}};
   for (Pool2dSpec& spec : specs) {
     const std::string what = cat("x ", spec.x, " kernel ", spec.kernel[0]);
     spec.stored = type;

@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(kThreads)
   const unsigned area = w.height * w.width;
   const unsigned i = blockIdx.x * kThreads + threadIdx.x, group = i / area, at = i % area;
   const int row = static_cast<int>(at / w.width), column = static_cast<int>(at % w.width);
-  const Holders rows(row, w.kernel[0], w.stride[0], w.padding[0], w.out_height);
-  const Holders columns(column, w.kernel[1], w.stride[1], w.padding[1], w.out_width);
+  const Holders rows(row, w, 0);
+  const Holders columns(column, w, 1);
   const std::int64_t y_area = static_cast<std::int64_t>(w.out_height) * w.out_width;
 #pragma unroll
   for (int p = 0; p < kPlanes; ++p) {

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "core/kernels/cuda/launch.cuh"
+#include "core/kernels/cuda/walk.h"
 #include "core/kernels/kernels.h"
 
 namespace peal::cuda {
@@ -15,6 +16,7 @@ struct Window {
   int height, width;          // of x
   int out_height, out_width;  // of y
   int kernel[2], stride[2], padding[2];
+  Division by_stride[2];
   bool include_padding;
 
   static Window of(const Pool2dSpec& spec) {
@@ -29,6 +31,7 @@ struct Window {
       w.kernel[i] = static_cast<int>(spec.kernel[i]);
       w.stride[i] = static_cast<int>(spec.stride[i]);
       w.padding[i] = static_cast<int>(spec.padding[i]);
+      w.by_stride[i] = Division::by(static_cast<std::uint32_t>(spec.stride[i]));
     }
     return w;
   }
@@ -52,9 +55,15 @@ __device__ inline float divisor_of(const Window& w, const Inside& rows, const In
 // The windows along one axis that hold place `at`: [from, to).
 struct Holders {
   int from, to;
-  __device__ Holders(int at, int kernel, int stride, int padding, int windows)
-      : from(max(0, (at + padding - kernel + stride) / stride)),
-        to(min(windows, (at + padding) / stride + 1)) {}
+  __device__ Holders(int at, const Window& w, int axis)
+      : from(windows_until(at + w.padding[axis] - w.kernel[axis] + w.stride[axis], w, axis)),
+        to(min(axis == 0 ? w.out_height : w.out_width,
+               windows_until(at + w.padding[axis], w, axis) + 1)) {}
+
+ private:
+  __device__ static int windows_until(int distance, const Window& w, int axis) {
+    return static_cast<int>(w.by_stride[axis].quotient(static_cast<unsigned>(max(0, distance))));
+  }
 };
 
 }  // namespace peal::cuda
