@@ -227,10 +227,10 @@ void compile_affine_add(OpCompiler& c) {
 CompileOp compile_perceptron(bool adds) {
   return [=](OpCompiler& c) {
     const DType t = c.stored();
-    const std::int64_t rows = c.out_shape().numel() / std::max<std::int64_t>(c.out_shape()[-1], 1);
-    const Shape hidden = {rows, c.in_shape(1)[1]};
+    const Affine first = make_affine(c, c.in(0, kRows, t), 1);
+    const Shape hidden = {first.rows, first.out};
     const Ref h = c.memory(hidden, t), before = c.needs_backward() ? c.memory(hidden, t) : Ref{};
-    const Affine first = make_affine(c, c.in(0, kRows, t), 1), second = make_affine(c, h, 3);
+    const Affine second = make_affine(c, h, 3);
     affine_forward(c, first, {.c = h, .before = before}, Activation::gelu_tanh);
     c.written({h, before});
     const Ref addend = adds ? c.in(5, kRows, t) : Ref{}, y = c.out(0, nullptr, t);

@@ -7,9 +7,8 @@
 #include <memory>
 #include <string>
 
-#include "core/graph/fusion.h"
 #include "core/graph/ops.h"
-#include "tests/graph/session.h"
+#include "tests/graph/plan_helpers.h"
 
 namespace peal {
 namespace {
@@ -64,11 +63,7 @@ std::string merged(const Block& block) {
   EXPECT_EQ(run(block, true, false)->slot("loss"), run(block, false, false)->slot("loss"));
   Graph graph;
   record(graph, block);
-  const GradientFlow flow(graph);
-  std::string ops;
-  for (const PlanStep& step : make_steps(graph, flow, kernels(kCpu), true, /*fuse=*/true))
-    if (step.op.find('+') != std::string::npos) ops += (ops.empty() ? "" : " ") + step.op;
-  return ops;
+  return merged_ops(graph, /*training=*/true);
 }
 
 TEST(FusedNorm, TakesRelu) {

@@ -8,7 +8,6 @@
 #include <memory>
 #include <string>
 
-#include "core/graph/fusion.h"
 #include "tests/graph/plan_helpers.h"
 
 namespace peal {
@@ -73,11 +72,7 @@ std::string merged(const Body& body, bool training = true) {
   if (stores_bf16()) expect_same(body, {.precision = Precision::bf16}, 0.02);
   Graph graph;
   record(graph, body);
-  const GradientFlow flow(graph);
-  std::string ops;
-  for (const PlanStep& step : make_steps(graph, flow, kernels(kCpu), training, /*fuse=*/true))
-    if (step.op.find('+') != std::string::npos) ops += (ops.empty() ? "" : " ") + step.op;
-  return ops;
+  return merged_ops(graph, training);
 }
 
 TEST(FusedProduct, TakesAResidual) {

@@ -7,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/random.h"
+#include "core/graph/fusion.h"
 #include "core/graph/ops.h"
 #include "tests/graph/session.h"
 
@@ -29,6 +30,15 @@ inline std::vector<float> noise(std::int64_t count, std::uint64_t seed = 9) {
 
 inline void set_noise(Session& session, const std::string& input, const Shape& shape) {
   session.set_input(input, shape, noise(shape.numel()));
+}
+
+// The ops that became one: "affine+add conv2d+relu".
+inline std::string merged_ops(const Graph& graph, bool training) {
+  const GradientFlow flow(graph);
+  std::string ops;
+  for (const PlanStep& step : make_steps(graph, flow, kernels(kCpu), training, /*fuse=*/true))
+    if (step.op.find('+') != std::string::npos) ops += (ops.empty() ? "" : " ") + step.op;
+  return ops;
 }
 
 template <typename Function>

@@ -192,7 +192,7 @@ class LtMatmul final : public Matmul {
   bool uses_before() const { return spec_.keeps_before || spec_.slope; }
 
   // Where rows do not begin at 16 bytes, cuBLASLt's kernels that add a bias have been seen to round
-  // the product of bf16 before they do. Its gelu is not as exact as f32.
+  // the product of bf16 before they do. How exact its gelu is it does not say: f32 has our own.
   bool can_fuse() const {
     constexpr std::int64_t kAligned = 8;
     if (!spec_.bias && !is_gelu()) return spec_.activation != Activation::none;

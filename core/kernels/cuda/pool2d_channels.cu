@@ -1,9 +1,9 @@
 // Pooling of tensors whose channels lie side by side: a thread has some channels of a place, and of
 // others of its line. What it sums, and in which order, is what pool2d.cu does.
 //
-// So few bytes belong to a place that finding its windows takes as long as moving them: what a line
-// has in common is found once for several of its places, and all that a thread needs of small
-// windows is read before it looks at the first.
+// Few bytes belong to a place, so that what it takes to find its windows counts beside moving them:
+// what a line has in common is found once for several of its places, and all that a thread needs of
+// small windows is read before it looks at the first.
 #include <bit>
 
 #include "core/kernels/cuda/axes.h"
