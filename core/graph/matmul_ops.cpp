@@ -26,12 +26,30 @@ Product make_product(OpCompiler& c, Ref result, MatmulSpec spec) {
 
 // Of the tensors of a product those that there are.
 struct ProductRefs {
-  Ref a, b, c, bias, addend, before;
+  Ref a, b, c, bias, addend, before, sums;
 };
 
 void run(Run& r, const Product& product, const ProductRefs& of) {
-  product.kernel->run(r.stream, {r[of.a], r[of.b], r[of.c], r[of.bias], r[of.addend], r[of.before]},
-                      r[product.scratch]);
+  product.kernel->run(
+      r.stream, {r[of.a], r[of.b], r[of.c], r[of.bias], r[of.addend], r[of.before], r[of.sums]},
+      r[product.scratch]);
+}
+
+// Adds the call that computes the gradients of a weight, of.c, and of a bias, of.sums, which is the
+// sums of one of both operands. Either may not be asked for.
+void weight_gradients(OpCompiler& c, MatmulSpec spec, const ProductRefs& of, OperandSums sums) {
+  if (of.c) {
+    if (of.sums) spec.sums = sums;
+    const Product product = make_product(c, of.c, spec);
+    c.backward({of.a, of.b, of.c, of.sums, product.scratch}, [=](Run& r) { run(r, product, of); });
+  } else if (of.sums) {
+    Kernels& k = c.kernels();
+    const bool of_a = sums == OperandSums::a;
+    const std::int64_t columns = of_a ? spec.m : spec.n;
+    const Ref dy = c.view(of_a ? of.a : of.b, {spec.k, columns}),
+              db = c.view(of.sums, {1, columns});
+    c.backward({dy, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[dy], 1, r[db]); });
+  }
 }
 
 // a (batch, m, k), b (batch, k, n), y (batch, m, n). One b for all is one long product: its batch
@@ -94,18 +112,11 @@ void affine_forward(OpCompiler& c, const Affine& l, ProductRefs of, Activation a
 
 // Of its weight and its bias.
 void affine_gradients(OpCompiler& c, const Affine& l, Ref dy) {
-  if (c.needs_grad(l.weight)) {  // dw (I, O) = x^T (I, rows) * dy (rows, O)
-    const Ref dw = c.grad_in(l.weight, kRows, c.grad_type(l.weight));
-    const Product product =
-        make_product(c, dw, {.m = l.in, .n = l.out, .k = l.rows, .transpose_a = true});
-    const Ref x = l.x;
-    c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, {x, dy, dw}); });
-  }
-  if (c.needs_grad(l.weight + 1)) {
-    Kernels& k = c.kernels();
-    const Ref db = c.view(c.grad_in(l.weight + 1), {1, l.out}), flat = c.view(dy, {l.rows, l.out});
-    c.backward({flat, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[flat], 1, r[db]); });
-  }
+  ProductRefs of{.a = l.x, .b = dy};  // dw (I, O) = x^T (I, rows) * dy (rows, O)
+  if (c.needs_grad(l.weight)) of.c = c.grad_in(l.weight, kRows, c.grad_type(l.weight));
+  if (c.needs_grad(l.weight + 1)) of.sums = c.grad_in(l.weight + 1);
+  weight_gradients(c, {.m = l.in, .n = l.out, .k = l.rows, .transpose_a = true}, of,
+                   OperandSums::b);
 }
 
 // dx (rows, I) = dy (rows, O) * w^T (O, I); with `before`, which gelu_tanh made x of, its gradient.
@@ -267,18 +278,11 @@ CompileOp compile_dense(Activation activation) {
                                           .activation = activation});
     c.forward({x, w, bias, y, forward.scratch}, [=](Run& r) { run(r, forward, {x, w, y, bias}); });
 
-    Kernels& k = c.kernels();
     const Ref dy = grad_before(c, activation, y);
-    if (c.needs_grad(1)) {  // dw (O, I) = dy^T (O, B) * x (B, I)
-      const Ref dw = c.grad_in(1, kRows, c.grad_type(1));
-      const Product product =
-          make_product(c, dw, {.m = out, .n = in, .k = rows, .transpose_a = true});
-      c.backward({x, dy, dw, product.scratch}, [=](Run& r) { run(r, product, {dy, x, dw}); });
-    }
-    if (has_bias && c.needs_grad(2)) {
-      const Ref db = c.view(c.grad_in(2), {1, out});
-      c.backward({dy, db}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[dy], 1, r[db]); });
-    }
+    ProductRefs of{.a = dy, .b = x};  // dw (O, I) = dy^T (O, B) * x (B, I)
+    if (c.needs_grad(1)) of.c = c.grad_in(1, kRows, c.grad_type(1));
+    if (has_bias && c.needs_grad(2)) of.sums = c.grad_in(2);
+    weight_gradients(c, {.m = out, .n = in, .k = rows, .transpose_a = true}, of, OperandSums::a);
     if (c.needs_grad(0)) {  // dx (B, I) = dy (B, O) * w (O, I)
       const Ref dx = c.grad_in(0, kRows, c.grad_type(0));
       const Product product = make_product(c, dx, {.m = rows, .n = in, .k = out});

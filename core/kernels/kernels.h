@@ -141,6 +141,8 @@ class ConvReluPool {
                         Tensor scratch) = 0;
 };
 
+enum class OperandSums : std::uint8_t { none, a, b };
+
 struct MatmulSpec {
   // c (batch, m, n) = act(a (batch, m, k) * b (batch, k, n) + bias (n) + addend (batch, m, n)), or,
   // with `slope`, (a * b) * act'(before (batch, m, n)): a gradient on its way through act.
@@ -153,6 +155,9 @@ struct MatmulSpec {
   Activation activation = Activation::none;  // none, relu or gelu_tanh
   bool keeps_before = false;  // with gelu_tanh: what it gets is written to `before`, of c's type
   bool slope = false;         // with gelu_tanh; there is no bias and no addend
+  // Beside c its operand's sums over k, f32: of a (m) or of b (n), a batch of 1. They are what
+  // reduce_sum gives; a way of halves may take them in f32, as the product's own.
+  OperandSums sums = OperandSums::none;
   Precision precision = Precision::f32;  // where the operands are f32
   DType operands = DType::f32;           // a and b: f32, bf16 or f16
   DType result = DType::f32;             // c: f32 or as the operands
@@ -168,9 +173,9 @@ class Matmul {
  public:
   virtual ~Matmul() = default;
   virtual std::size_t scratch_bytes() const = 0;
-  // bias, addend and before are empty when the spec has none.
+  // bias, addend, before and sums are empty when the spec has none.
   struct Operands {
-    Tensor a, b, c, bias, addend, before;
+    Tensor a, b, c, bias, addend, before, sums;
   };
   virtual void run(Stream& s, const Operands& of, Tensor scratch) = 0;
 };

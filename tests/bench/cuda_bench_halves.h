@@ -345,6 +345,10 @@ class HalvesBench : public BenchBase {
       quickest("bf16 gpt2 dx", halves({.m = kTokens, .n = in, .k = out, .transpose_b = true}));
       quickest("bf16 gpt2 dw",
                halves({.m = in, .n = out, .k = kTokens, .transpose_a = true}, DType::f32));
+      quickest(
+          "bf16 gpt2 dw + db",
+          halves({.m = in, .n = out, .k = kTokens, .transpose_a = true, .sums = OperandSums::b},
+                 DType::f32));
     }
   }
 
@@ -355,7 +359,8 @@ class HalvesBench : public BenchBase {
       const Matmul::Operands of{.a = half(0, {1, m, k}),
                                 .b = half(1, {1, k, n}),
                                 .c = at(large_[2], {1, m, n}, nullptr, spec.result),
-                                .bias = spec.bias ? small(0, {n}) : Tensor{}};
+                                .bias = spec.bias ? small(0, {n}) : Tensor{},
+                                .sums = small(1, {n})};
       std::unique_ptr<Matmul> best;
       double best_ms = 0;
       int which = 0;
@@ -365,7 +370,7 @@ class HalvesBench : public BenchBase {
           product = k_.make_matmul(spec);
         } catch (const Error&) {
           if (spec.algorithm == 0) throw;
-          break;  // there are no more
+          continue;  // there are fewer of its kind
         }
         const Buffer scratch = bytes(product->scratch_bytes());
         const auto call = [&] { product->run(s_, of, view(scratch)); };

@@ -84,6 +84,33 @@ TEST(Autograd, ComputesNoGradientThatNobodyWants) {
   EXPECT_TRUE(second_wanted);
 }
 
+// A weight that is given gets no gradient; what its bias and its input get is the same.
+TEST(Autograd, GivesTheBiasBehindAGivenWeightItsGradient) {
+  constexpr std::int64_t kRows = 9, kFeatures = 5, kOut = 7;
+  const auto gradients = [&](bool transposed, bool given) {
+    const Shape of_weight = transposed ? Shape{kOut, kFeatures} : Shape{kFeatures, kOut};
+    Graph graph;
+    const Value x = graph.parameter("x", {kRows, kFeatures}, Initializer::uniform(1));
+    const Value w = given ? graph.input("w", of_weight)
+                          : graph.parameter("w", of_weight, Initializer::constant(0));
+    const Value bias = graph.parameter("b", {kOut}, Initializer::uniform(1));
+    const Value y = transposed ? dense(x, w, bias) : affine(x, w, bias);
+    graph.set_loss(total(mul(y, sigmoid(y))));
+    Session session(graph, /*training=*/true);
+    const std::vector<float> weight = noise(of_weight.numel());
+    if (given) {
+      session.set_input("w", of_weight, weight);
+    } else {
+      session.set_parameter("w", weight);
+    }
+    session.forward();
+    session.backward();
+    return std::pair(session.gradient("b"), session.gradient("x"));
+  };
+  for (const bool transposed : {false, true})
+    EXPECT_EQ(gradients(transposed, true), gradients(transposed, false)) << transposed;
+}
+
 TEST(Autograd, TreatsTargetsAsConstants) {
   Graph graph;
   const Value x = graph.parameter("x", {2, 1}, Initializer::constant(1));

@@ -5,8 +5,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "tests/halves.h"
-#include "tests/kernels/direct_support.h"
+#include "tests/kernels/product_operands.h"
 
 namespace peal::direct {
 namespace {
@@ -43,24 +42,6 @@ struct Bounds {
     return tanh * (0.5 + (std::abs(x) < 4 ? std::abs(x) * Gelu(x).inner_slope : 0));
   }
   double unit, tanh;
-};
-
-// Values as they are stored, in memory of that type.
-struct Stored {
-  Stored(std::int64_t size, DType as, std::uint64_t seed) : type(as) {
-    floats = normals(static_cast<std::size_t>(size), seed);
-    if (type == DType::f32) return;
-    halves = narrowed(floats, type);
-    floats = widened(halves, type);
-  }
-  Tensor tensor(const Shape& shape) {
-    if (type == DType::f32) return view(floats, shape);
-    return {.data = halves.data(), .shape = shape, .dtype = type};
-  }
-  std::vector<float> values() const { return type == DType::f32 ? floats : widened(halves, type); }
-  DType type;
-  std::vector<float> floats;
-  std::vector<std::uint16_t> halves;
 };
 
 class GeluProduct {
@@ -127,12 +108,12 @@ class GeluProduct {
 
   MatmulSpec spec_;
   Kind kind_;
-  Stored a_{spec_.batch * spec_.m * spec_.k, spec_.operands, 1};
-  Stored b_{spec_.batch * spec_.k * spec_.n, spec_.operands, 2};
-  Stored bias_{spec_.n, spec_.result, 3};  // f32 that a device may round to the result's type
-  Stored addend_{spec_.batch * spec_.m * spec_.n, spec_.result, 4};
-  Stored before_{spec_.batch * spec_.m * spec_.n, spec_.result, 5};
-  Stored c_{spec_.batch * spec_.m * spec_.n, spec_.result, 6};
+  StoredValues a_{spec_.batch * spec_.m * spec_.k, spec_.operands, 1};
+  StoredValues b_{spec_.batch * spec_.k * spec_.n, spec_.operands, 2};
+  StoredValues bias_{spec_.n, spec_.result, 3};  // f32 that a device may round to the result's type
+  StoredValues addend_{spec_.batch * spec_.m * spec_.n, spec_.result, 4};
+  StoredValues before_{spec_.batch * spec_.m * spec_.n, spec_.result, 5};
+  StoredValues c_{spec_.batch * spec_.m * spec_.n, spec_.result, 6};
 };
 
 class GeluProducts : public testing::TestWithParam<DType> {};
@@ -159,14 +140,7 @@ TEST_P(GeluProducts, InEveryForm) {
   }
 }
 
-std::vector<DType> types() {
-  std::vector<DType> all = {DType::f32};
-  for (const Precision precision : {Precision::bf16, Precision::f16})
-    if (kernels_under_test().has_precision(precision)) all.push_back(stored_type(precision));
-  return all;
-}
-
-INSTANTIATE_TEST_SUITE_P(Types, GeluProducts, testing::ValuesIn(types()),
+INSTANTIATE_TEST_SUITE_P(Types, GeluProducts, testing::ValuesIn(multiplied_types()),
                          [](const auto& of) { return std::string(name_of(of.param)); });
 
 }  // namespace

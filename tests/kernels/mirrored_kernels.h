@@ -89,10 +89,12 @@ class MirroredMatmul final : public MirroredPrepared<Matmul> {
     const Tensor none, &read = reads_before_ ? of.before : none,
                        &written = reads_before_ ? none : of.before;
     mirrored(
-        device_, "matmul", {of.a, of.b, of.bias, of.addend, read}, {of.c, written, scratch},
+        device_, "matmul", {of.a, of.b, of.bias, of.addend, read},
+        {of.c, written, of.sums, scratch},
         [&](Stream& s, const Tensors& in, const Tensors& out) {
-          inner_->run(s, {in[0], in[1], out[0], in[2], in[3], reads_before_ ? in[4] : out[1]},
-                      out[2]);
+          inner_->run(s,
+                      {in[0], in[1], out[0], in[2], in[3], reads_before_ ? in[4] : out[1], out[2]},
+                      out[3]);
         },
         scratch);
   }

@@ -106,8 +106,7 @@ TEST(MatrixProduct, ByEveryAlgorithm) {
       try {
         check_matmul(spec);
       } catch (const Error&) {
-        EXPECT_GT(spec.algorithm, 0);
-        break;  // there are no more
+        EXPECT_GT(spec.algorithm, 0);  // the first is there for all
       }
     }
   }

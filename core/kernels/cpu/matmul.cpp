@@ -6,6 +6,7 @@
 #include "core/kernels/cpu/vector_matmul.h"
 #include "core/kernels/empty_matmul.h"
 #include "core/kernels/separate_activation.h"
+#include "core/kernels/separate_sums.h"
 
 namespace peal::cpu {
 namespace {
@@ -168,6 +169,7 @@ bool CpuKernels::has_precision(Precision precision) const {
 
 std::unique_ptr<Matmul> CpuKernels::make_matmul(const MatmulSpec& spec) {
   const MatmulSpec flat = flattened(spec);
+  if (flat.sums != OperandSums::none) return make_separate_sums(*this, flat);
   if (flat.activation == Activation::gelu_tanh) return make_separate_activation(*this, flat);
   if (is_empty(flat)) return make_empty_matmul(*this, flat);
   const bool rounded = rounds(flat);

@@ -14,6 +14,7 @@
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/empty_matmul.h"
 #include "core/kernels/separate_activation.h"
+#include "core/kernels/separate_sums.h"
 
 namespace peal::cuda {
 namespace {
@@ -147,7 +148,7 @@ class LtMatmul final : public Matmul {
     describe_matrices();
     fused_ = can_fuse();
     if (fused_ && !choose_algorithm()) fused_ = false;
-    if (!fused_ && !is_gelu() && !choose_algorithm()) {
+    if (!fused_ && !is_gelu() && (has_sums() || !choose_algorithm())) {
       fail_input("matmul", to_string(device), " has no deterministic algorithm ", spec.algorithm,
                  " of ", name_of(spec.operands), " for batch ", spec.batch, ", m ", spec.m, ", n ",
                  spec.n, ", k ", spec.k);
@@ -173,6 +174,7 @@ class LtMatmul final : public Matmul {
     std::byte* const own = aligned_start(scratch);
     if (fused_ && spec_.bias) set_bias(s, of.bias, own);
     if (uses_before()) set_before(of.before);
+    if (has_sums()) set_sums(of.sums);
     const float one = 1.0f, beta = spec_.addend ? 1.0f : 0.0f;
     const void* const added = spec_.addend ? start_sum(s, of.addend, c) : c.data;
     {
@@ -189,12 +191,14 @@ class LtMatmul final : public Matmul {
 
  private:
   bool is_gelu() const { return spec_.activation == Activation::gelu_tanh; }
+  bool has_sums() const { return spec_.sums != OperandSums::none; }
   bool uses_before() const { return spec_.keeps_before || spec_.slope; }
 
   // Where rows do not begin at 16 bytes, cuBLASLt's kernels that add a bias have been seen to round
   // the product of bf16 before they do. How exact its gelu is it does not say: f32 has our own.
   bool can_fuse() const {
     constexpr std::int64_t kAligned = 8;
+    if (has_sums()) return true;
     if (!spec_.bias && !is_gelu()) return spec_.activation != Activation::none;
     if (spec_.result == DType::f32) return !is_gelu();
     const std::int64_t m = spec_.m, n = spec_.n, k = spec_.k;
@@ -258,6 +262,8 @@ class LtMatmul final : public Matmul {
   cublasLtEpilogue_t epilogue() const {
     if (!fused_) return CUBLASLT_EPILOGUE_DEFAULT;
     if (is_gelu()) return gelu_epilogue();
+    if (has_sums())  // its first operand is b
+      return spec_.sums == OperandSums::b ? CUBLASLT_EPILOGUE_BGRADA : CUBLASLT_EPILOGUE_BGRADB;
     if (spec_.activation == Activation::none) return CUBLASLT_EPILOGUE_BIAS;
     return spec_.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
   }
@@ -293,7 +299,8 @@ class LtMatmul final : public Matmul {
     set_product(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue());
     // What is looked at here is the alignment of the address that run will set.
     constexpr std::uintptr_t kAnyAddress = kOperandAlignment;
-    if (fused_ && spec_.bias) set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, kAnyAddress);
+    if (fused_ && (spec_.bias || has_sums()))
+      set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, kAnyAddress);
     if (fused_ && uses_before()) {
       set_product(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, kAnyAddress);
       set_product(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, spec_.n);
@@ -354,6 +361,12 @@ class LtMatmul final : public Matmul {
       check_alignment(bias);
     }
     set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, given.data);
+  }
+
+  // cuBLASLt writes them where it would read a bias.
+  void set_sums(const Tensor& sums) {
+    check_alignment(sums);
+    set_product(CUBLASLT_MATMUL_DESC_BIAS_POINTER, sums.data);
   }
 
   void set_before(const Tensor& before) {
@@ -426,9 +439,22 @@ class MatmulRoundedLast final : public Matmul {
   std::unique_ptr<Reorder> widen_, round_;
 };
 
+// cuBLASLt sums halves in the product's kernel, too. Which is quicker only a measurement tells, so
+// ways with a pass of its own for the sums, of which the first is one, and ways without take turns.
+std::unique_ptr<Matmul> make_with_sums(Kernels& kernels, const Device& device, MatmulSpec spec) {
+  const bool has_ways = spec.operands != DType::f32 && spec.result == DType::f32 && !spec.bias &&
+                        spec.activation == Activation::none && !is_empty(spec);
+  if (!has_ways) return make_separate_sums(kernels, spec);
+  const bool one_kernel = spec.algorithm % 2 == 1;
+  spec.algorithm /= 2;
+  if (!one_kernel) return make_separate_sums(kernels, spec);
+  return std::make_unique<LtMatmul>(device, spec);
+}
+
 }  // namespace
 
 std::unique_ptr<Matmul> CudaKernels::make_matmul(const MatmulSpec& spec) {
+  if (spec.sums != OperandSums::none) return make_with_sums(*this, device_, spec);
   if (is_empty(spec)) {
     return spec.activation == Activation::gelu_tanh ? make_separate_activation(*this, spec)
                                                     : make_empty_matmul(*this, spec);
