@@ -89,7 +89,7 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
     spec.training = c.needs_backward();
     spec.needs_dx = c.needs_grad(0);
     const std::shared_ptr<Conv2d> kernel = c.kernels().make_conv2d(spec);
-    const Ref x = c.in(0, kAny, t), w = c.in(1, OpCompiler::Order::row_major, t);
+    const Ref x = c.in(0, kAny, t), w = c.in_as(1, kernel->w_layout(), t);
     const Ref b = bias ? c.in(2) : Ref{}, y = c.out(0, kernel->y_layout(), t);
     const Ref scratch = c.scratch(kernel->scratch_bytes());
     c.forward({x, w, b, y, scratch},

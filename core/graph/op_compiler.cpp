@@ -70,6 +70,11 @@ Ref OpCompiler::in(int i, Order order, DType dtype) {
   return {builder_.value_entry(step_.node->inputs[static_cast<std::size_t>(i)], order, dtype)};
 }
 
+Ref OpCompiler::in_as(int i, const Layout* layout, DType dtype) {
+  if (layout == nullptr) return in(i, Order::row_major, dtype);
+  return {builder_.value_entry_in(step_.node->inputs[static_cast<std::size_t>(i)], layout, dtype)};
+}
+
 const Layout* OpCompiler::in_layout(int i, DType dtype, Order order) const {
   const int value = step_.node->inputs[static_cast<std::size_t>(i)];
   return builder_.entry(builder_.value_entry(value, order, dtype)).tensor.layout;

@@ -105,6 +105,8 @@ class OpCompiler {
   // A value that lies in another order or type is copied once for all that want it as this op does.
   // A value has a layout of its own in its own type only.
   Ref in(int i, Order order = Order::row_major, DType dtype = DType::f32);
+  // In that layout, for the shape that the value has.
+  Ref in_as(int i, const Layout* layout, DType dtype);
   // In which in(i, order, dtype) arrives.
   const Layout* in_layout(int i, DType dtype = DType::f32, Order order = Order::any) const;
   Ref out(int i = 0, const Layout* layout = nullptr, DType dtype = DType::f32);

@@ -164,10 +164,15 @@ Form PlanBuilder::form_of(int index) {
   return {entry(index).tensor.layout, entry(index).tensor.dtype};
 }
 
-int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
+PlanBuilder::Place& PlanBuilder::place_to_read(int value) {
   Place& at = place(value);
   if (at.entry == 0) fail_internal("plan", "a value is read before its op made it");
   if (at.is_gradient) fail_internal("plan", "a value is read where its gradient lies");
+  return at;
+}
+
+int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
+  const Place& at = place_to_read(value);
   const Shape& shape = impl_.values[static_cast<std::size_t>(value)].shape;
   const Tensor made = entry(at.entry).tensor;
   const bool floats = made.dtype == DType::f32 || made.dtype == stored_type(precision_);
@@ -181,13 +186,32 @@ int PlanBuilder::value_entry(int value, OpCompiler::Order order, DType dtype) {
       return at.entry;
     }
   }
-  for (const int copy : at.copies)
-    if (entry(copy).tensor.dtype == dtype) return view(copy, shape);
-  const int copy = add_tensor(made.shape, dtype);
-  at.copies.push_back(copy);
-  add_call(make_reorder(at.entry, copy));
+  return view(value_copy(value, at.entry, {nullptr, dtype}), shape);
+}
+
+int PlanBuilder::value_entry_in(int value, const Layout* layout, DType dtype) {
+  const Place& at = place_to_read(value);
+  const Shape& shape = impl_.values[static_cast<std::size_t>(value)].shape;
+  const Tensor made = entry(at.entry).tensor;
+  if (made.shape == shape) {
+    if (made.layout == layout && made.dtype == dtype) return at.entry;
+    return value_copy(value, at.entry, {layout, dtype});
+  }
+  const int rows = value_entry(value, OpCompiler::Order::row_major, made.dtype);
+  return value_copy(value, rows, {layout, dtype});
+}
+
+// One that is there already, or a new one of `from`. A layout belongs to a shape, and what is in
+// rows has the shape of the value's root.
+int PlanBuilder::value_copy(int value, int from, const Form& form) {
+  std::vector<int>& copies = place(value).copies;
+  for (const int copy : copies)
+    if (form_of(copy) == form) return copy;
+  const int copy = add_tensor(entry(from).tensor.shape, form.dtype, form.layout);
+  copies.push_back(copy);
+  add_call(make_reorder(from, copy));
   storage_of(copy).written = true;
-  return view(copy, shape);
+  return copy;
 }
 
 // Of a computed value it gets its memory when all that adds to it is there (settle).

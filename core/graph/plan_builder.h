@@ -97,7 +97,7 @@ class PlanBuilder {
   // Everything the plan knows of one root value.
   struct Place {
     int entry = 0;            // as it lies; 0: not made yet
-    std::vector<int> copies;  // row-major, of several types
+    std::vector<int> copies;  // of several layouts and types
     int gradient = 0;
     int more = 0;              // part of it that the op which made the value adds itself
     int sum = 0;               // of the contributions so far
@@ -116,8 +116,11 @@ class PlanBuilder {
   Storage& storage_of(int entry);
   Entry& entry(int index) { return entries_[static_cast<std::size_t>(index)]; }
   Place& place(int value);
+  Place& place_to_read(int value);
   Form form_of(int index);
   int value_entry(int value, OpCompiler::Order order, DType dtype);
+  int value_entry_in(int value, const Layout* layout, DType dtype);
+  int value_copy(int value, int from, const Form& form);
   int gradient_entry(int value);
   int output_entry(int value, const Form& form);
 

@@ -86,6 +86,8 @@ class Conv2d {
   // Blocks of channels, which pooling, pointwise kernels and batch norm take as they are; nullptr:
   // row-major. Also dy's.
   virtual const Layout* y_layout() const = 0;
+  // In which w is wanted, so that who has it for both passes brings it there once; dw is row-major.
+  virtual const Layout* w_layout() const { return nullptr; }
   virtual std::size_t scratch_bytes() const = 0;
   virtual void forward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
                        Tensor scratch) = 0;

@@ -252,7 +252,8 @@ class HalvesBench : public BenchBase {
         const auto conv = k_.make_conv2d(spec);
         const Buffer scratch = bytes(conv->scratch_bytes());
         const Shape y_shape = spec.y();
-        const Tensor x = half(0, c.x, spec.x_layout), w = at(small_[0], c.w, nullptr, DType::bf16),
+        const Tensor x = half(0, c.x, spec.x_layout),
+                     w = at(small_[0], c.w, conv->w_layout(), DType::bf16),
                      y = half(1, y_shape, conv->y_layout()), dx = half(3, c.x, spec.x_layout),
                      dw = small(2, c.w);
         const std::int64_t flops = 2 * y_shape.numel() * c.w[1] * c.w[2] * c.w[3];

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 
+#include "core/graph/op_compiler.h"
 #include "tests/graph/plan_helpers.h"
 #include "tests/halves.h"
 
@@ -70,6 +71,56 @@ TEST(StoredLayouts, AResidualNetworkIsNearThatOfF32) {
       }
     }
   }
+}
+
+// An op that wants its input in a given layout and gives it back in rows.
+Value through(Value x, const Layout* layout) {
+  const Shape shape = x.shape();
+  const auto compile = [=](OpCompiler& c) {
+    const Ref in = c.in_as(0, layout, DType::f32), same = c.in_as(1, layout, DType::f32);
+    const Ref y = c.out();
+    const std::shared_ptr<Reorder> back = c.kernels().make_reorder(shape, {layout, DType::f32}, {});
+    const Ref scratch = c.scratch(back->scratch_bytes());
+    c.forward({in, same, y, scratch}, [=](Run& r) {
+      EXPECT_EQ(r[in].layout, layout);
+      EXPECT_EQ(r[in].shape, shape);
+      EXPECT_EQ(r[in].data, r[same].data) << "there are two copies";
+      back->run(r.stream, r[in], r[y], r[scratch]);
+    });
+  };
+  return x.graph().add_op("through", {x, x}, {{shape, DType::f32}}, compile)[0];
+}
+
+// Of what lies in rows, in rows under another shape, and as a convolution leaves it.
+void expect_layouts_as_asked(Precision precision) {
+  const Shape shape = {2, 16, 6, 6};
+  const Conv2dSpec spec{.x = shape, .w = {16, 16, 3, 3}, .padding = {1, 1}, .bias = true};
+  const Layout* const layout = kernels(test_device().device).make_conv2d(spec)->y_layout();
+  if (test_device().device == kCpu) {
+    ASSERT_NE(layout, nullptr) << "the test would test nothing";
+  }
+  Graph graph;
+  const Value x = graph.input("x", shape);
+  const Value alias = reshape(graph.input("flat", {2, 16 * 6 * 6}), shape);
+  const Value made = conv2d(x, graph.input("w", spec.w), {}, {.padding = {1, 1}});
+  graph.set_output("x again", through(x, layout));
+  graph.set_output("alias again", through(alias, layout));
+  graph.set_output("made", made);
+  graph.set_output("made again", through(made, layout));
+  Session session(graph, /*training=*/false, {.precision = precision});
+  const std::vector<float> values = noise(shape.numel(), 3), flat = noise(shape.numel(), 4);
+  session.set_input("x", shape, values);
+  session.set_input("flat", {2, 16 * 6 * 6}, flat);
+  set_noise(session, "w", spec.w);
+  session.forward();
+  EXPECT_EQ(session.output("x again"), values);
+  EXPECT_EQ(session.output("alias again"), flat);
+  EXPECT_EQ(session.output("made again"), session.output("made"));
+}
+
+TEST(Layouts, AreWhatAnOpAsksFor) {
+  expect_layouts_as_asked(Precision::f32);
+  if (stores_bf16()) expect_layouts_as_asked(Precision::bf16);
 }
 
 }  // namespace

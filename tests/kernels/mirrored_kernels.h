@@ -28,6 +28,7 @@ class MirroredConv2d final : public MirroredPrepared<Conv2d> {
  public:
   using MirroredPrepared::MirroredPrepared;
   const Layout* y_layout() const override { return inner_->y_layout(); }
+  const Layout* w_layout() const override { return inner_->w_layout(); }
   void forward(Stream&, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
                Tensor scratch) override {
     mirrored(

@@ -353,8 +353,9 @@ void run_conv(Conv2dSpec spec, DType as, const Layout* x_layout, std::vector<flo
   const Layout* y_layout = kernel->y_layout();
   const Shape line{spec.w[0]};
   const Placed x = placed(r.x.of(as), x_layout), dy = placed(r.dy.of(as), y_layout),
-               w = placed(r.w.of(as)), y(r.y.of(as), y_layout), dx(r.dx.of(as), x_layout),
-               dw(view(r.dw, spec.w), nullptr), db(view(r.db, line), nullptr);
+               w = placed(r.w.of(as), kernel->w_layout()), y(r.y.of(as), y_layout),
+               dx(r.dx.of(as), x_layout), dw(view(r.dw, spec.w), nullptr),
+               db(view(r.db, line), nullptr);
   const Room scratch(kernel->scratch_bytes());
   Stream s;
   kernel->forward(s, x, w, spec.bias ? view(bias, line) : Tensor{}, y, scratch);

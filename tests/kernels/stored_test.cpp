@@ -429,15 +429,19 @@ TEST(Stored, Conv2d) {
             const auto conv = k().make_conv2d(spec);
             const Form rows{nullptr, type}, blocks{conv->y_layout(), type};
             // oneDNN's kernels of some convolutions want what Buffer gives.
-            Buffer scratch(conv->scratch_bytes()), room(count(y) * 4 + kAlignment);
+            Buffer scratch(conv->scratch_bytes()), room(count(y) * 4 + kAlignment),
+                w_room(count(spec.w) * 4);
             const Tensor pad{scratch.data(), {static_cast<std::int64_t>(scratch.size() / 4)}};
             const Tensor laid{room.data(), y, type, kCpu, blocks.layout};
-            conv->forward(s, in[0], in[1], shape.bias ? in[2] : Tensor{}, laid, pad);
+            const Form kernels{conv->w_layout(), type};
+            const Tensor w{w_room.data(), spec.w, type, kCpu, kernels.layout};
+            k().make_reorder(spec.w, rows, kernels)->run(s, in[1], w, {});
+            conv->forward(s, in[0], w, shape.bias ? in[2] : Tensor{}, laid, pad);
             const auto back = k().make_reorder(y, blocks, rows);
             std::vector<float> more(back->scratch_bytes() / 4 + 64);
             back->run(s, laid, out[0], view(more, {static_cast<std::int64_t>(more.size())}));
             k().make_reorder(y, rows, blocks)->run(s, in[3], laid, {});
-            conv->backward_data(s, laid, in[1], out[1], pad);
+            conv->backward_data(s, laid, w, out[1], pad);
             conv->backward_weights(s, in[0], laid, out[2], shape.bias ? out[3] : Tensor{}, pad);
           },
           // The gradient of the weights sums over all pixels, y and dx over what a window covers.

@@ -38,8 +38,9 @@ struct Staged {
 };
 
 // f32 tensors are row-major. Halves lie channels-last where cuDNN has engines for that, and so does
-// y; an x that does not, weights and their gradient are copied. There channels are filled up with
-// zeros to a multiple of 8, or what has few is folded (fold.h).
+// y, and weights are wanted so; an x that does not and a weight's gradient are copied. There
+// channels are filled up with zeros to a multiple of 8, or what has few is folded (fold.h), weights
+// as well.
 class CudnnConv2d final : public Conv2d {
  public:
   CudnnConv2d(const Device& device, const Conv2dSpec& spec)
@@ -63,6 +64,7 @@ class CudnnConv2d final : public Conv2d {
   const Layout* y_layout() const override {
     return form_.channels_last ? channels_last(spec_.y(), spec_.stored) : nullptr;
   }
+  const Layout* w_layout() const override { return w_layout_; }
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
 
   void forward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
@@ -167,9 +169,10 @@ class CudnnConv2d final : public Conv2d {
       x_.in = reorder(spec_.x, given_last, t, inner_.x, last, t);
       x_.out = reorder(inner_.x, last, t, spec_.x, given_last, t);
     }
-    const bool turned = last && channels_last(spec_.w, t) != nullptr;
-    if (filled || turned) w_.in = reorder(spec_.w, false, t, inner_.w, last, t);
-    if (filled || turned || form_.dw != DType::f32)
+    const Layout* const turned = last ? channels_last(spec_.w, t) : nullptr;
+    if (filled) w_.in = reorder(spec_.w, false, t, inner_.w, last, t);
+    if (!filled) w_layout_ = turned;
+    if (filled || turned != nullptr || form_.dw != DType::f32)
       dw_.out = reorder(inner_.w, last, form_.dw, spec_.w, false, DType::f32);
   }
 
@@ -228,6 +231,7 @@ class CudnnConv2d final : public Conv2d {
   CudnnPlan* backward_weights_ = nullptr;  // unless narrow_
   std::optional<NarrowWgrad> narrow_;
   Staged x_, w_, dw_;  // x_ also for dx
+  const Layout* w_layout_ = nullptr;
   std::size_t scratch_bytes_ = 0;
 };
 
