@@ -164,7 +164,8 @@ struct MatmulSpec {
   DType operands = DType::f32;           // a and b: f32, bf16 or f16
   DType result = DType::f32;             // c: f32 or as the operands
   // Of a device's ways for such a product, in its own order of preference: 0 is what it takes by
-  // itself. A device that has no choice takes its one, others fail where there are not so many.
+  // itself, another is somebody's choice (product_choices.h). A device that has no choice takes its
+  // one, others fail with Error(input) where there are not so many.
   int algorithm = 0;
   // The bias is f32; a device may round it to the result's type before it is added. gelu_tanh may
   // get what is rounded to c's type or what is not, and its slope is a factor of either; of a half
@@ -334,6 +335,9 @@ class Kernels {
   virtual std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,
                                                             const Pool2dSpec& pool) = 0;
   virtual std::unique_ptr<Matmul> make_matmul(const MatmulSpec& spec) = 0;
+  // What decides how many ways a product has and in which order, MatmulSpec::algorithm: "NVIDIA
+  // H100 80GB HBM3, cuBLASLt 13.1.0". Empty: there is one way for each.
+  virtual std::string product_library() const { return {}; }
   virtual std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns,
                                                 bool log) = 0;
   virtual std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,

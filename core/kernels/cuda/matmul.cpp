@@ -26,6 +26,7 @@ constexpr std::uint32_t kOperandAlignment = 16;  // bytes, of each operand
 // cuBLASLt's functions, from the library that is opened when the first product is made.
 struct CublasLt {
   decltype(&cublasLtCreate) create;
+  decltype(&cublasLtGetVersion) version;
   decltype(&cublasLtGetStatusString) status_string;
   decltype(&cublasLtMatmul) matmul;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
@@ -47,6 +48,7 @@ struct CublasLt {
       find_function(library, name, function, found);
     };
     find("cublasLtCreate", create);
+    find("cublasLtGetVersion", version);
     find("cublasLtGetStatusString", status_string);
     find("cublasLtMatmul", matmul);
     find("cublasLtMatmulAlgoGetHeuristic", heuristic);
@@ -137,8 +139,9 @@ struct Matrix {
 };
 
 // cuBLASLt counts in columns: a row-major matrix is its transpose there, so c^T = b^T a^T is what
-// it computes, with b first. The algorithm is the first of its heuristics', never one that was
-// measured, so that the choice and the bits are the same in every run on the same chip and library.
+// it computes, with b first. The algorithm is the spec's of its heuristics', the first unless a
+// table names another (product_choices.h), and never one that this run has measured, so that the
+// choice and the bits are the same in every run on the same chip and library.
 class LtMatmul final : public Matmul {
  public:
   LtMatmul(const Device& device, const MatmulSpec& spec)
@@ -463,6 +466,12 @@ std::unique_ptr<Matmul> CudaKernels::make_matmul(const MatmulSpec& spec) {
   if (!product->does_all()) return make_separate_activation(*this, spec);
   if (!product->rounds_before_bias()) return product;
   return std::make_unique<MatmulRoundedLast>(device_, flattened(spec));
+}
+
+std::string CudaKernels::product_library() const {
+  const std::size_t version = cublas_lt(device_).version();  // 130100 is 13.1.0
+  return cat(name_of(device_), ", cuBLASLt ", version / 10000, ".", version / 100 % 100, ".",
+             version % 100);
 }
 
 }  // namespace peal::cuda
