@@ -28,6 +28,10 @@ bool OpCompiler::deterministic() const {
   return builder_.deterministic_;
 }
 
+int OpCompiler::product_algorithm(const MatmulSpec& product) const {
+  return builder_.choose_product_ ? builder_.choose_product_(product) : 0;
+}
+
 DType OpCompiler::stored() const {
   return stored_type(builder_.precision_);
 }

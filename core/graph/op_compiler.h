@@ -89,6 +89,7 @@ class OpCompiler {
   bool training() const;
   Precision precision() const;  // for kernels that have a choice
   bool deterministic() const;   // likewise; PlanOptions
+  int product_algorithm(const MatmulSpec& product) const;  // PlanOptions::choose_product
   // As what this plan stores activations, for ops whose kernels take them so: f32, bf16 or f16.
   DType stored() const;
   // Tells the random draws of this op apart from every other op's (RandomKey::site).

@@ -63,6 +63,9 @@ struct PlanMemory {
   std::size_t activations_kept = 0;  // what `activations` would be without PlanOptions::recompute
 };
 
+// Which of the device's ways a product takes, MatmulSpec::algorithm: the same at any time.
+using ChooseProduct = std::function<int(const MatmulSpec&)>;
+
 struct PlanOptions {
   bool fuse = true;  // merge convolution, relu and pooling (fusion.h); off in tests that compare
   Precision precision = Precision::f32;  // of products and convolutions
@@ -93,6 +96,9 @@ struct PlanOptions {
   // False: convolutions and attention may take what is quicker on the device and adds up in any
   // order.
   bool deterministic = true;
+  // Asked for every matrix product that an op makes, once each; none: the device's first way. Those
+  // inside a recurrent layer's kernel are not asked for.
+  ChooseProduct choose_product = {};
 };
 
 inline constexpr std::size_t kMostRecorded = 64;
