@@ -42,6 +42,7 @@ std::string effective_source(const SourceSpec& source);  // in the same way
 // - name, run, checkpoint, eval,
 // - model.weights, which a run that goes on does not read,
 // - train.recompute and cuda_graphs,
+// - train.products, whose digest stays,
 // - data.prefetch_batches, data.loader_threads, parallel.threads and the deadlines,
 // - parallel.bucket_size and shard_optimizer where they cannot change a bit (RANK_INVARIANT),
 // - train.epochs and train.max_steps where no learning rate depends on the length of the run (a

@@ -156,6 +156,9 @@ std::uint64_t job_hash(const JobSpec& job) {
   full.mutable_model()->clear_weights();
   full.mutable_train()->clear_recompute();
   full.mutable_train()->clear_cuda_graphs();
+  full.mutable_train()->clear_products();
+  // So that jobs saved before there was such a field keep their hash.
+  if (full.train().products_digest().empty()) full.mutable_train()->clear_products_digest();
   full.mutable_data()->clear_prefetch_batches();
   full.mutable_data()->clear_loader_threads();
   if (full.data().has_train()) clear_way(*full.mutable_data()->mutable_train());

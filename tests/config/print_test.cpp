@@ -45,6 +45,8 @@ train {
   loss_scale: 65536
   loss_scale_grows_after: 2000
   cuda_graphs: true
+  products: ""
+  products_digest: ""
 }
 parallel {
   virtual_ranks: 0
@@ -148,6 +150,8 @@ TEST(JobHash, IgnoresWhatDoesNotDefineTheResult) {
                                  "run.tensorboard=false",
                                  "run.histograms_every_steps=9",
                                  "model.weights=x.safetensors",
+                                 "train.products=x",
+                                 "train.products_digest=",
                                  "data.prefetch_batches=9",
                                  "data.loader_threads=3",
                                  "parallel.threads=2",
@@ -176,9 +180,9 @@ TEST(JobHash, SeesWhatDoes) {
        {"model.mlp.hidden=[5]", "model.mlp.dropout=0.5", "model.cnn.filters=2",
         "optimizer.adam.beta1=0.8", "optimizer.sgd.momentum=0.5", "train.seed=2",
         "train.global_batch=128", "train.accumulate_steps=2", "train.clip_norm=1",
-        "data.shuffle=false", "data.train.csv.path=x", "data.preprocess[0].scale.factor=2",
-        "parallel.virtual_ranks=8", "parallel.reduction=FAST", "schedule.warmup_steps=3",
-        "schedule.cosine={}"}) {
+        "train.products_digest=0123456789abcdef", "data.shuffle=false", "data.train.csv.path=x",
+        "data.preprocess[0].scale.factor=2", "parallel.virtual_ranks=8", "parallel.reduction=FAST",
+        "schedule.warmup_steps=3", "schedule.cosine={}"}) {
     EXPECT_NE(hash_with({assignment}), hash) << assignment;
   }
 }
