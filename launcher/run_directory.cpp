@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -95,13 +96,15 @@ void adopt_checkpoint(const Checkpoint& checkpoint, JobSpec& job) {
     job.mutable_parallel()->set_virtual_ranks(saved.parallel().virtual_ranks());
   }
   if (job_hash(job) == checkpoint.info().job_hash) return;
-  std::istringstream ours(effective_job(job)), theirs(effective_job(saved));
+  std::istringstream ours(defining_job(job)), theirs(defining_job(saved));
   std::string a, b;
   while (std::getline(ours, a) && std::getline(theirs, b) && a == b) {
   }
-  fail_input(where, "was made by another job: it has \"", b.substr(b.find_first_not_of(' ')),
-             "\" where this job has \"", a.substr(a.find_first_not_of(' ')),
-             "\"; start over with --fresh or choose another run.directory");
+  const auto shown = [](const std::string& line) {
+    return line.substr(std::min(line.find_first_not_of(' '), line.size()));
+  };
+  fail_input(where, "was made by another job: it has \"", shown(b), "\" where this job has \"",
+             shown(a), "\"; start over with --fresh or choose another run.directory");
 }
 
 }  // namespace peal

@@ -38,7 +38,7 @@ void validate_source(const SourceSpec& source, const std::string& path, const st
 // case; a schedule nobody chose is constant. parse_job reads it back to the same effective job.
 std::string effective_job(const JobSpec& job);
 std::string effective_source(const SourceSpec& source);  // in the same way
-// xxh64 of what defines the trained weights: the effective job without
+// What defines the trained weights: the effective job without
 // - name, run, checkpoint, eval,
 // - model.weights, which a run that goes on does not read,
 // - train.recompute and cuda_graphs,
@@ -47,7 +47,8 @@ std::string effective_source(const SourceSpec& source);  // in the same way
 // - parallel.bucket_size and shard_optimizer where they cannot change a bit (RANK_INVARIANT),
 // - train.epochs and train.max_steps where no learning rate depends on the length of the run (a
 //   constant or step schedule), so that a finished run can be made longer.
-std::uint64_t job_hash(const JobSpec& job);
+std::string defining_job(const JobSpec& job);
+std::uint64_t job_hash(const JobSpec& job);  // xxh64 of that, but for a products_digest of nothing
 
 // Help for every field: path, type, default, range, sentence. From reflection.
 std::string job_help();

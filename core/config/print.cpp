@@ -147,7 +147,9 @@ std::string effective_source(const SourceSpec& source) {
   return out;
 }
 
-std::uint64_t job_hash(const JobSpec& job) {
+namespace {
+
+JobSpec what_defines_weights(const JobSpec& job) {
   JobSpec full = with_defaults(job);
   full.clear_name();
   full.clear_run();
@@ -157,8 +159,6 @@ std::uint64_t job_hash(const JobSpec& job) {
   full.mutable_train()->clear_recompute();
   full.mutable_train()->clear_cuda_graphs();
   full.mutable_train()->clear_products();
-  // So that jobs saved before there was such a field keep their hash.
-  if (full.train().products_digest().empty()) full.mutable_train()->clear_products_digest();
   full.mutable_data()->clear_prefetch_batches();
   full.mutable_data()->clear_loader_threads();
   if (full.data().has_train()) clear_way(*full.mutable_data()->mutable_train());
@@ -176,6 +176,21 @@ std::uint64_t job_hash(const JobSpec& job) {
     full.mutable_train()->clear_epochs();
     full.mutable_train()->clear_max_steps();
   }
+  return full;
+}
+
+}  // namespace
+
+std::string defining_job(const JobSpec& job) {
+  std::string text;
+  print(what_defines_weights(job), 0, text);
+  return text;
+}
+
+std::uint64_t job_hash(const JobSpec& job) {
+  JobSpec full = what_defines_weights(job);
+  // So that jobs saved before there was such a field keep their hash.
+  if (full.train().products_digest().empty()) full.mutable_train()->clear_products_digest();
   std::string text;
   print(full, 0, text);
   return xxh64(text.data(), text.size());

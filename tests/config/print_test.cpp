@@ -187,6 +187,21 @@ TEST(JobHash, SeesWhatDoes) {
   }
 }
 
+TEST(DefiningJob, HasEveryFieldThatMayDiffer) {
+  const JobSpec with =
+      parse_job("train { products: 'a' products_digest: '0123456789abcdef' }", "j");
+  EXPECT_THAT(defining_job(with), HasSubstr("  products_digest: \"0123456789abcdef\"\n"));
+  EXPECT_THAT(defining_job(JobSpec()), HasSubstr("  products_digest: \"\"\n"));
+  EXPECT_THAT(defining_job(with), Not(HasSubstr("products:")));
+  EXPECT_THAT(defining_job(with), Not(HasSubstr("max_steps")));
+}
+
+// Of a job from before there were tables of products.
+TEST(JobHash, StaysAsItWas) {
+  const JobSpec job = parse_job("train { seed: 7 } parallel { virtual_ranks: 4 }", "job");
+  EXPECT_EQ(job_hash(job), 0xf1603819daaf95dcu);
+}
+
 TEST(JobHash, IgnoresHowShardsCome) {
   const std::uint64_t hash =
       hash_with({"data.train.shards.url=http://a", "data.test.shards.url=x"});
