@@ -22,7 +22,8 @@ class Evaluation {
  public:
   Evaluation(const ModelSpec& spec, const ParameterTable& table,
              std::shared_ptr<const Dataset> dataset, std::shared_ptr<const Preprocess> preprocess,
-             std::int64_t batch, Precision precision, const Device& device = kCpu);
+             std::int64_t batch, Precision precision, const Device& device = kCpu,
+             const ChooseProduct& choose_product = {});
 
   Plan& plan() { return *plan_; }
   const Plan& plan() const { return *plan_; }

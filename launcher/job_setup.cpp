@@ -291,6 +291,20 @@ Precision precision_of(const TrainSpec& spec, const Device& device) {
              "; allowed: F32", kernels(device).has_precision(Precision::bf16) ? ", BF16" : "");
 }
 
+PlanOptions plan_options(const JobSpec& job, const Device& device) {
+  const bool on_gpu = device.kind != Device::Kind::cpu;
+  return {.precision = precision_of(job.train(), device),
+          .outputs = false,
+          .recompute = job.train().recompute() == TrainSpec::BLOCKS,
+          .record = on_gpu && job.train().cuda_graphs(),
+          .deterministic = job.parallel().reduction() != ParallelSpec::FAST};
+}
+
+std::int64_t records_of_pass(const JobSpec& job) {
+  return job.train().global_batch() /
+         (job.parallel().virtual_ranks() * job.train().accumulate_steps());
+}
+
 BucketOptions bucket_options(const ParallelSpec& spec) {
   BucketOptions options;
   options.bucket_bytes =

@@ -10,6 +10,7 @@
 #include "core/data/preprocess.h"
 #include "core/data/record_source.h"
 #include "core/data/tokenizer.h"
+#include "core/graph/plan.h"
 #include "core/kernels/kernels.h"
 #include "core/optim/optimizer.h"
 #include "core/state/checkpoint.h"
@@ -34,6 +35,10 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSpec& spec);
 Schedule make_schedule(const ScheduleSpec& spec);
 // Throws Error(input) when `device` has no such arithmetic.
 Precision precision_of(const TrainSpec& spec, const Device& device);
+// How the plan of a training pass is compiled, and how many records it has: those of one part of a
+// virtual rank, whose number is resolved.
+PlanOptions plan_options(const JobSpec& job, const Device& device);
+std::int64_t records_of_pass(const JobSpec& job);
 BucketOptions bucket_options(const ParallelSpec& spec);
 
 // Weights that any program saved (core/state/weights_file.h), under the names of this model.

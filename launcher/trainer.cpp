@@ -11,6 +11,7 @@
 #include "launcher/power_sgd.h"
 #include "launcher/rank_device.h"
 #include "launcher/rank_layout.h"
+#include "launcher/shared_products.h"
 #include "launcher/train.h"
 
 namespace peal {
@@ -81,7 +82,13 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
   total_steps_ = steps_per_epoch_ * job_.train().epochs();
   if (job_.train().max_steps() > 0) total_steps_ = std::min(total_steps_, job_.train().max_steps());
 
-  together(comm_, [&] { precision_ = precision_of(job_.train(), device_); });
+  const auto products = share_products(job_, comm_);
+  together(comm_, [&] {
+    plan_options_ = plan_options(job_, device_);
+    plan_options_.record |= hooks_.record;
+    plan_options_.choose_product =
+        choose_by(products, job_.train().products(), kernels(device_).product_library());
+  });
   make_plans();
   states_ = Mirror(table_.state_bytes, device_);
   parameters_ = Mirror(table_.gradient_bytes, device_);
@@ -118,29 +125,23 @@ int Trainer::lanes_wanted() const {
 }
 
 void Trainer::make_plans() {
-  const int parts = job_.parallel().virtual_ranks() * job_.train().accumulate_steps();
+  const std::int64_t records = records_of_pass(job_);
   Graph graph;
-  build_model(job_.model(), job_.train().global_batch() / parts, graph);
+  build_model(job_.model(), records, graph);
   // Whether somebody asked for the end travels with the gradients.
   add_stop_slot(graph);
   table_ = make_parameter_table(graph);
   const int lanes = lanes_wanted();
-  const bool on_gpu = device_.kind != Device::Kind::cpu;
   for (int lane = 0; lane < lanes; ++lane) {
-    plans_.emplace_back(
-        graph, table_, device_, /*training=*/true,
-        PlanOptions{.precision = precision_,
-                    .outputs = false,
-                    .recompute = job_.train().recompute() == TrainSpec::BLOCKS,
-                    .record = hooks_.record || (on_gpu && job_.train().cuda_graphs()),
-                    .deterministic = job_.parallel().reduction() != ParallelSpec::FAST});
+    plans_.emplace_back(graph, table_, device_, /*training=*/true, plan_options_);
     plans_.back().set_input("stop", {.data = stop_flag_.data(), .shape = {1}, .device = device_});
   }
-  x_shape_ = Shape{job_.train().global_batch() / parts};
+  x_shape_ = Shape{records};
   for (const std::int64_t dim : model_.record_shape) x_shape_.push_back(dim);
   if (data_.test) {
     evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
-                                               job_.eval().batch(), precision_, device_);
+                                               job_.eval().batch(), plan_options_.precision,
+                                               device_, plan_options_.choose_product);
   }
 }
 

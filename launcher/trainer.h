@@ -172,7 +172,7 @@ class Trainer {
   TrainingData data_;
   ModelInfo model_;
   Device device_;
-  Precision precision_ = Precision::f32;
+  PlanOptions plan_options_;
   std::unique_ptr<Communicator> device_comm_;  // none on the CPU
   Stream stream_, host_;
   ParameterTable table_;
