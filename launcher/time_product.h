@@ -1,0 +1,40 @@
+// Times a device's ways for a matrix product (MatmulSpec::algorithm), one beside the other.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/kernels/kernels.h"
+#include "launcher/bench.h"
+
+namespace peal {
+
+struct ProductTiming {
+  int most_ways = 8;
+  int rounds = 11;              // in each of which every way has its turn
+  double turn_seconds = 0.005;  // about: as many calls as take so long, at least one
+  // Another way than the first is the best when it takes so much less of its time.
+  double least_gain = 0.02;
+  // Calls take turns with several sets of operands where one is smaller: as in training, caches
+  // then hold little of what they read.
+  std::size_t operand_bytes = std::size_t{128} << 20;
+  std::function<double()> now = seconds_now;
+};
+
+struct ProductTimes {
+  std::vector<double> seconds;  // of a call, by algorithm: the median over the rounds
+  int best = 0;
+};
+
+using MakeProduct = std::function<std::unique_ptr<Matmul>(const MatmulSpec&)>;
+
+// Of as many ways as `make` makes before it throws Error(input), which it may not for the first.
+// Operands hold random values. Ways are compared round by round, so that a clock which changes
+// meets all alike, and the best once more with the first alone: the least of several times that
+// differ by chance would not be the least again. Calls are replayed as a recording, as the host
+// takes longer than small products do.
+ProductTimes time_product(const MatmulSpec& product, const MakeProduct& make, const Device& device,
+                          const ProductTiming& timing = {});
+
+}  // namespace peal
