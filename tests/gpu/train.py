@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the Fashion-MNIST CNN and small language models on a GPU: the same weights to the bit at any number of ranks, by NCCL
 and through host memory, after a stop and on another number of ranks, and where steps are replayed as
-CUDA graphs, also of activations that are halves; the CPU's loss within rounding.
+CUDA graphs, also of activations that are halves or products by a table; the CPU's loss within rounding.
 
 usage: train.py PEAL DATA      DATA holds the t10k files of Fashion-MNIST and input.txt (tinyshakespeare),
                                which are trained on
@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,8 @@ data {{ train {{ tokens {{ path: "{data}/input.txt" tokenizer: CHARACTERS stride
        test {{ tokens {{ path: "{data}/input.txt" tokenizer: CHARACTERS begin: 0.98 length: 100 }} }} }}
 model {{ {model} }}
 optimizer {{ adamw {{ learning_rate: 0.002 }} }}
-train {{ max_steps: {steps} global_batch: 32 clip_norm: 1 cuda_graphs: {graphs} precision: {precision} }}
+train {{ max_steps: {steps} global_batch: 32 clip_norm: 1 cuda_graphs: {graphs} precision: {precision}
+         products: "{products}" }}
 parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
             shard_optimizer: {shard} }}
 """
@@ -53,7 +55,7 @@ LANGUAGE_MODELS = {
     "LSTM": "rnn { cell: LSTM vocabulary: 65 embedding: 48 steps: 100 hidden: 128 layers: 2 }",
 }
 USUAL = {"device": "CUDA", "comm": "AUTO", "clip": 0, "shard": "false", "graphs": "false",
-         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05, "precision": "F32"}
+         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05, "precision": "F32", "products": ""}
 # 1000 records are 15 batches of 64 and 40 records more.
 RAGGED = {"limit": 1000, "norm": "true", "parts": 2}
 
@@ -157,6 +159,40 @@ def language_model(trials, name, precision):
     return good and losses[-1] < losses[0] - 0.5
 
 
+def chosen_products(trials):
+    """Products by a table: the measured one, and one of every product's second way. One hash of each, a
+    loss that is the first ways' within rounding, and no other table when a run goes on."""
+    job = {"text": TEXT_JOB, "model": LANGUAGE_MODELS["GPT"], "precision": "BF16"}
+    table, second = trials.folder / "table", trials.folder / "second"
+    path = trials.folder / "tune.textproto"
+    path.write_text(TEXT_JOB.format(run="none", data=trials.data, steps=1, **{**USUAL, **job}))
+    said = trials.run(["bench", "products", str(path), "--tune", str(table)], 0)
+    print("".join(f"     {line}\n" for line in said.splitlines()), end="", flush=True)
+    products = re.findall(r"^\d+/\d+ (.*), \d+ times?: .* of (\d+)\b", said, re.MULTILINE)
+    head = [line for line in table.read_text().splitlines() if not line.startswith(("product", "end"))]
+    lines = [f"product: {product} algorithm=1" for product, ways in products if int(ways) > 1]
+    second.write_text("\n".join([*head, *lines, "end: products", ""]))
+    good = len(products) > 10 and len(lines) > 5
+    _, without, _ = trials.train(1, **job)
+    for name, file in (("measured", table), ("second ways", second)):
+        named = {**job, "products": file}
+        first, losses, _ = trials.train(1, **named)
+        good &= hashes_equal(trials, first, {
+            f"products, {name}, {what}": options | named for what, options in {
+                "again": {"ranks": 1}, "3 ranks, graphs": {"ranks": 3, "graphs": "true"},
+                "stopped, then 2 ranks": {"ranks": 2, "steps": (25, STEPS)}}.items()})
+        gap = max(abs(a - b) for a, b in zip(losses, without))
+        print(f"     products, {name}: losses within {gap:.4f} of the first ways'")
+        good &= gap < 0.05
+    table.write_text(second.read_text().replace("made_on: ", "made_on: another "))
+    try:
+        trials.train(1, **job, products=table)
+        return expect_equal("a table of another GPU", "no error", "exit 2")
+    except Failed as error:
+        return good and ("exit 2" in str(error) and "was made on" in str(error) or
+                         expect_equal("a table of another GPU", str(error), "exit 2"))
+
+
 def main():
     peal, data = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
@@ -197,6 +233,7 @@ def main():
             f"graphs, ragged batches, ranks {ranks}": {"ranks": ranks, **RAGGED, **graphs}
             for ranks in (1, 2, 3)})
         good &= refuses_a_bad_loss(trials)
+        good &= chosen_products(trials)
         for precision in ("BF16", "F16"):
             good &= stored_as(trials, precision)
         for precision in ("F32", "BF16", "F16"):
