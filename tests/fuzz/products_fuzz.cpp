@@ -19,7 +19,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::string printed = peal::print_product_choices(choices);
     const peal::ProductChoices again = peal::parse_product_choices(printed, "printed");
     if (peal::print_product_choices(again) != printed) std::abort();
-    if (again.digest() != choices.digest()) std::abort();
+    if (again.size() != choices.size() || again.digest() != choices.digest()) std::abort();
+    for (const auto& [product, algorithm] : choices.all())
+      if (again.algorithm(product) != algorithm) std::abort();
   } catch (const peal::Error& error) {
     if (error.kind() != peal::ErrorKind::input || !error.where().starts_with("fuzz")) std::abort();
   }
