@@ -41,12 +41,16 @@ struct Named {
   Enum value;
   std::string_view name;
 };
-constexpr std::array kActivations{Named{Activation::none, "none"}, Named{Activation::relu, "relu"},
-                                  Named{Activation::gelu_tanh, "gelu_tanh"}};
-constexpr std::array kPrecisions{Named{Precision::f32, "f32"}, Named{Precision::tf32, "tf32"},
-                                 Named{Precision::bf16, "bf16"}, Named{Precision::f16, "f16"}};
-constexpr std::array kDTypes{Named{DType::f32, "f32"}, Named{DType::bf16, "bf16"},
-                             Named{DType::f16, "f16"}};
+template <typename Enum, std::size_t n>
+using Names = std::array<Named<Enum>, n>;
+constexpr Names<Activation, 3> kActivations{
+    {{Activation::none, "none"}, {Activation::relu, "relu"}, {Activation::gelu_tanh, "gelu_tanh"}}};
+constexpr Names<Precision, 4> kPrecisions{{{Precision::f32, "f32"},
+                                           {Precision::tf32, "tf32"},
+                                           {Precision::bf16, "bf16"},
+                                           {Precision::f16, "f16"}}};
+constexpr Names<DType, 3> kDTypes{
+    {{DType::f32, "f32"}, {DType::bf16, "bf16"}, {DType::f16, "f16"}}};
 constexpr const auto& names(Activation) {
   return kActivations;
 }
