@@ -65,6 +65,8 @@ class OperandSet {
     add(of_.bias, spec.bias, {n}, DType::f32);
     add(of_.addend, spec.addend, {batch, m, n}, spec.result);
     add(of_.before, spec.keeps_before || spec.slope, {batch, m, n}, spec.result);
+    add(of_.sums, spec.sums != OperandSums::none, {spec.sums == OperandSums::a ? m : n},
+        DType::f32);
     memory_ = Buffer(arena.size(), device);
     for (const auto& [x, offset] : places_) {
       x->data = memory_.data() + offset;
@@ -95,10 +97,10 @@ class Race {
     make_ways(product, make);
     make_operands(product, device);
     std::size_t scratch = 0;
-    for (const auto& way : ways_) scratch = std::max(scratch, way->scratch_bytes());
+    for (const Way& way : ways_) scratch = std::max(scratch, way.product->scratch_bytes());
     scratch_ = Buffer(scratch, device);
     calls_ = calls_of_a_turn();
-    for (const auto& way : ways_) record(*way);
+    for (const Way& way : ways_) record(*way.product);
   }
 
   ProductTimes run() {
@@ -106,28 +108,36 @@ class Race {
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
     const Rounds rounds = run_rounds(all);
     ProductTimes times;
-    for (const std::size_t way : all) times.seconds.push_back(median(rounds[way]));
+    times.seconds.resize(static_cast<std::size_t>(ways_.back().algorithm) + 1);
+    for (const std::size_t way : all)
+      times.seconds[static_cast<std::size_t>(ways_[way].algorithm)] = median(rounds[way]);
+    std::size_t best = 0;
     double least = 1;
     for (const std::size_t way : all) {
       const double ratio = median_ratio(rounds[way], rounds[0]);
       if (ratio >= least) continue;
       least = ratio;
-      times.best = static_cast<int>(way);
+      best = way;
     }
-    if (times.best > 0 && !(is_gain(least) && is_gain_again(times.best))) times.best = 0;
+    if (best > 0 && is_gain(least) && is_gain_again(best)) times.best = ways_[best].algorithm;
     return times;
   }
 
  private:
+  struct Way {
+    int algorithm;
+    std::unique_ptr<Matmul> product;
+  };
   using Rounds = std::vector<std::vector<double>>;  // seconds of a call; by way, by round
 
   void make_ways(MatmulSpec product, const MakeProduct& make) {
-    for (product.algorithm = 0; product.algorithm < timing_.most_ways; ++product.algorithm) {
+    const int kinds = product.sums == OperandSums::none ? 1 : 2;
+    for (product.algorithm = 0; product.algorithm < kinds * timing_.most_ways;
+         ++product.algorithm) {
       try {
-        ways_.push_back(make(product));
+        ways_.push_back({product.algorithm, make(product)});
       } catch (const Error& error) {
         if (product.algorithm == 0 || error.kind() != ErrorKind::input) throw;
-        return;  // there are no more
       }
     }
   }
@@ -153,10 +163,10 @@ class Race {
   // The first call of each is a plain one, in which libraries allocate.
   std::size_t calls_of_a_turn() {
     constexpr std::size_t kTried = 3;
-    for (const auto& way : ways_) call(stream_, *way, 0);
+    for (const Way& way : ways_) call(stream_, *way.product, 0);
     stream_.synchronize();
     const double begin = timing_.now();
-    for (std::size_t i = 0; i < kTried; ++i) call(stream_, *ways_[0], i);
+    for (std::size_t i = 0; i < kTried; ++i) call(stream_, *ways_[0].product, i);
     stream_.synchronize();
     const double seconds = (timing_.now() - begin) / kTried;
     if (seconds <= 0) return kMostCalls;
@@ -193,15 +203,14 @@ class Race {
     return median(ratios);
   }
   bool is_gain(double ratio) const { return ratio <= 1 - timing_.least_gain; }
-  bool is_gain_again(int best) {
-    const auto way = static_cast<std::size_t>(best);
+  bool is_gain_again(std::size_t way) {
     const Rounds rounds = run_rounds({0, way});
     return is_gain(median_ratio(rounds[way], rounds[0]));
   }
 
   const ProductTiming& timing_;
   Stream stream_;
-  std::vector<std::unique_ptr<Matmul>> ways_;
+  std::vector<Way> ways_;
   std::vector<std::unique_ptr<OperandSet>> sets_;
   Buffer scratch_;
   std::size_t calls_ = 1;

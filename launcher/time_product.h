@@ -11,7 +11,7 @@
 namespace peal {
 
 struct ProductTiming {
-  int most_ways = 8;
+  int most_ways = 8;            // of each kind: twice as many where a product has sums
   int rounds = 11;              // in each of which every way has its turn
   double turn_seconds = 0.005;  // about: as many calls as take so long, at least one
   // Another way than the first is the best when it takes so much less of its time.
@@ -23,13 +23,14 @@ struct ProductTiming {
 };
 
 struct ProductTimes {
-  std::vector<double> seconds;  // of a call, by algorithm: the median over the rounds
+  // Of a call, by algorithm: the median over the rounds; 0 where there is none of that number.
+  std::vector<double> seconds;
   int best = 0;
 };
 
 using MakeProduct = std::function<std::unique_ptr<Matmul>(const MatmulSpec&)>;
 
-// Of as many ways as `make` makes before it throws Error(input), which it may not for the first.
+// Of those ways that `make` makes; of others than the first it may throw Error(input) instead.
 // Operands hold random values. Ways are compared round by round, so that a clock which changes
 // meets all alike, and the best once more with the first alone: the least of several times that
 // differ by chance would not be the least again. Calls are replayed as a recording, as the host

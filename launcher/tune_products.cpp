@@ -1,5 +1,6 @@
 #include "launcher/tune_products.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -26,7 +27,8 @@ std::string time_text(double seconds) {
 
 std::string outcome(const ProductTimes& times) {
   const double first = times.seconds[0], best = times.seconds[static_cast<std::size_t>(times.best)];
-  const std::string of = cat(" of ", times.seconds.size());
+  const auto missing = std::ranges::count(times.seconds, 0.0);
+  const std::string of = cat(" of ", std::ssize(times.seconds) - missing);
   if (times.best == 0) return cat(time_text(first), ", the first", of, " stays");
   return cat(time_text(first), "; algorithm ", times.best, of, " ", time_text(best), ", ",
              rounded("%.2f", first / best), " times as fast");

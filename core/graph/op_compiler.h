@@ -87,8 +87,8 @@ class OpCompiler {
   // ---- Where and for what ------------------------------------------------------------------
   Kernels& kernels() const;
   bool training() const;
-  Precision precision() const;  // for kernels that have a choice
-  bool deterministic() const;   // likewise; PlanOptions
+  Precision precision() const;                             // for kernels that have a choice
+  bool deterministic() const;                              // likewise; PlanOptions
   int product_algorithm(const MatmulSpec& product) const;  // PlanOptions::choose_product
   // As what this plan stores activations, for ops whose kernels take them so: f32, bf16 or f16.
   DType stored() const;

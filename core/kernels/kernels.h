@@ -158,7 +158,8 @@ struct MatmulSpec {
   bool keeps_before = false;  // with gelu_tanh: what it gets is written to `before`, of c's type
   bool slope = false;         // with gelu_tanh; there is no bias and no addend
   // Beside c its operand's sums over k, f32: of a (m) or of b (n), a batch of 1. They are what
-  // reduce_sum gives; a way of halves may take them in f32, as the product's own.
+  // reduce_sum gives; a way of halves may take them in f32, as the product's own. Ways that do and
+  // ways that do not may take turns, of either kind as many as there are.
   OperandSums sums = OperandSums::none;
   Precision precision = Precision::f32;  // where the operands are f32
   DType operands = DType::f32;           // a and b: f32, bf16 or f16

@@ -21,16 +21,17 @@ constexpr std::string_view kEnd = "products";
 
 // The one list of what tells products apart. A field that is new in MatmulSpec does not compile
 // here until it stands in both.
-constexpr std::array kNames{"batch",        "m",           "n",         "k",        "transpose_a",
-                            "transpose_b",  "broadcast_b", "bias",      "addend",   "activation",
-                            "keeps_before", "slope",       "precision", "operands", "result"};
+constexpr std::array kNames{"batch",        "m",           "n",    "k",         "transpose_a",
+                            "transpose_b",  "broadcast_b", "bias", "addend",    "activation",
+                            "keeps_before", "slope",       "sums", "precision", "operands",
+                            "result"};
 template <typename Spec>
 auto fields(Spec& spec) {
   auto& [batch, m, n, k, transpose_a, transpose_b, broadcast_b, bias, addend, activation,
-         keeps_before, slope, precision, operands, result, algorithm] = spec;
+         keeps_before, slope, sums, precision, operands, result, algorithm] = spec;
   static_cast<void>(algorithm);
   return std::tie(batch, m, n, k, transpose_a, transpose_b, broadcast_b, bias, addend, activation,
-                  keeps_before, slope, precision, operands, result);
+                  keeps_before, slope, sums, precision, operands, result);
 }
 static_assert(std::tuple_size_v<decltype(fields(std::declval<MatmulSpec&>()))> == kNames.size());
 
@@ -45,6 +46,8 @@ template <typename Enum, std::size_t n>
 using Names = std::array<Named<Enum>, n>;
 constexpr Names<Activation, 3> kActivations{
     {{Activation::none, "none"}, {Activation::relu, "relu"}, {Activation::gelu_tanh, "gelu_tanh"}}};
+constexpr Names<OperandSums, 3> kSums{
+    {{OperandSums::none, "none"}, {OperandSums::a, "a"}, {OperandSums::b, "b"}}};
 constexpr Names<Precision, 4> kPrecisions{{{Precision::f32, "f32"},
                                            {Precision::tf32, "tf32"},
                                            {Precision::bf16, "bf16"},
@@ -53,6 +56,9 @@ constexpr Names<DType, 3> kDTypes{
     {{DType::f32, "f32"}, {DType::bf16, "bf16"}, {DType::f16, "f16"}}};
 constexpr const auto& names(Activation) {
   return kActivations;
+}
+constexpr const auto& names(OperandSums) {
+  return kSums;
 }
 constexpr const auto& names(Precision) {
   return kPrecisions;
@@ -245,6 +251,18 @@ bool ProductOrder::operator()(const MatmulSpec& a, const MatmulSpec& b) const {
   return fields(a) < fields(b);
 }
 
+namespace {
+
+std::string text_without_comments(const ProductChoices& choices) {
+  std::string text =
+      cat("version: ", ProductChoices::kVersion, "\nmade_on: ", choices.made_on, "\n");
+  for (const auto& [product, algorithm] : choices.all())
+    text += cat("product: ", text_of(product), " algorithm=", algorithm, "\n");
+  return text + cat("end: ", kEnd, "\n");
+}
+
+}  // namespace
+
 int ProductChoices::algorithm(const MatmulSpec& product) const {
   const auto found = chosen_.find(product);
   return found == chosen_.end() ? 0 : found->second;
@@ -256,7 +274,7 @@ void ProductChoices::choose(const MatmulSpec& product, int algorithm) {
 }
 
 std::uint64_t ProductChoices::digest() const {
-  const std::string text = print_product_choices(*this);
+  const std::string text = text_without_comments(*this);
   return xxh64(text.data(), text.size());
 }
 
@@ -265,14 +283,10 @@ ProductChoices parse_product_choices(std::string_view text, const std::string& w
 }
 
 std::string print_product_choices(const ProductChoices& choices) {
-  std::string text =
-      cat("# Ways of matrix products that are quicker than a device's first; written by\n"
-          "# peal bench products --tune, read by jobs whose train.products names this file.\n"
-          "version: ",
-          ProductChoices::kVersion, "\nmade_on: ", choices.made_on, "\n");
-  for (const auto& [product, algorithm] : choices.all())
-    text += cat("product: ", text_of(product), " algorithm=", algorithm, "\n");
-  return text + cat("end: ", kEnd, "\n");
+  return cat(
+      "# Ways of matrix products that are quicker than a device's first; written by\n"
+      "# peal bench products --tune, read by jobs whose train.products names this file.\n",
+      text_without_comments(choices));
 }
 
 ProductChoices read_product_choices(const std::filesystem::path& path) {

@@ -5,6 +5,7 @@ usage: torch_training.py PEAL DATA [--only gpt2|resnet50] [--rounds 3] [--steps 
        torch_training.py --warm-up [--only gpt2|resnet50]     fills PyTorch's cache of compiled code
   --kernel-times LIBRARY   of Peal's steps also which kernels took how long (kernel_times.cpp)
   --fast                   also Peal with reduction FAST, which has engines that are not deterministic
+  --tune                   Peal with a table of products that are measured before (bench products)
 DATA holds input.txt (tinyshakespeare) and GPT-2's encoder.json and vocab.bpe
 
 PyTorch gets its best chance: torch.compile, bf16 by autocast over f32 weights, flash attention, a
@@ -129,17 +130,31 @@ def bench(peal, job, steps, settings, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def tuned(peal, job, settings):
+    """The settings, and one that names a table of the job's products, measured now."""
+    table = str(pathlib.Path(job).with_name("products"))
+    words = [peal, "bench", "products", job, "--tune", table]
+    for setting in settings:
+        words += ["--set", setting]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=150, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    print(done.stdout, flush=True)
+    return [*settings, f"train.products={table}"]
+
+
 def compare(options, name, make, batch, job):
     peer = Peer(make, batch)
     if options.warm_up:
         return
     ours, theirs, fast = [], [], []
+    settings = tuned(options.peal, job, options.set) if options.tune else options.set
     for _ in range(options.rounds):
-        last = bench(options.peal, job, options.steps, options.set)
+        last = bench(options.peal, job, options.steps, settings)
         ours.append(last["samples_per_second"])
         theirs.append(peer.samples_per_second(options.steps))
         if options.fast:
-            free = bench(options.peal, job, options.steps, [*options.set, "parallel.reduction=FAST"])
+            free = bench(options.peal, job, options.steps, [*settings, "parallel.reduction=FAST"])
             fast.append(free["samples_per_second"])
     peal, torch_ = statistics.median(ours), statistics.median(theirs)
     print(f"{name}, batch {batch}, bf16: Peal {peal:.1f} samples/s, PyTorch {torch_:.1f}, "
@@ -158,7 +173,7 @@ def compare(options, name, make, batch, job):
               flush=True)
     if options.kernel_times:
         table = pathlib.Path(job).with_name("times.txt")
-        bench(options.peal, job, 12, options.set, KERNEL_TIMES=str(table),
+        bench(options.peal, job, 12, settings, KERNEL_TIMES=str(table),
               CUDA_INJECTION64_PATH=os.path.abspath(options.kernel_times))
         print(table.read_text(), flush=True)
 
@@ -175,6 +190,7 @@ def main():
     parser.add_argument("--warm-up", action="store_true")
     parser.add_argument("--kernel-times", help="libkernel_times.so")
     parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--tune", action="store_true")
     parser.add_argument("--set", action="append", default=[], help="for Peal, path=value")
     options = parser.parse_args()
     if not torch.cuda.is_available():

@@ -43,9 +43,10 @@ TEST(ChosenProducts, AllAreAskedFor) {
   EXPECT_THAT(
       asked_for(/*training=*/true),
       ElementsAre("m=4 n=8 k=6 bias activation=gelu_tanh keeps_before", "m=4 n=5 k=8 bias",
-                  "m=8 n=5 k=4 transpose_a", "m=4 n=8 k=5 transpose_b activation=gelu_tanh slope",
-                  "m=6 n=8 k=4 transpose_a", "m=4 n=3 k=5 transpose_b bias activation=relu",
-                  "m=3 n=5 k=4 transpose_a", "m=4 n=5 k=3", "m=4 n=7 k=3",
+                  "m=8 n=5 k=4 transpose_a sums=b",
+                  "m=4 n=8 k=5 transpose_b activation=gelu_tanh slope",
+                  "m=6 n=8 k=4 transpose_a sums=b", "m=4 n=3 k=5 transpose_b bias activation=relu",
+                  "m=3 n=5 k=4 transpose_a sums=a", "m=4 n=5 k=3", "m=4 n=7 k=3",
                   "m=3 n=7 k=4 transpose_a", "m=4 n=3 k=7 transpose_b"));
   if (!stores_bf16()) return;
   EXPECT_THAT(asked_for(/*training=*/false, Precision::bf16),

@@ -58,7 +58,7 @@ TEST(ProductChoices, AreReadAsTheyAreWritten) {
 // Every field tells products apart; another algorithm is no other product.
 TEST(ProductChoices, AProductIsAllOfItsFields) {
   const MatmulSpec product{.m = 2, .n = 3, .k = 4};
-  std::vector<MatmulSpec> others(15, product);
+  std::vector<MatmulSpec> others(16, product);
   others[0].batch = 2;
   others[1].m = 5;
   others[2].n = 5;
@@ -74,6 +74,7 @@ TEST(ProductChoices, AProductIsAllOfItsFields) {
   others[12].precision = Precision::bf16;
   others[13].operands = DType::bf16;
   others[14].result = DType::bf16;
+  others[15].sums = OperandSums::a;
   ProductChoices choices;
   choices.made_on = "here";
   choices.choose(product, 5);
