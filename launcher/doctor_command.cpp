@@ -19,7 +19,7 @@ namespace peal {
 namespace {
 
 struct Arguments {
-  std::string hosts, hostfile, minimum_disk = "1GiB", minimum_shm = "64MiB",
+  std::string hosts, hostfile, minimum_disk = "1GiB", minimum_shm = "32MiB",
                                minimum_bandwidth = "0B";
   int slots = 1;
   double seconds = 15;

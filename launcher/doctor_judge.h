@@ -12,8 +12,8 @@ namespace peal {
 struct DoctorLimits {
   double skew_seconds = 1;
   std::uint64_t disk = std::uint64_t{1} << 30;  // free bytes in each folder that is given
-  std::uint64_t shm = std::uint64_t{64}
-                      << 20;    // free bytes in /dev/shm: Open MPI takes 4 MiB a rank
+  // Free bytes in /dev/shm, of which Open MPI maps 4 MiB a rank. Containers have 64 MB or MiB.
+  std::uint64_t shm = std::uint64_t{32} << 20;
   double slow = 0.5;            // part of the usual bandwidth below which a link is at fault
   double bytes_per_second = 0;  // that every link must have
 };

@@ -159,12 +159,13 @@ int launch(Arguments& arguments) {
   const JobSpec job = read_job(arguments.job);  // a bad job is told once, before ranks start
   check_environment(arguments.plan.environment);
   if (!arguments.plan.interface.empty()) check_interface(arguments.plan.interface);
+  const bool on_this_host = arguments.hosts.empty() && arguments.hostfile.empty() && !in_slurm();
+  if (on_this_host && arguments.plan.ranks != 1 && !arguments.dry_run) check_shared_memory();
   if (!arguments.elastic.range.empty()) return launch_with_supervisor(arguments, job);
   const bool srun = use_srun(arguments);
   const std::vector<std::string> words = srun ? with_srun(arguments) : with_mpirun(arguments);
-  const bool all_here = !srun && arguments.plan.hosts.empty() && !in_slurm();
   std::vector<std::string> lines;
-  if (all_here) lines = bindings_here(arguments.plan);
+  if (on_this_host) lines = bindings_here(arguments.plan);
   if (arguments.dry_run) {
     lines.insert(lines.begin(), command_line(words));
     for (const std::string& line : lines) std::puts(line.c_str());

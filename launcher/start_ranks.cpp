@@ -1,16 +1,19 @@
 #include "launcher/start_ranks.h"
 
 #include <arpa/inet.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <map>
 
 #include "core/base/error.h"
+#include "core/base/text.h"
 
 namespace peal {
 namespace {
@@ -150,6 +153,24 @@ void check_environment(const Words& environment) {
       fail_input("--env", "'", name, "' is not set here; set it, or give NAME=VALUE");
     }
   }
+}
+
+void check_shared_memory() {
+  // A rank maps 4 MiB there if they are free when it starts, and uses 0.1 MiB of them.
+  constexpr std::uint64_t kWanted = std::uint64_t{5} << 20;
+  for (const char* elsewhere : {"OMPI_MCA_btl", "OMPI_MCA_btl_vader_backing_directory"}) {
+    if (std::getenv(elsewhere) != nullptr) return;
+  }
+  struct statfs shm {};
+  if (::statfs("/dev/shm", &shm) != 0) return;  // then it is not used
+  const auto block = static_cast<std::uint64_t>(shm.f_bsize);
+  const std::uint64_t room = block * static_cast<std::uint64_t>(shm.f_bavail);
+  if (room >= kWanted) return;
+  fail_input("/dev/shm", human_bytes(static_cast<double>(room)), " of ",
+             human_bytes(static_cast<double>(block * static_cast<std::uint64_t>(shm.f_blocks))),
+             " are free, but Open MPI wants ", human_bytes(static_cast<double>(kWanted)),
+             " there for ranks on one host; remove what crashed programs left, or make it larger: "
+             "mount -o remount,size=50% /dev/shm, or --shm-size=256m of the container");
 }
 
 }  // namespace peal

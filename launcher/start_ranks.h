@@ -44,4 +44,9 @@ void check_interface(const std::string& interface);
 // Throws Error(input) unless each is NAME=VALUE, or the NAME of a variable that is set.
 void check_environment(const std::vector<std::string>& environment);
 
+// Throws Error(input) when /dev/shm has so little room that ranks on this host could not talk to
+// one another: Open MPI's own words for that do not say what to do. Nothing where the environment
+// has it use something else.
+void check_shared_memory();
+
 }  // namespace peal

@@ -106,7 +106,7 @@ class Doctor(BedTest):
         self.mount("h2", "-t", "tmpfs", "-o", "size=8m", "tmpfs", "/dev/shm")
         self.mount("h3", "-t", "tmpfs", "-o", "size=2g", "tmpfs", self.data)
         self.expect(self.found(), {
-            ("h2", "/dev/shm"): "8.0 MiB of 8.0 MiB are free; wanted are 64.0 MiB",
+            ("h2", "/dev/shm"): "8.0 MiB of 8.0 MiB are free; wanted are 32.0 MiB",
             ("h1", str(self.data)): r"does not see what h3 wrote there",
             ("h2", str(self.data)): r"does not see what h3 wrote there",
             ("h3", str(self.data)): r"does not see what h1, h2, h4 wrote there \(its file system: tmpfs\)",
@@ -121,7 +121,7 @@ class Doctor(BedTest):
         self.on("h3", "fallocate", "-l", "4M", disk / "full")
         said = self.doctor("--directory", disk, code=3)
         self.assertRegex(said, r"\ncheck +h1 +h2 +h3 +h4\n|^check +h1 +h2 +h3 +h4\n")
-        self.assertRegex(said, r"fault: h2: /dev/shm: 10.0 MiB of 70.0 MiB are free; wanted are 64.0 MiB\n"
+        self.assertRegex(said, r"fault: h2: /dev/shm: 10.0 MiB of 70.0 MiB are free; wanted are 32.0 MiB\n"
                          r"  remedy: remove what crashed programs left there: ls -l /dev/shm")
         self.assertRegex(said, rf"fault: h3: {disk}: 0 B are free; wanted are 1.0 GiB\n  remedy: make room")
         self.assertRegex(said, rf"fault: h3: {disk}: cannot be written: No space left on device\n")

@@ -5,6 +5,8 @@ import unittest
 
 from peal_cli import PEAL, PealTest, run
 
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
+
 
 class Launch(PealTest):
     def dry(self, *words, code=0, command="launch", environment=None):
@@ -66,6 +68,28 @@ class Launch(PealTest):
                                ("a slots=0\n", "hosts:1: a: '0' slots"), ("# a\n", "names no host")):
             hostfile.write_text(text)
             self.assertIn(expected, self.dry("--hostfile", hostfile, code=2))
+
+    def test_a_small_shared_memory(self):
+        def launched(size, *words, environment=()):
+            script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+            return subprocess.run(
+                [*AS_ROOT, "env", *environment, "unshare", "--mount", "sh", "-c", script, "sh", PEAL,
+                 "launch", *words, self.job()], capture_output=True, text=True, timeout=60)
+
+        for words in (["-n", "2"], ["--elastic", "1:2"]):
+            done = launched("1m", *words)
+            self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+            self.assertRegex(done.stderr, r"^peal: /dev/shm: 1.0 MiB of 1.0 MiB are free, but Open MPI "
+                                          r"wants 5.0 MiB .*--shm-size=")
+            self.assertFalse((self.folder / "run").exists())
+        self.assertEqual(launched("1m", "-n", "2", "--dry-run").returncode, 0)
+        # What a container has unless it is told otherwise; and one that is told to use something else.
+        for size, environment in (("62500k", []),
+                                  ("1m", ["OMPI_MCA_btl_vader_backing_directory=/tmp"])):
+            done = launched(size, "-n", "8", "--fresh", environment=environment)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+            self.assertIn("8 ranks (host)", done.stdout)
 
     def test_the_batch_script(self):
         script = self.dry("--nodes", 2, "--ranks-per-node", 3, "--cores-per-rank", 4, "--partition",
