@@ -66,7 +66,7 @@ archive=${archive:-$name.tar.gz}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 root=$work/$name
-mkdir -p "$root"/{bin,libexec,lib/openmpi,share/openmpi,etc,examples}
+mkdir -p "$root"/{bin,libexec,lib/openmpi,lib/pmix,share/openmpi,etc,examples}
 
 # Open MPI's parts that need drivers of the host, or other schedulers.
 left_out='(openib|ofi|ucx|psm|uct|usnic|portals|knem|flux|gridengine|spml|sshmem|memheap|oshmem|scoll|_atomic_|monitoring|java)'
@@ -104,6 +104,20 @@ take_open_mpi() {
   cp "$data"/help-*.txt "$root/share/openmpi/"
   cp -r "$data/amca-param-sets" "$root/share/openmpi/"
   cp "$(installed_at sysconfdir)/openmpi-mca-params.conf" "$root/etc/"
+}
+
+# PMIx's own plugins lie beside its library. Without them, or the file with their words, every start
+# would begin with a message that help was not found.
+take_pmix() {
+  local library
+  library=$(for plugin in "$root"/lib/openmpi/mca_pmix_*.so; do needed_by "$plugin"; done |
+    sed -n 's/^libpmix[^ ]* //p' | sort -u)
+  [[ -n $library ]] || return 0  # Open MPI has a PMIx of its own inside
+  library=$(dirname "$(readlink -f "$library")")
+  [[ -d $library/pmix ]] || return 0  # built without plugins
+  mkdir -p "$root/share/pmix"
+  install -m 755 "$library"/pmix/*.so "$root/lib/pmix/"
+  cp "$library"/../share/pmix/help-*.txt "$root/share/pmix/"
 }
 
 # A script FILE, from which the bundle is UP, that runs a program of it.
@@ -161,7 +175,7 @@ set_run_paths() {
   patchelf --force-rpath --set-rpath '$ORIGIN/../lib' \
     "${programs[@]/#/$root/bin/}" "$root/libexec/mpirun" "$root/libexec/orted"
   for file in "$root"/lib/*.so*; do patchelf --force-rpath --set-rpath '$ORIGIN' "$file"; done
-  for file in "$root"/lib/openmpi/*.so; do
+  for file in "${plugins[@]}"; do
     patchelf --force-rpath --set-rpath '$ORIGIN/..' "$file"
   done
 }
@@ -184,7 +198,9 @@ check_bundle() {
 
 for program in "${programs[@]}"; do install -m 755 "$build/$program" "$root/bin/"; done
 take_open_mpi
-take_libraries "${programs[@]/#/$root/bin/}" "$root"/libexec/{mpirun,orted} "$root"/lib/openmpi/*.so
+take_pmix
+mapfile -t plugins < <(find "$root"/lib/{openmpi,pmix} -name '*.so' | sort)
+take_libraries "${programs[@]/#/$root/bin/}" "$root"/libexec/{mpirun,orted} "${plugins[@]}"
 write_wrappers
 write_readme
 set_run_paths
@@ -194,7 +210,7 @@ tar --create --directory "$work" --sort=name --mtime=@0 --owner=0 --group=0 --nu
 
 echo "libraries:"
 find "$root/lib" -maxdepth 1 -name '*.so*' -printf '  %f %k KiB\n' | sort
-echo "plugins of Open MPI: $(find "$root/lib/openmpi" -name '*.so' | wc -l)"
+echo "plugins of Open MPI and PMIx: ${#plugins[@]}"
 echo "libc: $(ldd --version | sed -n '1s/.* //p') or newer"
 echo "$archive: $(du -sm "$root" | cut -f1) MiB unpacked, $(du -k "$archive" | cut -f1) KiB packed," \
   "sha256 $(sha256sum "$archive" | cut -d' ' -f1)"

@@ -84,7 +84,8 @@ class Bundle(unittest.TestCase):
                   'mount --rbind /sys "$0/sys" && mount -t tmpfs tmpfs "$0/tmp" && '
                   'ip link set lo up && exec chroot "$0" /bin/sh -c "$1"')
         return said([*AS_ROOT, "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare", "--mount",
-                     "--pid", "--net", "--fork", "--kill-child", "sh", "-c", script, root, command])
+                     "--pid", "--net", "--fork", "--kill-child", "sh", "-c", script, root,
+                     f"exec 2>&1\n{command}"])
 
     def test_the_main_job_in_a_bare_chroot(self):
         root, bundle = self.bare_system()
@@ -100,6 +101,7 @@ class Bundle(unittest.TestCase):
             root, f"export PATH=/bin; cd '/srv/a folder' && {peal} launch -n 2 {JOB} {sets} && "
                   f"{peal} inspect --hash /tmp/run")
         self.assertIn("2 ranks (host)", trained)
+        self.assertTrue(trained.startswith("peal "), trained)  # no word of MPI's before it
         here = self.folder / "here"
         said([BUILD / "peal", "train", SOURCE / JOB, "--set", f"train.max_steps={STEPS}", "--set",
               "eval.every_epochs=0", "--set", f"run.directory={here}"])
