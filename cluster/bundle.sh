@@ -144,6 +144,8 @@ export OPAL_PKGDATADIR="$root/share/openmpi" OPAL_SYSCONFDIR="$root/etc"
 export PMIX_LIBDIR="$root/lib" PMIX_PKGLIBDIR="$root/lib/pmix" PMIX_DATADIR="$root/share"
 export PMIX_PKGDATADIR="$root/share/pmix" PMIX_SYSCONFDIR="$root/etc"
 export HWLOC_PLUGINS_PATH="$root/lib/hwloc"
+# PMIx crashes where this is not set and the user has no name, as in a container.
+export HOME="${HOME:-/}"
 # Without ssh mpirun would not start ranks on its own host either.
 if ! command -v ssh > /dev/null && ! command -v rsh > /dev/null && [ -z "$SLURM_JOB_ID" ]; then
   export OMPI_MCA_plm="${OMPI_MCA_plm:-isolated}"

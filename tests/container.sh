@@ -128,15 +128,16 @@ from_definition() {
 }
 
 # A command in $root as in a container: without a network, with as small a /dev/shm as podman's and
-# docker's own.
+# docker's own; as $user, with $environment.
 # shellcheck disable=SC2016
 inside() {
   local script='mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
     mount -t tmpfs -o size=62500k tmpfs "$0/dev/shm" && mount --rbind /sys "$0/sys" &&
     mount -t tmpfs tmpfs "$0/tmp" && mkdir -p "$0/work" "$0$2" && mount --bind "$2" "$0$2" &&
-    ip link set lo up && exec chroot "$0" sh -c "cd /work && $1"'
+    ip link set lo up && exec chroot --userspec "$3" "$0" sh -c "cd /work && $1"'
   env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "${environment[@]}" \
-    unshare --mount --pid --net --ipc --uts --fork --kill-child sh -c "$script" "$root" "$1" "$data" 2>&1
+    unshare --mount --pid --net --ipc --uts --fork --kill-child sh -c "$script" "$root" "$1" "$data" \
+    "$user" 2>&1
 }
 
 job="examples/fashion_mnist_cnn.textproto"
@@ -167,6 +168,7 @@ step "build/peal"
 hash=$("$here/build/peal" inspect --hash "$work/here")
 
 step "cluster/Dockerfile"
+user=0:0
 log=$work/dockerfile.log
 build_with bud --isolation chroot --pull=never --layers --volume "$work/ccache:/root/.cache/ccache" \
   -f "$here/cluster/Dockerfile" -t peal "$here" > "$log" 2>&1
@@ -180,7 +182,11 @@ inside "ssh-keygen -A && /usr/sbin/sshd -t" > /dev/null || fail "sshd would not 
 
 step "cluster/peal.def, its lines by hand"
 environment=()
+user=1234:1234  # in Apptainer one is who one is outside
 log=$work/definition.log
 from_definition > "$log" 2>&1
 log=
 check_image
+printf '#!/bin/sh\n%s\n' "$(section final %runscript)" > "$root/runscript"
+chmod 755 "$root/runscript"
+[[ $(inside "/runscript --version") == "$("$here/build/peal" --version)" ]] || fail "%runscript does not run"

@@ -78,14 +78,14 @@ class Bundle(unittest.TestCase):
         said(["tar", "xf", self.archive, "-C", root / "opt"])
         return root, next((root / "opt").iterdir())
 
-    def in_chroot(self, root, command):
+    def in_chroot(self, root, command, user="0:0"):
         """In namespaces of its own: without a network, and what is mounted and started ends with it."""
         script = ('mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && '
                   'mount --rbind /sys "$0/sys" && mount -t tmpfs tmpfs "$0/tmp" && '
-                  'ip link set lo up && exec chroot "$0" /bin/sh -c "$1"')
+                  'ip link set lo up && exec chroot --userspec "$2" "$0" /bin/sh -c "$1"')
         return said([*AS_ROOT, "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare", "--mount",
                      "--pid", "--net", "--fork", "--kill-child", "sh", "-c", script, root,
-                     f"exec 2>&1\n{command}"])
+                     f"exec 2>&1\n{command}", user])
 
     def test_the_main_job_in_a_bare_chroot(self):
         root, bundle = self.bare_system()
@@ -96,6 +96,10 @@ class Bundle(unittest.TestCase):
         self.assertIn("no libraries of Peal's", self.in_chroot(
             root, "ls /lib/x86_64-linux-gnu | while read l; do case $l in libmpi* | libdnnl* | "
                   "libprotobuf* | libstdc*) exit 1 ;; esac; done && echo \"no libraries of Peal's\""))
+        # As a user without a name or a HOME: PMIx would crash.
+        self.assertIn("2 ranks (host)", self.in_chroot(
+            root, f"export PATH=/bin; cd '/srv/a folder' && {peal} launch -n 2 {JOB} --set "
+                  "train.max_steps=1 --set eval.every_epochs=0 --set run.directory=/tmp/run", "1234:1234"))
         sets = f"--set train.max_steps={STEPS} --set eval.every_epochs=0 --set run.directory=/tmp/run"
         trained = self.in_chroot(
             root, f"export PATH=/bin; cd '/srv/a folder' && {peal} launch -n 2 {JOB} {sets} && "
