@@ -252,7 +252,7 @@ run_comm() {
 
 run_train() {
   if [[ -n $python ]]; then
-    check "training" 420 "$python" "$root/train.py" "$root/peal" "$root/data"
+    check "training" 500 "$python" "$root/train.py" "$root/peal" "$root/data"
   else
     did_not_run "training" "no Python here"
   fi

@@ -154,7 +154,8 @@ class LtMatmul final : public Matmul {
     if (!fused_ && !is_gelu() && (has_sums() || !choose_algorithm())) {
       fail_input("matmul", to_string(device), " has no deterministic algorithm ", spec.algorithm,
                  " of ", name_of(spec.operands), " for batch ", spec.batch, ", m ", spec.m, ", n ",
-                 spec.n, ", k ", spec.k);
+                 spec.n, ", k ", spec.k,
+                 spec.algorithm > 0 ? "; a table of products has named it" : "");
     }
     if (fused_ && spec.bias && spec.result != DType::f32)
       round_bias_ = peal::kernels(device).make_reorder({spec.n}, {}, {nullptr, spec.result});
