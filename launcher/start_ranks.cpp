@@ -67,7 +67,8 @@ Words mpirun_command(const RankPlan& plan, const Words& program) {
   }
   for (const std::string& variable : plan.environment) append(words, {"-x", variable});
   // When mpirun ends ranks, because one has failed: seconds until it tells them to, and from then
-  // until it kills them. In these the others say who it was; a start that fails waits for them, too.
+  // until it kills them. In these the others say who it was; a start that fails waits for them,
+  // too.
   append(words, {"--mca", "odls_base_sigkill_timeout", plan.elastic ? "1" : "2"});
   if (plan.elastic) {
     append(words, {"--mca", "plm_rsh_no_tree_spawn", "1", "--mca", "routed", "direct"});
