@@ -3,7 +3,7 @@ import os
 import subprocess
 import unittest
 
-from peal_cli import PEAL, PealTest, run
+from peal_cli import MPI_ENVIRONMENT, PEAL, PealTest, run
 
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 
@@ -74,7 +74,8 @@ class Launch(PealTest):
             script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
             return subprocess.run(
                 [*AS_ROOT, "env", *environment, "unshare", "--mount", "sh", "-c", script, "sh", PEAL,
-                 "launch", *words, self.job()], capture_output=True, text=True, timeout=60)
+                 "launch", *words, self.job()], env=MPI_ENVIRONMENT, capture_output=True, text=True,
+                timeout=60)
 
         for words in (["-n", "2"], ["--elastic", "1:2"]):
             done = launched("1m", *words)
