@@ -18,6 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mirror=http://deb.debian.org
 data=/usr/share/datasets/fashion-mnist
 base=docker.io/library/debian:12-slim
+home=/root  # in containers
 keep=
 
 fail() {
@@ -101,7 +102,7 @@ section() {
 run_section() {
   section "$2" "$3" > "$work/section"
   [[ -s $work/section ]] || fail "peal.def has no $3 in its stage $2"
-  build_with run --isolation chroot --volume "$work/ccache:/root/.cache/ccache" "$1" -- \
+  build_with run --isolation chroot --volume "$work/ccache:$home/.cache/ccache" "$1" -- \
     sh -cex "$(cat "$work/section")"
 }
 
@@ -170,7 +171,7 @@ hash=$("$here/build/peal" inspect --hash "$work/here")
 step "cluster/Dockerfile"
 user=0:0
 log=$work/dockerfile.log
-build_with bud --isolation chroot --pull=never --layers --volume "$work/ccache:/root/.cache/ccache" \
+build_with bud --isolation chroot --pull=never --layers --volume "$work/ccache:$home/.cache/ccache" \
   -f "$here/cluster/Dockerfile" -t peal "$here" > "$log" 2>&1
 log=
 new_container peal
