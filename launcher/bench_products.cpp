@@ -89,11 +89,11 @@ void add_bench_products(CLI::App& bench) {
       ->type_name("FILE");
   command->footer(
       "Compiles the plan of a training pass and times each of its products by the first eight\n"
-      "algorithms that cuBLASLt prefers for it; the first is what a job takes without a table, "
-      "and\n"
-      "another is chosen where it takes 2% less. No data are read. Bits depend on the table, so\n"
-      "all ranks get the first rank's, and a run goes on with no other. Ctrl-C stores what is\n"
-      "measured.\n"
+      "algorithms that cuBLASLt prefers for it, and where a bias' gradient comes with the product\n"
+      "by eight more that sum it in the product's kernel. The first is what a job takes without a\n"
+      "table; another is chosen where it takes 2% less. No data are read. Bits depend on the\n"
+      "table, so all ranks get the first rank's, and a run goes on with no other. Ctrl-C stores\n"
+      "what is measured.\n"
       "Examples:\n"
       "  peal bench products job.textproto --set parallel.device=CUDA\n"
       "  peal bench products job.textproto --tune h100.products\n"

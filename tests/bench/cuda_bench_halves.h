@@ -361,7 +361,7 @@ class HalvesBench : public BenchBase {
                                 .b = half(1, {1, k, n}),
                                 .c = at(large_[2], {1, m, n}, nullptr, spec.result),
                                 .bias = spec.bias ? small(0, {n}) : Tensor{},
-                                .sums = small(1, {n})};
+                                .sums = spec.sums == OperandSums::b ? small(1, {n}) : Tensor{}};
       std::unique_ptr<Matmul> best;
       double best_ms = 0;
       int which = 0;

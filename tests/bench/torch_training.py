@@ -119,27 +119,26 @@ def write_pictures(folder):
     (folder / "labels").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, PICTURES) + labels)
 
 
-def bench(peal, job, steps, settings, **environment):
-    words = [peal, "bench", "train", job, "--steps", str(steps), "--warmup", "12", "--json"]
+def run_peal(words, settings, **environment):
+    """What it prints."""
     for setting in settings:
         words += ["--set", setting]
     done = subprocess.run(words, capture_output=True, text=True, timeout=150, check=False,
                           env=os.environ | environment)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def bench(peal, job, steps, settings, **environment):
+    words = [peal, "bench", "train", job, "--steps", str(steps), "--warmup", "12", "--json"]
+    return json.loads(run_peal(words, settings, **environment).splitlines()[-1])
 
 
 def tuned(peal, job, settings):
     """The settings, and one that names a table of the job's products, measured now."""
     table = str(pathlib.Path(job).with_name("products"))
-    words = [peal, "bench", "products", job, "--tune", table]
-    for setting in settings:
-        words += ["--set", setting]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=150, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
-    print(done.stdout, flush=True)
+    print(run_peal([peal, "bench", "products", job, "--tune", table], settings), flush=True)
     return [*settings, f"train.products={table}"]
 
 

@@ -89,8 +89,11 @@ class Stop(PealTest):
         job = self.job(limit=4000, epochs=2000)
         process = start(["launch", "-n", 2, job])
         self.wait_for_steps(process)
+        begin = time.monotonic()
         os.kill(process.pid, number)
         output, _ = process.communicate(timeout=30)
+        # Had mpirun told the ranks, after 2 s, it would not end with 0.
+        self.assertLess(time.monotonic() - begin, 5, output)
         self.assertIn("stopping: the ranks finish a step", output)
         self.assertIn("stopped after step", output)
         self.assertEqual(process.returncode, 0, output)

@@ -160,8 +160,8 @@ def language_model(trials, name, precision):
 
 
 def chosen_products(trials):
-    """Products by a table: the measured one, and one of every product's second way. One hash of each, a
-    loss that is the first ways' within rounding, and no other table when a run goes on."""
+    """Products by a table: the measured one, and one of the second ways, but of products with sums. One hash
+    of each, a loss that is the first ways' within rounding; a table of another GPU is refused."""
     job = {"text": TEXT_JOB, "model": LANGUAGE_MODELS["GPT"], "precision": "BF16"}
     table, second = trials.folder / "table", trials.folder / "second"
     path = trials.folder / "tune.textproto"
