@@ -175,9 +175,10 @@ class Hosts(BedTest, ElasticTest):
             testbed("start", "h3")
 
     def test_a_slow_host_is_named(self):
-        # Steps that are mostly computing, as they are where a slow host matters.
-        launched = self.launch(HOSTS[:2], "--elastic", "2:2", "--set", "model.cnn.filters=128",
-                               "--set", "model.cnn.hidden=64")
+        # Steps that are mostly computing, as they are where a slow host matters, and long enough
+        # that three spans of time are 30 steps.
+        launched = self.launch(HOSTS[:2], "--elastic", "2:2", "--set", "train.global_batch=1024",
+                               "--set", "model.cnn.filters=128", "--set", "model.cnn.hidden=8")
         self.training_on(HOSTS[:2], launched, more=20)
         with Shares(fast=self.processes_of("h1"), slow=self.processes_of("h2")) as shares:
             self.wait_for(lambda: not self.status()["straggler"], 60, "for equal hosts", launched)
