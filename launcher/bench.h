@@ -16,7 +16,7 @@ class JobSpec;
 
 void add_bench_collectives(CLI::App& bench);
 void add_bench_overlap(CLI::App& bench);
-void add_bench_products(CLI::App& bench);
+void add_bench_algorithms(CLI::App& bench);
 void add_bench_scaling(CLI::App& bench);
 
 // The job as it is measured: long enough for `steps`, without test records, checked. Nothing is

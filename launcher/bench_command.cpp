@@ -176,7 +176,7 @@ void add_bench_command(CLI::App& app) {
   });
   add_bench_collectives(*bench);
   add_bench_overlap(*bench);
-  add_bench_products(*bench);
+  add_bench_algorithms(*bench);
   add_bench_scaling(*bench);
 }
 

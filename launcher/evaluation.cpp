@@ -14,8 +14,7 @@ void add_stop_slot(Graph& graph) {
 Evaluation::Evaluation(const ModelSpec& spec, const ParameterTable& table,
                        std::shared_ptr<const Dataset> dataset,
                        std::shared_ptr<const Preprocess> preprocess, std::int64_t batch,
-                       Precision precision, const Device& device,
-                       const ChooseProduct& choose_product)
+                       Precision precision, const Device& device, const ChooseAlgorithm& choose)
     : model_(model_info(spec)),
       dataset_(std::move(dataset)),
       preprocess_(std::move(preprocess)),
@@ -24,9 +23,8 @@ Evaluation::Evaluation(const ModelSpec& spec, const ParameterTable& table,
       stream_(device) {
   build_model(spec, batch_, graph_);
   add_stop_slot(graph_);
-  plan_ =
-      std::make_unique<Plan>(graph_, table, device, /*training=*/false,
-                             PlanOptions{.precision = precision, .choose_product = choose_product});
+  plan_ = std::make_unique<Plan>(graph_, table, device, /*training=*/false,
+                                 PlanOptions{.precision = precision, .choose = choose});
   const bool tokens = model_.vocabulary > 0;
   Shape x_shape{batch_};
   for (const std::int64_t dim : model_.record_shape) x_shape.push_back(dim);

@@ -23,7 +23,7 @@ class Evaluation {
   Evaluation(const ModelSpec& spec, const ParameterTable& table,
              std::shared_ptr<const Dataset> dataset, std::shared_ptr<const Preprocess> preprocess,
              std::int64_t batch, Precision precision, const Device& device = kCpu,
-             const ChooseProduct& choose_product = {});
+             const ChooseAlgorithm& choose = {});
 
   Plan& plan() { return *plan_; }
   const Plan& plan() const { return *plan_; }

@@ -20,7 +20,7 @@
 #include "launcher/rank_layout.h"
 #include "launcher/rank_times.h"
 #include "launcher/run_directory.h"
-#include "launcher/shared_products.h"
+#include "launcher/shared_algorithms.h"
 #include "launcher/status.h"
 #include "launcher/stop_signal.h"
 #include "launcher/supervised.h"
@@ -138,7 +138,7 @@ class Run {
 void Run::prepare() {
   comm_.set_deadline(job_.parallel().start_deadline_seconds());
   agree(comm_, {{"peal", build()}, {"oneDNN", onednn_version()}, {"job", effective_job(job_)}});
-  share_products(job_, comm_);  // whose digest a checkpoint has, too
+  share_algorithms(job_, comm_);  // whose digest a checkpoint has, too
   together(comm_, [&] { open_directory(); });
   comm_.set_flight_directory(job_.run().directory() + "/flight");
   share_start();
@@ -334,8 +334,8 @@ void Run::announce() {
   progress_.say(cat("model: ", trainer_->table().parameters.size(), " parameter tensors, ", values,
                     " values; job ", hex(job_hash(job_))));
   progress_.say(cat("memory of a rank: ", to_text(trainer_->memory())));
-  if (const TrainSpec& train = job_.train(); !train.products().empty())
-    progress_.say(cat("products by ", train.products(), ", ", train.products_digest()));
+  if (const TrainSpec& train = job_.train(); !train.algorithms().empty())
+    progress_.say(cat("algorithms by ", train.algorithms(), ", ", train.algorithms_digest()));
   if (const std::string& weights = job_.model().weights(); !weights.empty()) {
     progress_.say(first_step_ == 0 ? cat("weights from ", weights)
                                    : cat("weights from this run; ", weights, " is not read"));

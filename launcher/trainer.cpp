@@ -11,7 +11,7 @@
 #include "launcher/power_sgd.h"
 #include "launcher/rank_device.h"
 #include "launcher/rank_layout.h"
-#include "launcher/shared_products.h"
+#include "launcher/shared_algorithms.h"
 #include "launcher/train.h"
 
 namespace peal {
@@ -82,12 +82,12 @@ Trainer::Trainer(const JobSpec& job, Communicator& comm, TrainingData data,
   total_steps_ = steps_per_epoch_ * job_.train().epochs();
   if (job_.train().max_steps() > 0) total_steps_ = std::min(total_steps_, job_.train().max_steps());
 
-  const auto products = share_products(job_, comm_);
+  const auto table = share_algorithms(job_, comm_);
   together(comm_, [&] {
     plan_options_ = plan_options(job_, device_);
     plan_options_.record |= hooks_.record;
-    plan_options_.choose_product =
-        choose_by(products, job_.train().products(), kernels(device_).product_library());
+    plan_options_.choose =
+        choose_by(table, job_.train().algorithms(), kernels(device_).algorithm_library());
   });
   make_plans();
   states_ = Mirror(table_.state_bytes, device_);
@@ -141,7 +141,7 @@ void Trainer::make_plans() {
   if (data_.test) {
     evaluation_ = std::make_unique<Evaluation>(job_.model(), table_, data_.test, data_.preprocess,
                                                job_.eval().batch(), plan_options_.precision,
-                                               device_, plan_options_.choose_product);
+                                               device_, plan_options_.choose);
   }
 }
 

@@ -42,13 +42,14 @@ std::string effective_source(const SourceSpec& source);  // in the same way
 // - name, run, checkpoint, eval,
 // - model.weights, which a run that goes on does not read,
 // - train.recompute and cuda_graphs,
-// - train.products, whose digest stays,
+// - train.algorithms, whose digest stays,
 // - data.prefetch_batches, data.loader_threads, parallel.threads and the deadlines,
 // - parallel.bucket_size and shard_optimizer where they cannot change a bit (RANK_INVARIANT),
 // - train.epochs and train.max_steps where no learning rate depends on the length of the run (a
 //   constant or step schedule), so that a finished run can be made longer.
 std::string defining_job(const JobSpec& job);
-std::uint64_t job_hash(const JobSpec& job);  // xxh64 of that, but for a products_digest of nothing
+// xxh64 of that, but for an algorithms_digest of nothing.
+std::uint64_t job_hash(const JobSpec& job);
 
 // Help for every field: path, type, default, range, sentence. From reflection.
 std::string job_help();

@@ -158,7 +158,7 @@ JobSpec what_defines_weights(const JobSpec& job) {
   full.mutable_model()->clear_weights();
   full.mutable_train()->clear_recompute();
   full.mutable_train()->clear_cuda_graphs();
-  full.mutable_train()->clear_products();
+  full.mutable_train()->clear_algorithms();
   full.mutable_data()->clear_prefetch_batches();
   full.mutable_data()->clear_loader_threads();
   if (full.data().has_train()) clear_way(*full.mutable_data()->mutable_train());
@@ -190,7 +190,7 @@ std::string defining_job(const JobSpec& job) {
 std::uint64_t job_hash(const JobSpec& job) {
   JobSpec full = what_defines_weights(job);
   // So that jobs saved before there was such a field keep their hash.
-  if (full.train().products_digest().empty()) full.mutable_train()->clear_products_digest();
+  if (full.train().algorithms_digest().empty()) full.mutable_train()->clear_algorithms_digest();
   std::string text;
   print(full, 0, text);
   return xxh64(text.data(), text.size());

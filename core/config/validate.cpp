@@ -283,15 +283,16 @@ void check_loss_scaling(const Checker& check, const JobSpec& job) {
       "it remembers of gradients; leave one of them out");
 }
 
-void check_products(const Checker& check, const JobSpec& job) {
-  const std::string& digest = job.train().products_digest();
-  const bool named = !job.train().products().empty();
-  check.require(!named || job.parallel().device() == ParallelSpec::CUDA, "train.products",
-                "is for parallel.device: CUDA; a CPU has one way for each product, leave it out");
-  check.require(digest.empty() || named, "train.products_digest",
-                "is of the file in train.products, which is missing; name it, or leave both out");
+void check_algorithms(const Checker& check, const JobSpec& job) {
+  const std::string& digest = job.train().algorithms_digest();
+  const bool named = !job.train().algorithms().empty();
+  check.require(!named || job.parallel().device() == ParallelSpec::CUDA, "train.algorithms",
+                "is for parallel.device: CUDA; a CPU has one way for each product and convolution, "
+                "leave it out");
+  check.require(digest.empty() || named, "train.algorithms_digest",
+                "is of the file in train.algorithms, which is missing; name it, or leave both out");
   const bool hex = digest.find_first_not_of("0123456789abcdef") == std::string::npos;
-  check.require(digest.empty() || (digest.size() == 16 && hex), "train.products_digest",
+  check.require(digest.empty() || (digest.size() == 16 && hex), "train.algorithms_digest",
                 config::quoted(digest), " is not 16 digits of 0 to 9 and a to f");
 }
 
@@ -316,7 +317,7 @@ void validate_job(const JobSpec& job, int ranks, const std::string& where) {
   check_optimizer(check, job.optimizer());
   check_parallel(check, job, ranks);
   check_loss_scaling(check, job);
-  check_products(check, job);
+  check_algorithms(check, job);
   check.require(!job.run().directory().empty(), "run.directory", "is empty; name a folder");
   const std::string& metric = job.checkpoint().best_metric();
   check.require(metric.rfind("test_", 0) != 0 || job.data().has_test(), "checkpoint.best_metric",

@@ -88,6 +88,8 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
     spec.x_layout = c.in_layout(0, t);
     spec.training = c.needs_backward();
     spec.needs_dx = c.needs_grad(0);
+    const bool needs_dw = c.needs_grad(1) || (bias && c.needs_grad(2));
+    c.choose_algorithms(spec, needs_dw);
     const std::shared_ptr<Conv2d> kernel = c.kernels().make_conv2d(spec);
     const Ref x = c.in(0, kAny, t), w = c.in_as(1, kernel->w_layout(), t);
     const Ref b = bias ? c.in(2) : Ref{}, y = c.out(0, kernel->y_layout(), t);
@@ -96,7 +98,7 @@ CompileOp compile_conv2d(const Conv2dOptions& options, Activation activation) {
               [=](Run& r) { kernel->forward(r.stream, r[x], r[w], r[b], r[y], r[scratch]); });
 
     const Ref dy = grad_before(c, activation, y);
-    if (c.needs_grad(1) || (bias && c.needs_grad(2))) {
+    if (needs_dw) {
       const Ref dw = c.grad_in_or_temporary(1), db = bias ? c.grad_in_or_temporary(2) : Ref{};
       c.backward({x, dy, dw, db, scratch}, [=](Run& r) {
         kernel->backward_weights(r.stream, r[x], r[dy], r[dw], r[db], r[scratch]);

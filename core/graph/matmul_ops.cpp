@@ -20,7 +20,7 @@ Product make_product(OpCompiler& c, Ref result, MatmulSpec spec) {
   spec.precision = c.precision();
   spec.operands = c.stored();
   if (result) spec.result = c.dtype(result);
-  spec.algorithm = c.product_algorithm(spec);
+  c.choose_algorithm(spec);
   const std::shared_ptr<Matmul> kernel = c.kernels().make_matmul(spec);
   return {kernel, c.scratch(kernel->scratch_bytes())};
 }

@@ -28,8 +28,19 @@ bool OpCompiler::deterministic() const {
   return builder_.deterministic_;
 }
 
-int OpCompiler::product_algorithm(const MatmulSpec& product) const {
-  return builder_.choose_product_ ? builder_.choose_product_(product) : 0;
+void OpCompiler::choose_algorithm(MatmulSpec& product) const {
+  if (builder_.choose_.product) product.algorithm = builder_.choose_.product(product);
+}
+
+void OpCompiler::choose_algorithms(Conv2dSpec& convolution, bool needs_dw) const {
+  if (!builder_.choose_.convolution) return;
+  const auto choose = [&](ConvPass pass) {
+    convolution.algorithms[static_cast<int>(pass)] =
+        builder_.choose_.convolution(convolution, pass);
+  };
+  choose(ConvPass::forward);
+  if (needs_dw) choose(ConvPass::backward_weights);
+  if (convolution.needs_dx) choose(ConvPass::backward_data);
 }
 
 DType OpCompiler::stored() const {

@@ -87,9 +87,11 @@ class OpCompiler {
   // ---- Where and for what ------------------------------------------------------------------
   Kernels& kernels() const;
   bool training() const;
-  Precision precision() const;                             // for kernels that have a choice
-  bool deterministic() const;                              // likewise; PlanOptions
-  int product_algorithm(const MatmulSpec& product) const;  // PlanOptions::choose_product
+  Precision precision() const;  // for kernels that have a choice
+  bool deterministic() const;   // likewise; PlanOptions
+  // By PlanOptions::choose; of a convolution those passes alone that the spec says will be called.
+  void choose_algorithm(MatmulSpec& product) const;
+  void choose_algorithms(Conv2dSpec& convolution, bool needs_dw) const;
   // As what this plan stores activations, for ops whose kernels take them so: f32, bf16 or f16.
   DType stored() const;
   // Tells the random draws of this op apart from every other op's (RandomKey::site).

@@ -63,8 +63,12 @@ struct PlanMemory {
   std::size_t activations_kept = 0;  // what `activations` would be without PlanOptions::recompute
 };
 
-// Which of the device's ways a product takes, MatmulSpec::algorithm: the same at any time.
-using ChooseProduct = std::function<int(const MatmulSpec&)>;
+// Which of the device's ways a product takes, MatmulSpec::algorithm, and a pass of a convolution,
+// Conv2dSpec::algorithms: the same at any time. None: the device's first way.
+struct ChooseAlgorithm {
+  std::function<int(const MatmulSpec&)> product = {};
+  std::function<int(const Conv2dSpec&, ConvPass)> convolution = {};
+};
 
 struct PlanOptions {
   bool fuse = true;  // merge convolution, relu and pooling (fusion.h); off in tests that compare
@@ -96,9 +100,9 @@ struct PlanOptions {
   // False: convolutions and attention may take what is quicker on the device and adds up in any
   // order.
   bool deterministic = true;
-  // Asked for every matrix product that an op makes, once each; none: the device's first way. Those
-  // inside a recurrent layer's kernel are not asked for.
-  ChooseProduct choose_product = {};
+  // Asked for every matrix product that an op makes and every pass that it makes of a convolution,
+  // once each. What is inside a recurrent layer's kernel is not asked for.
+  ChooseAlgorithm choose = {};
 };
 
 inline constexpr std::size_t kMostRecorded = 64;

@@ -46,7 +46,7 @@ PlanBuilder::PlanBuilder(const Graph& graph, const ParameterTable& table, Device
       ops_add_(options.ops_add),
       precision_(options.precision),
       deterministic_(options.deterministic),
-      choose_product_(options.choose_product),
+      choose_(options.choose),
       pad_rows_to_(options.pad_rows_to),
       kernels_(peal::kernels(device)),
       flow_(graph),

@@ -168,7 +168,7 @@ class PlanBuilder {
   const bool training_, outputs_, recompute_, share_, ops_add_;
   const Precision precision_;
   const bool deterministic_;
-  const ChooseProduct choose_product_;
+  const ChooseAlgorithm choose_;
   const std::int64_t pad_rows_to_;
   Kernels& kernels_;
   const GradientFlow flow_;

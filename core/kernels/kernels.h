@@ -59,6 +59,9 @@ std::size_t layout_bytes(const Tensor& x);  // bytes that x needs in its layout
 const Layout* padded_rows(const Shape& shape, DType dtype, std::int64_t pitch);
 std::int64_t row_pitch(const Tensor& x);  // of padded rows, or the columns of row-major ones
 
+enum class ConvPass : std::uint8_t { forward, backward_data, backward_weights };
+inline constexpr int kConvPasses = 3;
+
 struct Conv2dSpec {
   Shape x;  // (B, C, H, W)
   Shape w;  // (O, C/groups, KH, KW)
@@ -75,6 +78,8 @@ struct Conv2dSpec {
   bool training = true;                      // backward will be called
   bool needs_dx = true;                      // backward_data will be called
   bool deterministic = true;                 // false: a device may take what is quicker
+  int algorithms[kConvPasses] = {0, 0, 0};   // by ConvPass, as MatmulSpec::algorithm
+  int algorithm(ConvPass pass) const { return algorithms[static_cast<int>(pass)]; }
   // y = (B, O, OH, OW), OH = (H + 2*padding - dilation*(KH-1) - 1) / stride + 1
   Shape y() const;
 };
@@ -165,8 +170,8 @@ struct MatmulSpec {
   DType operands = DType::f32;           // a and b: f32, bf16 or f16
   DType result = DType::f32;             // c: f32 or as the operands
   // Of a device's ways for such a product, in its own order of preference: 0 is what it takes by
-  // itself, another is somebody's choice (product_choices.h). A device that has no choice takes its
-  // one, others fail with Error(input) where there are not so many.
+  // itself, another is somebody's choice (algorithm_choices.h). A device that has no choice takes
+  // its one, others fail with Error(input) where there are not so many.
   int algorithm = 0;
   // The bias is f32; a device may round it to the result's type before it is added. gelu_tanh may
   // get what is rounded to c's type or what is not, and its slope is a factor of either; of a half
@@ -336,9 +341,9 @@ class Kernels {
   virtual std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,
                                                             const Pool2dSpec& pool) = 0;
   virtual std::unique_ptr<Matmul> make_matmul(const MatmulSpec& spec) = 0;
-  // What decides how many ways a product has and in which order, MatmulSpec::algorithm: "NVIDIA
-  // H100 80GB HBM3, cuBLASLt 13.1.0". Empty: there is one way for each.
-  virtual std::string product_library() const { return {}; }
+  // What decides how many ways products and convolutions have and in which order: "NVIDIA H100 80GB
+  // HBM3, cuBLASLt 13.1.0, cuDNN 9.19.0". Empty: there is one way for each.
+  virtual std::string algorithm_library() const { return {}; }
   virtual std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns,
                                                 bool log) = 0;
   virtual std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns,

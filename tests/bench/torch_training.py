@@ -5,7 +5,7 @@ usage: torch_training.py PEAL DATA [--only gpt2|resnet50] [--rounds 3] [--steps 
        torch_training.py --warm-up [--only gpt2|resnet50]     fills PyTorch's cache of compiled code
   --kernel-times LIBRARY   of Peal's steps also which kernels took how long (kernel_times.cpp)
   --fast                   also Peal with reduction FAST, which has engines that are not deterministic
-  --tune                   Peal with a table of products that are measured before (bench products)
+  --tune                   Peal with a table of algorithms that are measured before (bench algorithms)
 DATA holds input.txt (tinyshakespeare) and GPT-2's encoder.json and vocab.bpe
 
 PyTorch gets its best chance: torch.compile, bf16 by autocast over f32 weights, flash attention, a
@@ -136,10 +136,10 @@ def bench(peal, job, steps, settings, **environment):
 
 
 def tuned(peal, job, settings):
-    """The settings, and one that names a table of the job's products, measured now."""
-    table = str(pathlib.Path(job).with_name("products"))
-    print(run_peal([peal, "bench", "products", job, "--tune", table], settings), flush=True)
-    return [*settings, f"train.products={table}"]
+    """The settings, and one that names a table of the job's algorithms, measured now."""
+    table = str(pathlib.Path(job).with_name("algorithms"))
+    print(run_peal([peal, "bench", "algorithms", job, "--tune", table], settings), flush=True)
+    return [*settings, f"train.algorithms={table}"]
 
 
 def compare(options, name, make, batch, job):

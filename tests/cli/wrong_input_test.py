@@ -120,37 +120,37 @@ class WrongInput(PealTest):
         self.assertIn("rank 1", result.stderr)
         self.assertIn("job", result.stderr)
 
-    # ---- Tables of products ----
+    # ---- Tables of algorithms ----
 
-    TABLE = "version: 1\nmade_on: a GPU\nproduct: m=1 n=2 k=3 algorithm=1\nend: products\n"
+    TABLE = "version: 1\nmade_on: a GPU\nproduct: m=1 n=2 k=3 algorithm=1\nend: algorithms\n"
 
-    def test_tables_of_products(self):
+    def test_tables_of_algorithms(self):
         table, broken = self.folder / "table", self.folder / "broken"
         table.write_text(self.TABLE)
         broken.write_text(self.TABLE.replace("n=2", "n=two"))
         gpu = "parallel.device=CUDA"
-        named = f"train.products={table}"
+        named = f"train.algorithms={table}"
         for overrides, expected in (
-                ([gpu, "train.products=none"], ("train.products: none: is no file",)),
-                ([gpu, f"train.products={broken}"],
-                 ("train.products: ", "broken:3 n: ", '"two"; allowed: 1 to')),
-                ([gpu, named, "train.products_digest=0123456789abcdef"],
-                 ("train.products_digest", "0123456789abcdef", "not the digest", str(table))),
-                ([named], ("train.products", "parallel.device: CUDA", "leave it out")),
-                (["train.products_digest=0123456789abcdef"], ("train.products,", "missing"))):
+                ([gpu, "train.algorithms=none"], ("train.algorithms: none: is no file",)),
+                ([gpu, f"train.algorithms={broken}"],
+                 ("train.algorithms: ", "broken:3 n: ", '"two"; allowed: 1 to')),
+                ([gpu, named, "train.algorithms_digest=0123456789abcdef"],
+                 ("train.algorithms_digest", "0123456789abcdef", "not the digest", str(table))),
+                ([named], ("train.algorithms", "parallel.device: CUDA", "leave it out")),
+                (["train.algorithms_digest=0123456789abcdef"], ("train.algorithms,", "missing"))):
             self.refuse_job(overrides, INPUT, *expected)
 
     def test_nothing_to_choose(self):
         job = self.job()
         table = self.folder / "table"
-        self.refuse(["bench", "products", job, "--tune", table], INPUT, "parallel.device",
+        self.refuse(["bench", "algorithms", job, "--tune", table], INPUT, "parallel.device",
                     "CPU has one way", "nothing to choose")
         gpu = ["--set", "parallel.device=CUDA"]
-        self.refuse(["bench", "products", job, *gpu], INPUT, "2 ranks", "start one",
+        self.refuse(["bench", "algorithms", job, *gpu], INPUT, "2 ranks", "start one",
                     "parallel.virtual_ranks", ranks=(2,))
         nothing = {"CUDA_VISIBLE_DEVICES": "-1"}
         with mock.patch.dict(os.environ, nothing):
-            self.refuse(["bench", "products", job, *gpu, "--tune", table], INPUT, "cuda:0: ",
+            self.refuse(["bench", "algorithms", job, *gpu, "--tune", table], INPUT, "cuda:0: ",
                         ranks=(0,))
         self.assertFalse(table.exists())
 

@@ -67,8 +67,8 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"train: 3",
               "job:1:8: train: wants { fields } of TrainSpec: epochs, max_steps, global_batch, "
               "seed, accumulate_steps, clip_norm, precision, recompute, "
-              "loss_scaling, loss_scale, loss_scale_grows_after, cuda_graphs, products, "
-              "products_digest, not 3"},
+              "loss_scaling, loss_scale, loss_scale_grows_after, cuda_graphs, algorithms, "
+              "algorithms_digest, not 3"},
         Wrong{"train { epochs: 3 epochs: 4 }", "job:1:19: train.epochs: is given twice"},
         Wrong{"train {}\ntrain {}", "job:2:1: train: is given twice"},
         Wrong{"model { cnn {} mlp {} }",

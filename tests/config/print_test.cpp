@@ -45,8 +45,8 @@ train {
   loss_scale: 65536
   loss_scale_grows_after: 2000
   cuda_graphs: true
-  products: ""
-  products_digest: ""
+  algorithms: ""
+  algorithms_digest: ""
 }
 parallel {
   virtual_ranks: 0
@@ -150,8 +150,8 @@ TEST(JobHash, IgnoresWhatDoesNotDefineTheResult) {
                                  "run.tensorboard=false",
                                  "run.histograms_every_steps=9",
                                  "model.weights=x.safetensors",
-                                 "train.products=x",
-                                 "train.products_digest=",
+                                 "train.algorithms=x",
+                                 "train.algorithms_digest=",
                                  "data.prefetch_batches=9",
                                  "data.loader_threads=3",
                                  "parallel.threads=2",
@@ -180,7 +180,7 @@ TEST(JobHash, SeesWhatDoes) {
        {"model.mlp.hidden=[5]", "model.mlp.dropout=0.5", "model.cnn.filters=2",
         "optimizer.adam.beta1=0.8", "optimizer.sgd.momentum=0.5", "train.seed=2",
         "train.global_batch=128", "train.accumulate_steps=2", "train.clip_norm=1",
-        "train.products_digest=0123456789abcdef", "data.shuffle=false", "data.train.csv.path=x",
+        "train.algorithms_digest=0123456789abcdef", "data.shuffle=false", "data.train.csv.path=x",
         "data.preprocess[0].scale.factor=2", "parallel.virtual_ranks=8", "parallel.reduction=FAST",
         "schedule.warmup_steps=3", "schedule.cosine={}"}) {
     EXPECT_NE(hash_with({assignment}), hash) << assignment;
@@ -189,10 +189,10 @@ TEST(JobHash, SeesWhatDoes) {
 
 TEST(DefiningJob, HasEveryFieldThatMayDiffer) {
   const JobSpec with =
-      parse_job("train { products: 'a' products_digest: '0123456789abcdef' }", "j");
-  EXPECT_THAT(defining_job(with), HasSubstr("  products_digest: \"0123456789abcdef\"\n"));
-  EXPECT_THAT(defining_job(JobSpec()), HasSubstr("  products_digest: \"\"\n"));
-  EXPECT_THAT(defining_job(with), Not(HasSubstr("products:")));
+      parse_job("train { algorithms: 'a' algorithms_digest: '0123456789abcdef' }", "j");
+  EXPECT_THAT(defining_job(with), HasSubstr("  algorithms_digest: \"0123456789abcdef\"\n"));
+  EXPECT_THAT(defining_job(JobSpec()), HasSubstr("  algorithms_digest: \"\"\n"));
+  EXPECT_THAT(defining_job(with), Not(HasSubstr("algorithms:")));
   EXPECT_THAT(defining_job(with), Not(HasSubstr("max_steps")));
 }
 

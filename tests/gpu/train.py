@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the Fashion-MNIST CNN and small language models on a GPU: the same weights to the bit at any number of ranks, by NCCL
 and through host memory, after a stop and on another number of ranks, and where steps are replayed as
-CUDA graphs, also of activations that are halves or products by a table; the CPU's loss within rounding.
+CUDA graphs, also of activations that are halves or algorithms by a table; the CPU's loss within rounding.
 
 usage: train.py PEAL DATA      DATA holds the t10k files of Fashion-MNIST and input.txt (tinyshakespeare),
                                which are trained on
@@ -34,7 +34,7 @@ data {{
 model {{ cnn {{ dropout: 0.25 batch_norm: {norm} }} }}
 optimizer {{ sgd {{ learning_rate: {rate} momentum: 0.9 nesterov: true weight_decay: 0.0005 }} }}
 train {{ epochs: 4 max_steps: {steps} global_batch: 64 clip_norm: {clip} cuda_graphs: {graphs}
-         accumulate_steps: {parts} precision: {precision} }}
+         accumulate_steps: {parts} precision: {precision} algorithms: "{algorithms}" }}
 parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
             shard_optimizer: {shard} }}
 """
@@ -45,7 +45,7 @@ data {{ train {{ tokens {{ path: "{data}/input.txt" tokenizer: CHARACTERS stride
 model {{ {model} }}
 optimizer {{ adamw {{ learning_rate: 0.002 }} }}
 train {{ max_steps: {steps} global_batch: 32 clip_norm: 1 cuda_graphs: {graphs} precision: {precision}
-         products: "{products}" }}
+         algorithms: "{algorithms}" }}
 parallel {{ virtual_ranks: 4 bucket_size: "128KiB" device: {device} gpu_comm: {comm}
             shard_optimizer: {shard} }}
 """
@@ -55,7 +55,8 @@ LANGUAGE_MODELS = {
     "LSTM": "rnn { cell: LSTM vocabulary: 65 embedding: 48 steps: 100 hidden: 128 layers: 2 }",
 }
 USUAL = {"device": "CUDA", "comm": "AUTO", "clip": 0, "shard": "false", "graphs": "false",
-         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05, "precision": "F32", "products": ""}
+         "limit": 10000, "norm": "false", "parts": 1, "rate": 0.05, "precision": "F32",
+         "algorithms": ""}
 # 1000 records are 15 batches of 64 and 40 records more.
 RAGGED = {"limit": 1000, "norm": "true", "parts": 2}
 
@@ -159,36 +160,45 @@ def language_model(trials, name, precision):
     return good and losses[-1] < losses[0] - 0.5
 
 
-def chosen_products(trials):
-    """Products by a table: the measured one, and one of the second ways, but of products with sums. One hash
-    of each, a loss that is the first ways' within rounding; a table of another GPU is refused."""
-    job = {"text": TEXT_JOB, "model": LANGUAGE_MODELS["GPT"], "precision": "BF16"}
-    table, second = trials.folder / "table", trials.folder / "second"
-    path = trials.folder / "tune.textproto"
-    path.write_text(TEXT_JOB.format(run="none", data=trials.data, steps=1, **{**USUAL, **job}))
-    said = trials.run(["bench", "products", str(path), "--tune", str(table)], 0)
+def chosen_algorithms(trials):
+    """Products and convolutions by a table."""
+    gpt = {"text": TEXT_JOB, "model": LANGUAGE_MODELS["GPT"], "precision": "BF16"}
+    return (by_tables(trials, "GPT", gpt, products=10, convolutions=0) &
+            by_tables(trials, "CNN", {"precision": "BF16"}, products=2, convolutions=2))
+
+
+def by_tables(trials, model, job, products, convolutions):
+    """By the measured one, and by one of the second ways, but of products with sums. One hash of each, a loss
+    that is the first ways' within rounding; a table of another GPU is refused."""
+    table, second = trials.folder / f"{model}-table", trials.folder / f"{model}-second"
+    path = trials.folder / f"tune-{model}.textproto"
+    text = job.get("text", JOB)
+    path.write_text(text.format(run="none", data=trials.data, steps=1, **{**USUAL, **job}))
+    said = trials.run(["bench", "algorithms", str(path), "--tune", str(table)], 0)
     print("".join(f"     {line}\n" for line in said.splitlines()), end="", flush=True)
-    products = re.findall(r"^\d+/\d+ (.*), \d+ times?: .* of (\d+)\b", said, re.MULTILINE)
-    head = [line for line in table.read_text().splitlines() if not line.startswith(("product", "end"))]
+    found = re.findall(r"^\d+/\d+ (.*), \d+ times?: .* of (\d+)\b", said, re.MULTILINE)
+    of_convolutions = [line for line, _ in found if line.startswith("pass=")]
+    good = len(of_convolutions) >= convolutions and len(found) - len(of_convolutions) >= products
+    head = [line for line in table.read_text().splitlines() if re.match("version|made_on", line)]
     # With sums the second way is another kernel, of which there may be none.
-    lines = [f"product: {product} algorithm=1" for product, ways in products
-             if int(ways) > 1 and "sums=" not in product]
-    second.write_text("\n".join([*head, *lines, "end: products", ""]))
-    good = len(products) > 10 and len(lines) > 5
+    lines = [f"{'convolution' if line.startswith('pass=') else 'product'}: {line} algorithm=1"
+             for line, ways in found if int(ways) > 1 and "sums=" not in line]
+    second.write_text("\n".join([*head, *lines, "end: algorithms", ""]))
+    good &= len(lines) >= products // 2 + convolutions // 2
     _, without, _ = trials.train(1, **job)
     for name, file in (("measured", table), ("second ways", second)):
-        named = {**job, "products": file}
+        named = {**job, "algorithms": file}
         first, losses, _ = trials.train(1, **named)
         good &= hashes_equal(trials, first, {
-            f"products, {name}, {what}": options | named for what, options in {
+            f"{model}, {name}, {what}": options | named for what, options in {
                 "again": {"ranks": 1}, "3 ranks, graphs": {"ranks": 3, "graphs": "true"},
                 "stopped, then 2 ranks": {"ranks": 2, "steps": (25, STEPS)}}.items()})
         gap = max(abs(a - b) for a, b in zip(losses, without))
-        print(f"     products, {name}: losses within {gap:.4f} of the first ways'")
+        print(f"     {model}, {name}: losses within {gap:.4f} of the first ways'")
         good &= gap < 0.05
     table.write_text(second.read_text().replace("made_on: ", "made_on: another "))
     try:
-        trials.train(1, **job, products=table)
+        trials.train(1, **job, algorithms=table)
         return expect_equal("a table of another GPU", "no error", "exit 2")
     except Failed as error:
         return good and ("exit 2" in str(error) and "was made on" in str(error) or
@@ -235,7 +245,7 @@ def main():
             f"graphs, ragged batches, ranks {ranks}": {"ranks": ranks, **RAGGED, **graphs}
             for ranks in (1, 2, 3)})
         good &= refuses_a_bad_loss(trials)
-        good &= chosen_products(trials)
+        good &= chosen_algorithms(trials)
         for precision in ("BF16", "F16"):
             good &= stored_as(trials, precision)
         for precision in ("F32", "BF16", "F16"):

@@ -4,6 +4,7 @@
 
 #include <bit>
 
+#include "core/base/error.h"
 #include "tests/halves.h"
 #include "tests/kernels/direct_support.h"
 
@@ -413,39 +414,69 @@ TEST(Stored, Matmul) {
     }
 }
 
+const Conv2dSpec kConvolutions[] = {
+    {.x = {2, 3, 9, 8}, .w = {16, 3, 3, 3}, .padding = {1, 1}, .bias = true},
+    {.x = {2, 16, 6, 5}, .w = {32, 16, 3, 3}, .stride = {2, 2}, .padding = {1, 1}},
+    {.x = {2, 16, 4, 4}, .w = {8, 16, 1, 1}, .bias = true, .activation = Activation::relu}};
+
 // Through the device's layouts: x and dy are brought to them, y and dx back.
+void check_conv2d(const Conv2dSpec& shape) {
+  const Shape y = shape.y();
+  check("conv2d", {{shape.x}, {shape.w}, {{shape.w[0]}, false}, {y}},
+        {{y}, {shape.x}, {shape.w, false}, {{shape.w[0]}, false}},
+        [&](Stream& s, DType type, const Tensors& in, const Tensors& out) {
+          Conv2dSpec spec = shape;
+          spec.stored = type;
+          const auto conv = k().make_conv2d(spec);
+          const Form rows{nullptr, type}, blocks{conv->y_layout(), type};
+          // oneDNN's kernels of some convolutions want what Buffer gives.
+          Buffer scratch(conv->scratch_bytes()), room(count(y) * 4 + kAlignment),
+              w_room(count(spec.w) * 4);
+          const Tensor pad{scratch.data(), {static_cast<std::int64_t>(scratch.size() / 4)}};
+          const Tensor laid{room.data(), y, type, kCpu, blocks.layout};
+          const Form kernels{conv->w_layout(), type};
+          const Tensor w{w_room.data(), spec.w, type, kCpu, kernels.layout};
+          k().make_reorder(spec.w, rows, kernels)->run(s, in[1], w, {});
+          conv->forward(s, in[0], w, shape.bias ? in[2] : Tensor{}, laid, pad);
+          const auto back = k().make_reorder(y, blocks, rows);
+          std::vector<float> more(back->scratch_bytes() / 4 + 64);
+          back->run(s, laid, out[0], view(more, {static_cast<std::int64_t>(more.size())}));
+          k().make_reorder(y, rows, blocks)->run(s, in[3], laid, {});
+          conv->backward_data(s, laid, w, out[1], pad);
+          conv->backward_weights(s, in[0], laid, out[2], shape.bias ? out[3] : Tensor{}, pad);
+        },
+        // The gradient of the weights sums over all pixels, y and dx over what a window covers.
+        {.sums = true, .added = 0.637 * 144, .rounded = {2}});
+}
+
 TEST(Stored, Conv2d) {
-  const Conv2dSpec shapes[] = {
-      {.x = {2, 3, 9, 8}, .w = {16, 3, 3, 3}, .padding = {1, 1}, .bias = true},
-      {.x = {2, 16, 6, 5}, .w = {32, 16, 3, 3}, .stride = {2, 2}, .padding = {1, 1}},
-      {.x = {2, 16, 4, 4}, .w = {8, 16, 1, 1}, .bias = true, .activation = Activation::relu}};
-  for (const Conv2dSpec& shape : shapes) {
-    const Shape y = shape.y();
-    check("conv2d", {{shape.x}, {shape.w}, {{shape.w[0]}, false}, {y}},
-          {{y}, {shape.x}, {shape.w, false}, {{shape.w[0]}, false}},
-          [&](Stream& s, DType type, const Tensors& in, const Tensors& out) {
-            Conv2dSpec spec = shape;
-            spec.stored = type;
-            const auto conv = k().make_conv2d(spec);
-            const Form rows{nullptr, type}, blocks{conv->y_layout(), type};
-            // oneDNN's kernels of some convolutions want what Buffer gives.
-            Buffer scratch(conv->scratch_bytes()), room(count(y) * 4 + kAlignment),
-                w_room(count(spec.w) * 4);
-            const Tensor pad{scratch.data(), {static_cast<std::int64_t>(scratch.size() / 4)}};
-            const Tensor laid{room.data(), y, type, kCpu, blocks.layout};
-            const Form kernels{conv->w_layout(), type};
-            const Tensor w{w_room.data(), spec.w, type, kCpu, kernels.layout};
-            k().make_reorder(spec.w, rows, kernels)->run(s, in[1], w, {});
-            conv->forward(s, in[0], w, shape.bias ? in[2] : Tensor{}, laid, pad);
-            const auto back = k().make_reorder(y, blocks, rows);
-            std::vector<float> more(back->scratch_bytes() / 4 + 64);
-            back->run(s, laid, out[0], view(more, {static_cast<std::int64_t>(more.size())}));
-            k().make_reorder(y, rows, blocks)->run(s, in[3], laid, {});
-            conv->backward_data(s, laid, w, out[1], pad);
-            conv->backward_weights(s, in[0], laid, out[2], shape.bias ? out[3] : Tensor{}, pad);
-          },
-          // The gradient of the weights sums over all pixels, y and dx over what a window covers.
-          {.sums = true, .added = 0.637 * 144, .rounded = {2}});
+  for (const Conv2dSpec& spec : kConvolutions) check_conv2d(spec);
+}
+
+bool has_ways(Conv2dSpec spec) {
+  try {
+    for (const DType type : stored_types()) {
+      spec.stored = type;
+      k().make_conv2d(spec);
+    }
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::input);
+    return false;
+  }
+  return true;
+}
+
+// Of each pass as many ways as somebody might choose from; a CPU has one, whatever is asked of it.
+TEST(Stored, Conv2dInEveryWay) {
+  for (const Conv2dSpec& plain : kConvolutions) {
+    for (int pass = 0; pass < kConvPasses; ++pass) {
+      Conv2dSpec spec = plain;
+      int& number = spec.algorithms[pass];
+      for (number = 1; number < 8 && has_ways(spec); ++number) {
+        SCOPED_TRACE(testing::Message() << "pass " << pass << ", way " << number);
+        check_conv2d(spec);
+      }
+    }
   }
 }
 

@@ -57,6 +57,7 @@ class CudnnConv2d final : public Conv2d {
                  "), padding (", spec.padding[0], ", ", spec.padding[1], "), dilation (",
                  spec.dilation[0], ", ", spec.dilation[1], "), groups ", spec.groups, ". ", why);
     }
+    take_chosen();
     stage();
     arrange_scratch();
   }
@@ -70,12 +71,12 @@ class CudnnConv2d final : public Conv2d {
   void forward(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, Tensor y,
                Tensor scratch) override {
     const Tensor own_x = staged(s, x_, x, scratch), own_w = staged(s, w_, w, scratch);
-    if (fused_ && spec_.bias) {
+    if (form_.fused && spec_.bias) {
       forward_->run(s, {&own_x, &own_w, &b, &y}, scratch);
     } else {
       forward_->run(s, {&own_x, &own_w, &y}, scratch);
     }
-    if (fused_) return;
+    if (form_.fused) return;
     const Shape shape = spec_.y();
     const std::int64_t pixels = shape[2] * shape[3];
     const BiasShape rows =
@@ -107,19 +108,20 @@ class CudnnConv2d final : public Conv2d {
  private:
   // Of all passes that are wanted, for tensors in that order. False, and why, where one is missing.
   bool find_plans(bool last, bool fold, std::string& why) {
-    form_ = {.channels_last = last, .dw = DType::f32};
+    form_ = {.channels_last = last};
     folded_ = fold;
     inner_ = fold ? folded(spec_) : spec_;
+    for (int& number : inner_.algorithms) number = 0;
     if (last && !fold && spec_.groups == 1) {
       const std::int64_t channels = (spec_.x[1] + kChannels - 1) / kChannels * kChannels;
       inner_.x[1] = inner_.w[1] = channels;
     }
     forward_ = nullptr;
-    fused_ = false;
     if (spec_.bias || spec_.activation != Activation::none) {
       // cuDNN fuses what it has an engine for; else bias and activation are a pass of their own.
-      forward_ = find(ConvPass::forward_fused, why);
-      fused_ = forward_ != nullptr;
+      form_.fused = true;
+      forward_ = find(ConvPass::forward, why);
+      form_.fused = forward_ != nullptr;
     }
     if (forward_ == nullptr) forward_ = find(ConvPass::forward, why);
     if (forward_ == nullptr) return false;
@@ -139,6 +141,26 @@ class CudnnConv2d final : public Conv2d {
 
   CudnnPlan* find(ConvPass pass, std::string& why) const {
     return find_conv_plan(device_, inner_, pass, form_, why);
+  }
+
+  // The engines that the spec names in place of the first; these have decided what they compute.
+  void take_chosen() {
+    take_chosen(ConvPass::forward, forward_);
+    take_chosen(ConvPass::backward_data, backward_data_);
+    take_chosen(ConvPass::backward_weights, backward_weights_);
+  }
+  void take_chosen(ConvPass pass, CudnnPlan*& plan) {
+    const int number = spec_.algorithm(pass);
+    if (number == 0) return;
+    inner_.algorithms[static_cast<int>(pass)] = number;
+    std::string why = "it has one";
+    if (plan != nullptr) plan = find(pass, why);
+    if (plan == nullptr) {
+      constexpr const char* kNames[kConvPasses] = {"forward", "backward_data", "backward_weights"};
+      fail_input("conv2d", to_string(device_), " has no engine ", number, " for ",
+                 kNames[static_cast<int>(pass)], " of x ", spec_.x, ", weight ", spec_.w, ": ", why,
+                 "; a table of algorithms has named it");
+    }
   }
 
   // What has to be copied, and how.
@@ -225,7 +247,7 @@ class CudnnConv2d final : public Conv2d {
   Conv2dSpec spec_;   // as asked for
   Conv2dSpec inner_;  // with channels filled up, or folded
   ConvForm form_;
-  bool fused_ = false, folded_ = false;
+  bool folded_ = false;
   CudnnPlan* forward_ = nullptr;
   CudnnPlan* backward_data_ = nullptr;
   CudnnPlan* backward_weights_ = nullptr;  // unless narrow_

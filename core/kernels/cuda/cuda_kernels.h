@@ -21,7 +21,7 @@ class CudaKernels final : public Kernels {
   std::unique_ptr<ConvReluPool> make_conv_relu_pool(const Conv2dSpec& conv,
                                                     const Pool2dSpec& pool) override;
   std::unique_ptr<Matmul> make_matmul(const MatmulSpec& spec) override;
-  std::string product_library() const override;
+  std::string algorithm_library() const override;
   std::unique_ptr<Softmax> make_softmax(std::int64_t rows, std::int64_t columns, bool log) override;
   std::unique_ptr<LayerNorm> make_layer_norm(std::int64_t rows, std::int64_t columns, float epsilon,
                                              DType stored) override;

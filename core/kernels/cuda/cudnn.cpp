@@ -1,5 +1,6 @@
 #include "core/kernels/cuda/cudnn.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
@@ -31,13 +32,18 @@ constexpr std::size_t kScratchAlignment = 256;
 constexpr std::int64_t kMostScratch = 1 << 30, kMostAttentionScratch = std::int64_t{8} << 30;
 constexpr int kMostTensors = 9;
 
+// What is computed, and by the engine of which number.
+using Key = std::vector<std::int64_t>;
+using Wanted = std::pair<Key, int>;
+
 // A device's handle. It and the plans are used by one thread at a time: cuDNN asks for that with
 // handles, and with the plans of some engines.
 struct Cudnn {
   std::mutex mutex;
   cudnnHandle_t handle = nullptr;
-  std::map<std::vector<std::int64_t>, std::unique_ptr<CudnnPlan>> plans;
-  std::map<std::vector<std::int64_t>, std::string> refused;  // why
+  std::map<Wanted, std::unique_ptr<CudnnPlan>> plans;
+  std::map<Wanted, std::string> refused;     // why
+  std::map<Wanted, std::int64_t> positions;  // of engines in cuDNN's list, where they were counted
 };
 
 void load_cudnn(const Device& device) {
@@ -223,8 +229,7 @@ std::unique_ptr<Graph> describe(const Conv2dSpec& spec, ConvPass pass, const Con
   Graph& graph = description.graph();
   switch (pass) {
     case ConvPass::forward:
-    case ConvPass::forward_fused:
-      describe_forward(spec, pass == ConvPass::forward_fused, description);
+      describe_forward(spec, form.fused, description);
       break;
     case ConvPass::backward_data: {
       const TensorAttributes dy = description.input(spec.y()), w = description.input(spec.w);
@@ -320,24 +325,52 @@ Rules conv_rules(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
   return rules;
 }
 
-// The heuristics' order, then what cuDNN lists as always there; the first that is allowed and
+// In the heuristics' order, then what cuDNN lists as always there, the first that is allowed and
 // builds.
-fe::error_t choose_engine(Graph& graph, cudnnHandle_t handle, const Rules& rules,
-                          std::int64_t& workspace) {
+fe::error_t build_first(Graph& graph) {
+  return graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
+}
+
+// The one of that number among them, which is at least 1. `position`: of the one before, or -1
+// where that is not known; then its own.
+fe::error_t build_number(Graph& graph, int number, std::int64_t& position) {
+  int found = position < 0 ? -1 : number - 1;
+  while (found < number && ++position < graph.get_execution_plan_count())
+    found += graph.build_plan_at_index(position).is_good();  // what is built last is what runs
+  if (found == number) return {};
+  return {fe::error_code_t::GRAPH_EXECUTION_PLAN_CREATION_FAILED,
+          cat("there are ", found + 1, " of its engines")};
+}
+
+fe::error_t create_plans(Graph& graph, cudnnHandle_t handle, const Rules& rules) {
   fe::error_t status = graph.validate();
   if (status.is_good()) status = graph.build_operation_graph(handle);
   if (status.is_good()) status = graph.create_execution_plans(rules.modes);
+  if (status.is_good()) {
+    graph.deselect_numeric_notes(rules.refused).deselect_workspace_greater_than(rules.most_scratch);
+  }
+  return status;
+}
+
+fe::error_t choose_engine(Graph& graph, Cudnn& cudnn, const Rules& rules, const Wanted& wanted,
+                          std::int64_t& workspace) {
+  fe::error_t status = create_plans(graph, cudnn.handle, rules);
   if (status.is_bad()) return status;
-  graph.deselect_numeric_notes(rules.refused).deselect_workspace_greater_than(rules.most_scratch);
-  status = graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
+  if (wanted.second == 0) {
+    status = build_first(graph);
+  } else {
+    const auto before = cudnn.positions.find({wanted.first, wanted.second - 1});
+    std::int64_t position = before == cudnn.positions.end() ? -1 : before->second;
+    status = build_number(graph, wanted.second, position);
+    if (status.is_good()) cudnn.positions[wanted] = position;
+  }
   return status.is_good() ? graph.get_workspace_size(workspace) : status;
 }
 
-using Key = std::vector<std::int64_t>;
-
 Key key_of(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
-  const bool fused = pass == ConvPass::forward_fused;
+  const bool fused = pass == ConvPass::forward && form.fused;
   Key key = {static_cast<std::int64_t>(pass),
+             fused,
              spec.groups,
              fused && spec.bias,
              fused && spec.activation == Activation::relu,
@@ -365,32 +398,35 @@ Key key_of(const AttentionSpec& spec, bool backward) {
           static_cast<std::int64_t>(spec.stored)};
 }
 
-// The plan of that key, made of describe()'s graph by the first of the rules that gives one.
+// The plan that is wanted, made of describe()'s graph by the first of the rules that gives one.
 template <typename Describe>
-CudnnPlan* find_plan(const Device& device, const Key& key, const std::vector<Rules>& rules,
+CudnnPlan* find_plan(const Device& device, const Wanted& wanted, const std::vector<Rules>& rules,
                      const Describe& describe, std::string& why) try {
   Cudnn& cudnn = cudnn_of(device);
   const Current current(device);
   const std::lock_guard lock(cudnn.mutex);
-  if (const auto known = cudnn.plans.find(key); known != cudnn.plans.end())
+  if (const auto known = cudnn.plans.find(wanted); known != cudnn.plans.end())
     return known->second.get();
-  if (const auto known = cudnn.refused.find(key); known != cudnn.refused.end()) {
-    why = known->second;
+  // Behind a number that is not there come no others.
+  for (const int number : {wanted.second, std::max(0, wanted.second - 1)}) {
+    const auto known = cudnn.refused.find({wanted.first, number});
+    if (known == cudnn.refused.end()) continue;
+    why = cudnn.refused[wanted] = known->second;
     return nullptr;
   }
   std::string message;
   for (const Rules& rule : rules) {
     std::unique_ptr<Graph> graph = describe();
     std::int64_t workspace = 0;
-    fe::error_t status = choose_engine(*graph, cudnn.handle, rule, workspace);
+    fe::error_t status = choose_engine(*graph, cudnn, rule, wanted, workspace);
     if (status.is_good()) {
       auto plan = std::make_unique<GraphPlan>(device, cudnn, std::move(graph), workspace);
-      return cudnn.plans.emplace(key, std::move(plan)).first->second.get();
+      return cudnn.plans.emplace(wanted, std::move(plan)).first->second.get();
     }
     message = status.get_message();  // its other lines list engines
   }
-  why = cudnn.refused[key] = cat("cuDNN ", fe::detail::get_backend_version_string(), ": ",
-                                 message.substr(0, message.find('\n')));
+  why = cudnn.refused[wanted] = cat("cuDNN ", fe::detail::get_backend_version_string(), ": ",
+                                    message.substr(0, message.find('\n')));
   return nullptr;
 } catch (const Error&) {
   throw;
@@ -403,7 +439,7 @@ CudnnPlan* find_plan(const Device& device, const Key& key, const std::vector<Rul
 CudnnPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass pass,
                           const ConvForm& form, std::string& why) {
   return find_plan(
-      device, key_of(spec, pass, form), {conv_rules(spec, pass, form)},
+      device, {key_of(spec, pass, form), spec.algorithm(pass)}, {conv_rules(spec, pass, form)},
       [&] { return describe(spec, pass, form); }, why);
 }
 
@@ -418,7 +454,16 @@ CudnnPlan* find_attention_plan(const Device& device, const AttentionSpec& spec, 
   const auto describe = [&] {
     return backward ? describe_attention_backward(spec) : describe_attention(spec);
   };
-  return find_plan(device, key_of(spec, backward), {strict, plain}, describe, why);
+  return find_plan(device, {key_of(spec, backward), 0}, {strict, plain}, describe, why);
+}
+
+std::string cudnn_version(const Device& device) {
+  try {
+    load_cudnn(device);
+  } catch (const Error&) {
+    return {};
+  }
+  return fe::detail::get_backend_version_string();
 }
 
 }  // namespace peal::cuda

@@ -9,11 +9,11 @@
 
 namespace peal::cuda {
 
-// One graph of cuDNN's, ready to run: an engine that its heuristics name for the shapes, never one
-// that was measured, so that the choice and the bits are the same in every run on the same chip and
-// library. Engines that are not deterministic, or sum in less than f32 (FFT, Winograd and, for f32
-// tensors, tensor cores) are not taken; where the spec asks for no determinism, those of the first
-// two kinds are.
+// One graph of cuDNN's, ready to run: of those engines that its heuristics name for the shapes the
+// first, or the one whose number somebody has chosen, never one that this run has measured, so that
+// the choice and the bits are the same in every run on the same chip and library. Engines that are
+// not deterministic, or sum in less than f32 (FFT, Winograd and, for f32 tensors, tensor cores) are
+// not taken; where the spec asks for no determinism, those of the first two kinds are.
 //
 // Plans are shared by all that ask for the same, and kept as long as the program: a CUDA graph may
 // launch their kernels. Where a function gives nullptr, cuDNN has no such engine, as `why` tells.
@@ -30,20 +30,17 @@ class CudnnPlan {
 
 inline constexpr std::size_t kCudnnAlignment = 16;
 
-enum class ConvPass : std::uint8_t {
-  forward,           // tensors: x, w, y = conv(x, w)
-  forward_fused,     // x, w, [b,] y = act(conv(x, w) + b), as the spec says
-  backward_data,     // dy, w, dx
-  backward_weights,  // x, dy, dw
-};
-
-// In which order x, y and w lie, w as (O, KH, KW, C/groups) then, and what dw is: f32, or stored.
+// In which order x, y and w lie, w as (O, KH, KW, C/groups) then; what forward gives; and what dw
+// is: f32, or stored.
 struct ConvForm {
   bool channels_last = false;
+  bool fused = false;  // y = act(conv(x, w) + b), as the spec says, or conv(x, w)
   DType dw = DType::f32;
 };
 
-// Layouts in the spec are not looked at.
+// Tensors of forward: x, w, [b where fused and the spec has one,] y; of backward_data: dy, w, dx;
+// of backward_weights: x, dy, dw. The engine is that of the spec's algorithm for the pass. Layouts
+// in the spec are not looked at.
 CudnnPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass pass,
                           const ConvForm& form, std::string& why);
 
@@ -51,5 +48,7 @@ CudnnPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass
 // lie in one qkv and dqkv. spec.stored is a half type.
 CudnnPlan* find_attention_plan(const Device& device, const AttentionSpec& spec, bool backward,
                                std::string& why);
+
+std::string cudnn_version(const Device& device);  // "9.19.0"; empty where it is not installed
 
 }  // namespace peal::cuda

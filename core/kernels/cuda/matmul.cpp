@@ -12,6 +12,7 @@
 #include "core/device/cuda/library.h"
 #include "core/kernels/cuda/bias.h"
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/cudnn.h"
 #include "core/kernels/empty_matmul.h"
 #include "core/kernels/separate_activation.h"
 #include "core/kernels/separate_sums.h"
@@ -140,7 +141,7 @@ struct Matrix {
 
 // cuBLASLt counts in columns: a row-major matrix is its transpose there, so c^T = b^T a^T is what
 // it computes, with b first. The algorithm is the spec's of its heuristics', the first unless a
-// table names another (product_choices.h), and never one that this run has measured, so that the
+// table names another (algorithm_choices.h), and never one that this run has measured, so that the
 // choice and the bits are the same in every run on the same chip and library.
 class LtMatmul final : public Matmul {
  public:
@@ -155,7 +156,7 @@ class LtMatmul final : public Matmul {
       fail_input("matmul", to_string(device), " has no deterministic algorithm ", spec.algorithm,
                  " of ", name_of(spec.operands), " for batch ", spec.batch, ", m ", spec.m, ", n ",
                  spec.n, ", k ", spec.k,
-                 spec.algorithm > 0 ? "; a table of products has named it" : "");
+                 spec.algorithm > 0 ? "; a table of algorithms has named it" : "");
     }
     if (fused_ && spec.bias && spec.result != DType::f32)
       round_bias_ = peal::kernels(device).make_reorder({spec.n}, {}, {nullptr, spec.result});
@@ -469,10 +470,11 @@ std::unique_ptr<Matmul> CudaKernels::make_matmul(const MatmulSpec& spec) {
   return std::make_unique<MatmulRoundedLast>(device_, flattened(spec));
 }
 
-std::string CudaKernels::product_library() const {
+std::string CudaKernels::algorithm_library() const {
   const std::size_t version = cublas_lt(device_).version();  // 130100 is 13.1.0
+  const std::string cudnn = cudnn_version(device_);
   return cat(name_of(device_), ", cuBLASLt ", version / 10000, ".", version / 100 % 100, ".",
-             version % 100);
+             version % 100, cudnn.empty() ? "" : ", cuDNN ", cudnn);
 }
 
 }  // namespace peal::cuda

@@ -1,4 +1,5 @@
-// Times a device's ways for a matrix product (MatmulSpec::algorithm), one beside the other.
+// Times a device's ways for a matrix product (MatmulSpec::algorithm) or for a pass of a convolution
+// (Conv2dSpec::algorithms), one beside the other.
 #pragma once
 
 #include <functional>
@@ -10,7 +11,7 @@
 
 namespace peal {
 
-struct ProductTiming {
+struct AlgorithmTiming {
   int most_ways = 8;            // of each kind: twice as many where a product has sums
   int rounds = 11;              // in each of which every way has its turn
   double turn_seconds = 0.005;  // about: as many calls as take so long, at least one
@@ -22,20 +23,25 @@ struct ProductTiming {
   std::function<double()> now = seconds_now;
 };
 
-struct ProductTimes {
+struct AlgorithmTimes {
   // Of a call, by algorithm: the median over the rounds; 0 where there is none of that number.
   std::vector<double> seconds;
   int best = 0;
 };
 
 using MakeProduct = std::function<std::unique_ptr<Matmul>(const MatmulSpec&)>;
+using MakeConvolution = std::function<std::unique_ptr<Conv2d>(const Conv2dSpec&)>;
 
 // Of those ways that `make` makes; of others than the first it may throw Error(input) instead.
 // Operands hold random values. Ways are compared round by round, so that a clock which changes
 // meets all alike, and the best once more with the first alone: the least of several times that
 // differ by chance would not be the least again. Calls are replayed as a recording, as the host
-// takes longer than small products do.
-ProductTimes time_product(const MatmulSpec& product, const MakeProduct& make, const Device& device,
-                          const ProductTiming& timing = {});
+// takes longer than small ones do.
+AlgorithmTimes time_algorithms(const MatmulSpec& product, const MakeProduct& make,
+                               const Device& device, const AlgorithmTiming& timing = {});
+// Of that pass, which the spec must have; its other passes stay as they are.
+AlgorithmTimes time_algorithms(const Conv2dSpec& convolution, ConvPass pass,
+                               const MakeConvolution& make, const Device& device,
+                               const AlgorithmTiming& timing = {});
 
 }  // namespace peal
