@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -43,7 +44,7 @@ struct Cudnn {
   cudnnHandle_t handle = nullptr;
   std::map<Wanted, std::unique_ptr<CudnnPlan>> plans;
   std::map<Wanted, std::string> refused;     // why
-  std::map<Wanted, std::int64_t> positions;  // of engines in cuDNN's list, where they were counted
+  std::map<Wanted, std::int64_t> positions;  // of engines in cuDNN's list
 };
 
 void load_cudnn(const Device& device) {
@@ -72,6 +73,10 @@ Cudnn& cudnn_of(const Device& device) {
     cudnn = std::move(made);
   }
   return *cudnn;
+}
+
+std::string first_line(const std::string& text) {
+  return text.substr(0, text.find('\n'));
 }
 
 class GraphPlan final : public CudnnPlan {
@@ -295,6 +300,10 @@ std::unique_ptr<Graph> describe_attention_backward(const AttentionSpec& spec) {
   return description.take();
 }
 
+std::unique_ptr<Graph> describe(const AttentionSpec& spec, bool backward) {
+  return backward ? describe_attention_backward(spec) : describe_attention(spec);
+}
+
 // ---- The choice of an engine ------------------------------------------------------------------
 
 using Note = fe::NumericalNote_t;
@@ -325,21 +334,27 @@ Rules conv_rules(const Conv2dSpec& spec, ConvPass pass, const ConvForm& form) {
   return rules;
 }
 
-// In the heuristics' order, then what cuDNN lists as always there, the first that is allowed and
-// builds.
-fe::error_t build_first(Graph& graph) {
-  return graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
+// What computes attention's gradient may bear the note that it is not deterministic whatever the
+// graph asks of it, so that the second rule has no notes: forward has no sums that could vary, and
+// backward's graph asks for the deterministic algorithm.
+std::vector<Rules> attention_rules(const AttentionSpec& spec) {
+  Rules strict, plain;
+  if (spec.deterministic) strict.refused = {Note::NONDETERMINISTIC};
+  strict.most_scratch = plain.most_scratch = kMostAttentionScratch;
+  return {strict, plain};
 }
 
-// The one of that number among them, which is at least 1. `position`: of the one before, or -1
-// where that is not known; then its own.
-fe::error_t build_number(Graph& graph, int number, std::int64_t& position) {
+// In the heuristics' order, then what cuDNN lists as always there, those engines that are allowed
+// and build: the one of that number. `position`: in cuDNN's list, of the one before, or -1 where
+// there is none or that is not known; then its own.
+fe::error_t build_engine(Graph& graph, int number, std::int64_t& position) {
   int found = position < 0 ? -1 : number - 1;
   while (found < number && ++position < graph.get_execution_plan_count())
     found += graph.build_plan_at_index(position).is_good();  // what is built last is what runs
   if (found == number) return {};
   return {fe::error_code_t::GRAPH_EXECUTION_PLAN_CREATION_FAILED,
-          cat("there are ", found + 1, " of its engines")};
+          cat(found + 1, " of its ", graph.get_execution_plan_count(),
+              " engines are allowed here and can be built")};
 }
 
 fe::error_t create_plans(Graph& graph, cudnnHandle_t handle, const Rules& rules) {
@@ -356,14 +371,10 @@ fe::error_t choose_engine(Graph& graph, Cudnn& cudnn, const Rules& rules, const 
                           std::int64_t& workspace) {
   fe::error_t status = create_plans(graph, cudnn.handle, rules);
   if (status.is_bad()) return status;
-  if (wanted.second == 0) {
-    status = build_first(graph);
-  } else {
-    const auto before = cudnn.positions.find({wanted.first, wanted.second - 1});
-    std::int64_t position = before == cudnn.positions.end() ? -1 : before->second;
-    status = build_number(graph, wanted.second, position);
-    if (status.is_good()) cudnn.positions[wanted] = position;
-  }
+  const auto before = cudnn.positions.find({wanted.first, wanted.second - 1});
+  std::int64_t position = before == cudnn.positions.end() ? -1 : before->second;
+  status = build_engine(graph, wanted.second, position);
+  if (status.is_good()) cudnn.positions[wanted] = position;
   return status.is_good() ? graph.get_workspace_size(workspace) : status;
 }
 
@@ -425,13 +436,33 @@ CudnnPlan* find_plan(const Device& device, const Wanted& wanted, const std::vect
     }
     message = status.get_message();  // its other lines list engines
   }
-  why = cudnn.refused[wanted] = cat("cuDNN ", fe::detail::get_backend_version_string(), ": ",
-                                    message.substr(0, message.find('\n')));
+  why = cudnn.refused[wanted] =
+      cat("cuDNN ", fe::detail::get_backend_version_string(), ": ", first_line(message));
   return nullptr;
 } catch (const Error&) {
   throw;
 } catch (const std::exception& error) {
   fail_internal("cuDNN", error.what());
+}
+
+// ---- Without a device --------------------------------------------------------------------------
+
+void set_chip(Graph& graph, const std::string& chip) {
+  auto properties = std::make_shared<fe::DeviceProperties>();
+  fe::error_t status = properties->deserialize({chip.begin(), chip.end()});
+  if (status.is_bad()) fail_input("cuDNN", "the chip's properties: ", status.get_message());
+  graph.set_device_properties(properties);
+}
+
+// Of the plan that was built last.
+CudnnEngine engine_at(const Graph& graph, std::int64_t position) {
+  CudnnEngine engine;
+  std::int64_t workspace = 0;
+  fe::error_t status = graph.get_plan_name_at_index(position, engine.name);
+  if (status.is_good()) status = graph.get_workspace_size(workspace);
+  if (status.is_bad()) fail_internal("cuDNN", status.get_message());
+  engine.scratch_bytes = static_cast<std::size_t>(workspace);
+  return engine;
 }
 
 }  // namespace
@@ -443,18 +474,11 @@ CudnnPlan* find_conv_plan(const Device& device, const Conv2dSpec& spec, ConvPass
       [&] { return describe(spec, pass, form); }, why);
 }
 
-// What computes attention's gradient may bear the note that it is not deterministic whatever the
-// graph asks of it, so that the second rule has no notes: forward has no sums that could vary, and
-// backward's graph asks for the deterministic algorithm.
 CudnnPlan* find_attention_plan(const Device& device, const AttentionSpec& spec, bool backward,
                                std::string& why) {
-  Rules strict, plain;
-  if (spec.deterministic) strict.refused = {Note::NONDETERMINISTIC};
-  strict.most_scratch = plain.most_scratch = kMostAttentionScratch;
-  const auto describe = [&] {
-    return backward ? describe_attention_backward(spec) : describe_attention(spec);
-  };
-  return find_plan(device, {key_of(spec, backward), 0}, {strict, plain}, describe, why);
+  return find_plan(
+      device, {key_of(spec, backward), 0}, attention_rules(spec),
+      [&] { return describe(spec, backward); }, why);
 }
 
 std::string cudnn_version(const Device& device) {
@@ -464,6 +488,23 @@ std::string cudnn_version(const Device& device) {
     return {};
   }
   return fe::detail::get_backend_version_string();
+}
+
+std::vector<CudnnEngine> conv_engines(const std::string& chip, const Conv2dSpec& spec,
+                                      ConvPass pass, const ConvForm& form, int most,
+                                      std::string& why) {
+  load_cudnn(kCpu);
+  const std::unique_ptr<Graph> graph = describe(spec, pass, form);
+  set_chip(*graph, chip);
+  fe::error_t status = create_plans(*graph, /*handle=*/nullptr, conv_rules(spec, pass, form));
+  std::vector<CudnnEngine> engines;
+  std::int64_t position = -1;
+  for (int number = 0; status.is_good() && number < most; ++number) {
+    status = build_engine(*graph, number, position);
+    if (status.is_good()) engines.push_back(engine_at(*graph, position));
+  }
+  if (status.is_bad()) why = first_line(status.get_message());
+  return engines;
 }
 
 }  // namespace peal::cuda

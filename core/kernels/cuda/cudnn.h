@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "core/kernels/kernels.h"
 
@@ -50,5 +51,17 @@ CudnnPlan* find_attention_plan(const Device& device, const AttentionSpec& spec, 
                                std::string& why);
 
 std::string cudnn_version(const Device& device);  // "9.19.0"; empty where it is not installed
+
+// The engines in whose order a spec's algorithms are numbered, the first `most` of them, and why
+// there are no more: of a chip that need not be here, for tests on machines without a GPU. `chip`
+// is what cuDNN writes of such a one, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION. Engines that are
+// compiled when they are asked for need a driver, and are left out without one.
+struct CudnnEngine {
+  std::string name;  // cuDNN's: the engine's number and how it is set
+  std::size_t scratch_bytes = 0;
+};
+std::vector<CudnnEngine> conv_engines(const std::string& chip, const Conv2dSpec& spec,
+                                      ConvPass pass, const ConvForm& form, int most,
+                                      std::string& why);
 
 }  // namespace peal::cuda
