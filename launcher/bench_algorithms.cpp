@@ -19,6 +19,7 @@ namespace {
 struct Arguments {
   JobArguments job;
   std::string file;  // where to; empty: nowhere
+  int ways = AlgorithmTiming().most_ways;
 };
 
 void say(const std::string& line) {
@@ -69,7 +70,7 @@ void bench_algorithms(const Arguments& arguments, JobSpec given, Communicator& c
        .make_product = [&](const MatmulSpec& spec) { return kernels(device).make_matmul(spec); },
        .make_convolution =
            [&](const Conv2dSpec& spec) { return kernels(device).make_conv2d(spec); },
-       .timing = {},
+       .timing = {.most_ways = arguments.ways},
        .say = say,
        .stopped = StopSignal::asked},
       choices);
@@ -90,18 +91,22 @@ void add_bench_algorithms(CLI::App& bench) {
                    "what the file holds of others stays, but of another kind of GPU, cuBLASLt or "
                    "cuDNN")
       ->type_name("FILE");
+  command
+      ->add_option("--ways", arguments->ways,
+                   "of each product and pass of a convolution, the first so many")
+      ->check(CLI::Range(1, (AlgorithmChoices::kMostAlgorithm + 1) / 2))
+      ->capture_default_str();
   command->footer(
-      "Compiles the plan of a training pass and times each matrix product in it by the first "
-      "eight\n"
+      "Compiles the plan of a training pass and times each matrix product in it by the first\n"
       "algorithms that cuBLASLt prefers for it (and where a bias' gradient comes with the product\n"
-      "by eight more that sum it in the product's kernel), and each pass of a convolution by the\n"
-      "first eight engines of cuDNN's. The first is what a job takes without a table; another is\n"
+      "by as many that sum it in the product's kernel), and each pass of a convolution by the\n"
+      "first of cuDNN's engines. The very first is what a job takes without a table; another is\n"
       "chosen where it takes 2% less. No data are read. Bits depend on the table, so all ranks "
       "get\n"
       "the first rank's, and a run goes on with no other. Ctrl-C stores what is measured.\n"
       "Examples:\n"
       "  peal bench algorithms job.textproto --set parallel.device=CUDA\n"
-      "  peal bench algorithms job.textproto --tune h100.algorithms\n"
+      "  peal bench algorithms job.textproto --tune h100.algorithms --ways 16\n"
       "  mpirun -np 8 peal train job.textproto --set train.algorithms=h100.algorithms");
   command->callback([arguments] {
     const JobSpec job = read_job(arguments->job);

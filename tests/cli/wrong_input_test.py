@@ -153,6 +153,10 @@ class WrongInput(PealTest):
             self.refuse(["bench", "algorithms", job, *gpu, "--tune", table], INPUT, "cuda:0: ",
                         ranks=(0,))
         self.assertFalse(table.exists())
+        for ways in ("0", "33", "all"):
+            result, _ = run_failing(["bench", "algorithms", job, *gpu, "--ways", ways], 0)
+            self.assertEqual(result.returncode, INPUT)
+            self.assertIn(f"--ways: Value {ways} not in range 1 to 32", result.stderr)
 
     # Fields that do not define the result are not named, wherever they stand.
     def test_a_checkpoint_of_another_job(self):
