@@ -104,7 +104,7 @@ class MpiTransport final : public Transport, private Messages, private Beyond {
   // Messages of the call in progress.
   void send(const std::byte* from, std::size_t bytes, int to, int tag, Lane& lane);
   void receive(std::byte* to, std::size_t bytes, int from, int tag, Lane& lane);
-  MPI_Request& begin(Lane& lane, int awaited);
+  MPI_Request& add_request(Lane& lane, int awaited);
   bool poll();
   void drop_messages();
 
@@ -228,7 +228,7 @@ void MpiTransport::collective(const Call& call, Way way) {
   host_->collectives.run(call, /*around_ring=*/way == Way::hosts_ring);
 }
 
-MPI_Request& MpiTransport::begin(Lane& lane, int awaited) {
+MPI_Request& MpiTransport::add_request(Lane& lane, int awaited) {
   if (free_.empty()) {
     free_.push_back(static_cast<int>(requests_.size()));
     requests_.push_back(MPI_REQUEST_NULL);
@@ -246,7 +246,7 @@ void MpiTransport::send(const std::byte* from, std::size_t bytes, int to, int ta
   if (bytes == 0) return;
   const std::lock_guard lock(mpi_);
   check_mpi(MPI_Isend(from, static_cast<int>(bytes), MPI_BYTE, in_channel(to), tag_ + tag,
-                      channel_->data, &begin(lane, -1)),
+                      channel_->data, &add_request(lane, -1)),
             watch_.names[at(to)]);
 }
 
@@ -254,7 +254,7 @@ void MpiTransport::receive(std::byte* to, std::size_t bytes, int from, int tag, 
   if (bytes == 0) return;
   const std::lock_guard lock(mpi_);
   check_mpi(MPI_Irecv(to, static_cast<int>(bytes), MPI_BYTE, in_channel(from), tag_ + tag,
-                      channel_->data, &begin(lane, from)),
+                      channel_->data, &add_request(lane, from)),
             watch_.names[at(from)]);
 }
 

@@ -106,14 +106,15 @@ bool tune_algorithms(const UsedAlgorithms& used, const AlgorithmTuning& tuning,
                      AlgorithmChoices& choices) {
   Tuner tuner(used.size(), tuning, choices);
   bool goes_on = true;
-  for (const auto& [spec, calls] : used.products) {
-    goes_on = goes_on && tuner.measure(spec, calls, [&] {
-      return time_algorithms(spec, tuning.make_product, tuning.device, tuning.timing);
+  for (const UsedProduct& product : used.products) {
+    goes_on = goes_on && tuner.measure(product.spec, product.calls, [&] {
+      return time_algorithms(product.spec, tuning.make_product, tuning.device, tuning.timing);
     });
   }
-  for (const auto& [spec, pass, calls] : used.convolutions) {
-    goes_on = goes_on && tuner.measure(ConvCall(spec, pass), calls, [&] {
-      return time_algorithms(spec, pass, tuning.make_convolution, tuning.device, tuning.timing);
+  for (const UsedConvolution& of : used.convolutions) {
+    goes_on = goes_on && tuner.measure(ConvCall(of.spec, of.pass), of.calls, [&] {
+      return time_algorithms(of.spec, of.pass, tuning.make_convolution, tuning.device,
+                             tuning.timing);
     });
   }
   return tuner.finish();

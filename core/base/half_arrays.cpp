@@ -4,6 +4,7 @@
 #include "core/base/half_bits.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -13,8 +14,15 @@ namespace {
 #if defined(__x86_64__)
 constexpr std::size_t kLanes = 8;
 
+// clang 14 does not know f16c by name. That AVX is there says that the system keeps its registers.
+bool find_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0 &&
+         __builtin_cpu_supports("avx") != 0;
+}
+
 bool has_f16c() {
-  static const bool has = __builtin_cpu_supports("f16c") != 0 && __builtin_cpu_supports("avx") != 0;
+  static const bool has = find_f16c();
   return has;
 }
 

@@ -107,7 +107,7 @@ struct ShardVerifier::Impl {
 };
 
 ShardVerifier::ShardVerifier(const fs::path& directory)
-    : impl_(std::make_unique<Impl>(directory, read_manifest(directory))) {}
+    : impl_(new Impl{directory, read_manifest(directory)}) {}
 
 ShardVerifier::~ShardVerifier() = default;
 

@@ -6,8 +6,10 @@
 // the same lane, so that nothing of the convolution's size is ever stored. Forward keeps three bits
 // a position: which column and which row of the 2x2 window won, and whether relu let it through.
 // GCC 12 takes the deliberately undefined operands inside its own intrinsics for mistakes.
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
 
 #include <algorithm>
@@ -80,8 +82,13 @@ struct Scratch {
   float* sums;               // one vector for each weight and bias
 };
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))), \
+                             apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
+#endif
 
 void split_columns(const Geometry& g, const Scratch& s, const float* x_row) {
   std::memcpy(s.line + g.left, x_row, static_cast<std::size_t>(g.width) * sizeof(float));
@@ -277,7 +284,11 @@ void finish_sums(const Geometry& g, const Scratch& s, float* dw, float* db) {
   }
 }
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 template <int K>
 class FusedConvReluPool final : public ConvReluPool {
