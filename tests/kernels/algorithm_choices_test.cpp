@@ -72,6 +72,27 @@ TEST(AlgorithmChoices, AreReadAsTheyAreWritten) {
   EXPECT_EQ(printed, sorted);
 }
 
+// What has `one`, as 40, and each of the others, which differ from it, with a number of its own:
+// here and when it is read again.
+template <typename Spec>
+AlgorithmChoices choices_of_all(const Spec& one, const std::vector<Spec>& others) {
+  AlgorithmChoices choices;
+  choices.made_on = "here";
+  choices.choose(one, 40);
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    EXPECT_EQ(choices.algorithm(others[i]), 0) << text_of(others[i]);
+    choices.choose(others[i], static_cast<int>(i) + 1);
+  }
+  EXPECT_EQ(choices.size(), others.size() + 1);
+  const AlgorithmChoices read =
+      parse_algorithm_choices(print_algorithm_choices(choices), "printed");
+  EXPECT_EQ(read.algorithm(one), 40);
+  for (std::size_t i = 0; i < others.size(); ++i)
+    EXPECT_EQ(read.algorithm(others[i]), static_cast<int>(i) + 1) << text_of(others[i]);
+  EXPECT_EQ(read.digest(), choices.digest());
+  return choices;
+}
+
 // Every field tells products apart; another algorithm is no other product.
 TEST(AlgorithmChoices, AProductIsAllOfItsFields) {
   const MatmulSpec product{.m = 2, .n = 3, .k = 4};
@@ -92,23 +113,10 @@ TEST(AlgorithmChoices, AProductIsAllOfItsFields) {
   others[13].operands = DType::bf16;
   others[14].result = DType::bf16;
   others[15].sums = OperandSums::a;
-  AlgorithmChoices choices;
-  choices.made_on = "here";
-  choices.choose(product, 5);
-  for (std::size_t i = 0; i < others.size(); ++i) {
-    EXPECT_EQ(choices.algorithm(others[i]), 0) << text_of(others[i]);
-    choices.choose(others[i], static_cast<int>(i) + 1);
-  }
-  EXPECT_EQ(choices.size(), others.size() + 1);
+  const AlgorithmChoices choices = choices_of_all(product, others);
   MatmulSpec same = product;
   same.algorithm = 9;
-  EXPECT_EQ(choices.algorithm(same), 5);
-  const AlgorithmChoices read =
-      parse_algorithm_choices(print_algorithm_choices(choices), "printed");
-  EXPECT_EQ(read.algorithm(product), 5);
-  for (std::size_t i = 0; i < others.size(); ++i)
-    EXPECT_EQ(read.algorithm(others[i]), static_cast<int>(i) + 1) << text_of(others[i]);
-  EXPECT_EQ(read.digest(), choices.digest());
+  EXPECT_EQ(choices.algorithm(same), 40);
 }
 
 // So it is with passes of convolutions; a bias and an activation are forward's alone.
@@ -128,25 +136,12 @@ TEST(AlgorithmChoices, AConvolutionIsAllOfItsFields) {
   others[9].precision = Precision::tf32;
   others[10].stored = DType::bf16;
   others[11].fast = true;
-  AlgorithmChoices choices;
-  choices.made_on = "here";
-  choices.choose(call, 20);
-  for (std::size_t i = 0; i < others.size(); ++i) {
-    EXPECT_EQ(choices.algorithm(others[i]), 0) << text_of(others[i]);
-    choices.choose(others[i], static_cast<int>(i) + 1);
-  }
-  EXPECT_EQ(choices.size(), others.size() + 1);
-  const AlgorithmChoices read =
-      parse_algorithm_choices(print_algorithm_choices(choices), "printed");
-  EXPECT_EQ(read.algorithm(call), 20);
-  for (std::size_t i = 0; i < others.size(); ++i)
-    EXPECT_EQ(read.algorithm(others[i]), static_cast<int>(i) + 1) << text_of(others[i]);
-  EXPECT_EQ(read.digest(), choices.digest());
+  const AlgorithmChoices choices = choices_of_all(call, others);
 
   Conv2dSpec same = plain;
   same.training = same.needs_dx = false;
   same.algorithms[0] = 5;
-  EXPECT_EQ(choices.algorithm({same, ConvPass::forward}), 20);
+  EXPECT_EQ(choices.algorithm({same, ConvPass::forward}), 40);
   same.bias = true;
   same.activation = Activation::relu;
   EXPECT_EQ(choices.algorithm({same, ConvPass::forward}), 0);
