@@ -110,6 +110,7 @@ TEST(Convolutions, OfHalvesLieChannelsLast) {
       EXPECT_TRUE(has_all(plans, spec));
       EXPECT_TRUE(plans.form.channels_last);
       EXPECT_EQ(plans.folded, name == "stem");
+      EXPECT_EQ(plans.form.dw, type);  // in f32 cuDNN has none
       EXPECT_EQ(plans.inner.x, plans.folded ? folded(spec).x : spec.x);
     }
     Conv2dSpec small = layer("CIFAR's stem", 3, 32, 64, 3, 1).spec;
