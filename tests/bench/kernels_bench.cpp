@@ -104,6 +104,38 @@ void conv_then_pool(benchmark::State& state) {
 }
 BENCHMARK(conv_then_pool)->Arg(64)->Arg(256);
 
+// 32 pictures in blocks of channels between layers of ResNet-18. flop/s counts the multiplications
+// of the convolution's definition, of which Winograd's algorithm makes a quarter.
+void conv3x3(benchmark::State& state, ConvPass pass) {
+  Conv2dSpec first, spec;
+  first.x = {32, 16, state.range(1), state.range(1)};
+  first.w = {state.range(0), 16, 1, 1};
+  const auto before = kernels(kCpu).make_conv2d(first);  // whose layout this one takes
+  spec.x = first.y();
+  spec.x_layout = before->y_layout();
+  spec.w = {state.range(0), state.range(0), 3, 3};
+  spec.padding[0] = spec.padding[1] = 1;
+  const auto conv = kernels(kCpu).make_conv2d(spec);
+  const Owned x(spec.x, spec.x_layout), dx(spec.x, spec.x_layout), w(spec.w), dw(spec.w),
+      y(spec.y(), conv->y_layout()), scratch = Owned::bytes(conv->scratch_bytes());
+  Stream s;
+  for (auto _ : state) {
+    if (pass == ConvPass::forward) conv->forward(s, x, w, {}, y, scratch);
+    if (pass == ConvPass::backward_data) conv->backward_data(s, y, w, dx, scratch);
+    if (pass == ConvPass::backward_weights) conv->backward_weights(s, x, y, dw, {}, scratch);
+  }
+  count_flops(state, 2 * spec.y().numel() * spec.w[1] * 9);
+}
+#define PEAL_CONV3X3(pass)                         \
+  BENCHMARK_CAPTURE(conv3x3, pass, ConvPass::pass) \
+      ->Args({64, 32})                             \
+      ->Args({128, 16})                            \
+      ->Args({256, 8})                             \
+      ->Args({512, 4})
+PEAL_CONV3X3(forward);
+PEAL_CONV3X3(backward_data);
+PEAL_CONV3X3(backward_weights);
+
 constexpr std::int64_t kFeatures = 5408, kHidden = 128;
 
 void matmul(benchmark::State& state, const MatmulSpec& spec) {

@@ -7,8 +7,11 @@
 namespace peal {
 namespace {
 
+using reference::conv2d_dw;
+using reference::conv2d_dx;
 using reference::cpu_multiplies_bf16;
 using reference::expect_close;
+using reference::expect_near_largest;
 using reference::from_layout;
 using reference::gradient;
 using reference::Owned;
@@ -16,25 +19,10 @@ using reference::random_values;
 using reference::rounded_to_bf16;
 using reference::to_layout;
 using reference::Vector;
+using reference::WeightGradient;
 
 constexpr double kForward = 2e-6;
 constexpr double kBackward = 5e-6;
-
-std::size_t offset(const Shape& s, std::int64_t i, std::int64_t j, std::int64_t k, std::int64_t l) {
-  return static_cast<std::size_t>(((i * s[1] + j) * s[2] + k) * s[3] + l);
-}
-
-// f(i, j, k, l) in row-major order.
-template <typename F>
-void for_each_index(const Shape& s, const F& f) {
-  for (std::int64_t i = 0; i < s[0]; ++i) {
-    for (std::int64_t j = 0; j < s[1]; ++j) {
-      for (std::int64_t k = 0; k < s[2]; ++k) {
-        for (std::int64_t l = 0; l < s[3]; ++l) f(i, j, k, l);
-      }
-    }
-  }
-}
 
 // One of each, with names that a failure prints.
 struct ConvCase {
@@ -163,39 +151,6 @@ TEST(CpuRoundedConvolution, IsThatOfTheRoundedOperands) {
   }
 }
 
-// dw and db of a convolution without groups, by their definition.
-struct WeightGradient {
-  Vector dw, db;
-};
-
-WeightGradient weight_gradient(const Conv2dSpec& c, const Vector& x, const Vector& dy) {
-  const Shape y = c.y();
-  WeightGradient sums{Vector(static_cast<std::size_t>(c.w.numel())),
-                      Vector(static_cast<std::size_t>(c.w[0]))};
-  auto dy_at = dy.begin();
-  for_each_index(y, [&](std::int64_t n, std::int64_t o, std::int64_t row, std::int64_t column) {
-    const double g = *dy_at++;
-    sums.db[static_cast<std::size_t>(o)] += g;
-    for_each_index({1, c.w[1], c.w[2], c.w[3]},
-                   [&](std::int64_t, std::int64_t k, std::int64_t kh, std::int64_t kw) {
-                     const auto r = row * c.stride[0] - c.padding[0] + kh * c.dilation[0];
-                     const auto q = column * c.stride[1] - c.padding[1] + kw * c.dilation[1];
-                     if (r < 0 || r >= c.x[2] || q < 0 || q >= c.x[3]) return;
-                     sums.dw[offset(c.w, o, k, kh, kw)] += g * x[offset(c.x, n, k, r, q)];
-                   });
-  });
-  return sums;
-}
-
-// Thousands of terms cancel in f32: the error is measured by the largest of the sums.
-void expect_near_largest(Vector actual, Vector expected, const char* what) {
-  double largest = 0;
-  for (const double v : expected) largest = std::max(largest, std::abs(v));
-  for (double& v : actual) v /= largest;
-  for (double& v : expected) v /= largest;
-  expect_close(actual, expected, kBackward, what);
-}
-
 // As a network's first layer has them: few taps, many positions, and no gradient of x.
 class FirstLayer : public testing::TestWithParam<ConvCase> {};
 
@@ -204,15 +159,15 @@ TEST_P(FirstLayer, BackwardWeights) {
   spec.needs_dx = false;
   const auto conv = kernels_under_test().make_conv2d(spec);
   const Vector x = random_values(spec.x, 1), dy = random_values(spec.y(), 2);
-  const WeightGradient expected = weight_gradient(spec, x, dy);
+  const WeightGradient expected = conv2d_dw(spec, x, dy);
   const Owned dy_in = to_layout(Owned::of(spec.y(), dy), conv->y_layout());
   const Owned pad = Owned::bytes(conv->scratch_bytes());
   Owned dw(spec.w), db({spec.w[0]});
   Stream s;
   conv->backward_weights(s, Owned::of(spec.x, x), dy_in, dw, spec.bias ? db.tensor() : Tensor{},
                          pad);
-  expect_near_largest(dw.values(), expected.dw, "dw");
-  if (spec.bias) expect_near_largest(db.values(), expected.db, "db");
+  expect_near_largest(dw.values(), expected.dw, kBackward, "dw");
+  if (spec.bias) expect_near_largest(db.values(), expected.db, kBackward, "db");
   EXPECT_TRUE(dw.guard_intact() && db.guard_intact() && pad.guard_intact());
 }
 
@@ -227,23 +182,6 @@ INSTANTIATE_TEST_SUITE_P(
         conv_case("wide", {1, 3, 9, 300}, {8, 3, 3, 3}, 1, 1, 1, 1, true, Activation::none),
         conv_case("many", {290, 1, 10, 10}, {3, 1, 3, 3}, 1, 0, 1, 1, true, Activation::none)),
     [](const auto& test) { return "of_" + std::string(test.param.name); });
-
-// dx of a convolution without groups, by its definition.
-Vector data_gradient(const Conv2dSpec& c, const Vector& w, const Vector& dy) {
-  Vector dx(static_cast<std::size_t>(c.x.numel()));
-  auto dy_at = dy.begin();
-  for_each_index(c.y(), [&](std::int64_t n, std::int64_t o, std::int64_t row, std::int64_t column) {
-    const double g = *dy_at++;
-    for_each_index({1, c.w[1], c.w[2], c.w[3]},
-                   [&](std::int64_t, std::int64_t k, std::int64_t kh, std::int64_t kw) {
-                     const auto r = row * c.stride[0] - c.padding[0] + kh * c.dilation[0];
-                     const auto q = column * c.stride[1] - c.padding[1] + kw * c.dilation[1];
-                     if (r < 0 || r >= c.x[2] || q < 0 || q >= c.x[3]) return;
-                     dx[offset(c.x, n, k, r, q)] += g * w[offset(c.w, o, k, kh, kw)];
-                   });
-  });
-  return dx;
-}
 
 // Where a backend may multiply in another way (Winograd's): all three passes by their definitions.
 class ManyChannels : public testing::TestWithParam<ConvCase> {};
@@ -261,11 +199,11 @@ TEST_P(ManyChannels, AllPasses) {
   conv->forward(s, x_in, w_in, Owned::of({spec.w[0]}, b), y, pad);
   conv->backward_data(s, dy_in, w_in, dx, pad);
   conv->backward_weights(s, x_in, dy_in, dw, spec.bias ? db.tensor() : Tensor{}, pad);
-  expect_near_largest(from_layout(y), reference::conv2d(spec, x, w, b), "y");
-  expect_near_largest(dx.values(), data_gradient(spec, w, dy), "dx");
-  const WeightGradient expected = weight_gradient(spec, x, dy);
-  expect_near_largest(dw.values(), expected.dw, "dw");
-  if (spec.bias) expect_near_largest(db.values(), expected.db, "db");
+  expect_near_largest(from_layout(y), reference::conv2d(spec, x, w, b), kBackward, "y");
+  expect_near_largest(dx.values(), conv2d_dx(spec, w, dy), kBackward, "dx");
+  const WeightGradient expected = conv2d_dw(spec, x, dy);
+  expect_near_largest(dw.values(), expected.dw, kBackward, "dw");
+  if (spec.bias) expect_near_largest(db.values(), expected.db, kBackward, "db");
   EXPECT_TRUE(y.guard_intact() && dx.guard_intact() && dw.guard_intact() && pad.guard_intact());
 }
 

@@ -57,6 +57,22 @@ double pool_at(const Pool2dSpec& spec, const Vector& x, std::int64_t n, std::int
   return sum / static_cast<double>(spec.include_padding ? spec.kernel[0] * spec.kernel[1] : count);
 }
 
+std::size_t offset(const Shape& s, std::int64_t i, std::int64_t j, std::int64_t k, std::int64_t l) {
+  return static_cast<std::size_t>(((i * s[1] + j) * s[2] + k) * s[3] + l);
+}
+
+// f(i, j, k, l) in row-major order.
+template <typename F>
+void for_each_index(const Shape& s, const F& f) {
+  for (std::int64_t i = 0; i < s[0]; ++i) {
+    for (std::int64_t j = 0; j < s[1]; ++j) {
+      for (std::int64_t k = 0; k < s[2]; ++k) {
+        for (std::int64_t l = 0; l < s[3]; ++l) f(i, j, k, l);
+      }
+    }
+  }
+}
+
 Vector map_pixels(
     const Shape& y,
     const std::function<double(std::int64_t, std::int64_t, std::int64_t, std::int64_t)>& value) {
@@ -124,6 +140,41 @@ Vector conv2d(const Conv2dSpec& spec, const Vector& x, const Vector& w, const Ve
     const double sum = conv_at(spec, x, w, n, o, r, q) + bias;
     return spec.activation == Activation::relu ? std::max(sum, 0.0) : sum;
   });
+}
+
+Vector conv2d_dx(const Conv2dSpec& c, const Vector& w, const Vector& dy) {
+  Vector dx(static_cast<std::size_t>(c.x.numel()));
+  auto dy_at = dy.begin();
+  for_each_index(c.y(), [&](std::int64_t n, std::int64_t o, std::int64_t row, std::int64_t column) {
+    const double g = *dy_at++;
+    for_each_index({1, c.w[1], c.w[2], c.w[3]},
+                   [&](std::int64_t, std::int64_t k, std::int64_t kh, std::int64_t kw) {
+                     const auto r = row * c.stride[0] - c.padding[0] + kh * c.dilation[0];
+                     const auto q = column * c.stride[1] - c.padding[1] + kw * c.dilation[1];
+                     if (r < 0 || r >= c.x[2] || q < 0 || q >= c.x[3]) return;
+                     dx[offset(c.x, n, k, r, q)] += g * w[offset(c.w, o, k, kh, kw)];
+                   });
+  });
+  return dx;
+}
+
+WeightGradient conv2d_dw(const Conv2dSpec& c, const Vector& x, const Vector& dy) {
+  const Shape y = c.y();
+  WeightGradient sums{Vector(static_cast<std::size_t>(c.w.numel())),
+                      Vector(static_cast<std::size_t>(c.w[0]))};
+  auto dy_at = dy.begin();
+  for_each_index(y, [&](std::int64_t n, std::int64_t o, std::int64_t row, std::int64_t column) {
+    const double g = *dy_at++;
+    sums.db[static_cast<std::size_t>(o)] += g;
+    for_each_index({1, c.w[1], c.w[2], c.w[3]},
+                   [&](std::int64_t, std::int64_t k, std::int64_t kh, std::int64_t kw) {
+                     const auto r = row * c.stride[0] - c.padding[0] + kh * c.dilation[0];
+                     const auto q = column * c.stride[1] - c.padding[1] + kw * c.dilation[1];
+                     if (r < 0 || r >= c.x[2] || q < 0 || q >= c.x[3]) return;
+                     sums.dw[offset(c.w, o, k, kh, kw)] += g * x[offset(c.x, n, k, r, q)];
+                   });
+  });
+  return sums;
 }
 
 Vector pool2d(const Pool2dSpec& spec, const Vector& x) {
@@ -259,6 +310,14 @@ Vector from_layout(const Owned& x, Kernels& by) {
   const auto reorder = by.make_reorder(x.tensor().shape, {x.tensor().layout, DType::f32}, {});
   reorder->run(s, x, out, Owned::bytes(reorder->scratch_bytes()));
   return out.values();
+}
+
+void expect_near_largest(Vector actual, Vector expected, double tolerance, const char* what) {
+  double largest = 0;
+  for (const double v : expected) largest = std::max(largest, std::abs(v));
+  for (double& v : actual) v /= largest;
+  for (double& v : expected) v /= largest;
+  expect_close(actual, expected, tolerance, what);
 }
 
 Vector rounded_to_bf16(Vector values) {

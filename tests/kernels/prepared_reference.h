@@ -38,6 +38,12 @@ class Owned {
 Vector random_values(const Shape& shape, std::uint64_t seed);
 
 Vector conv2d(const Conv2dSpec& spec, const Vector& x, const Vector& w, const Vector& b);
+// Its gradients without groups and activation, by their definitions.
+Vector conv2d_dx(const Conv2dSpec& spec, const Vector& w, const Vector& dy);
+struct WeightGradient {
+  Vector dw, db;
+};
+WeightGradient conv2d_dw(const Conv2dSpec& spec, const Vector& x, const Vector& dy);
 Vector pool2d(const Pool2dSpec& spec, const Vector& x);
 Vector matmul(const MatmulSpec& spec, const Vector& a, const Vector& b, const Vector& bias,
               const Vector& addend = {});
@@ -53,6 +59,10 @@ Vector gradient(const std::function<Vector(const Vector&)>& f, Vector x, const V
 
 // |actual - expected| <= tolerance * (1 + |expected|) everywhere.
 void expect_close(const Vector& actual, const Vector& expected, double tolerance, const char* what);
+
+// |actual - expected| <= tolerance * (m + |expected|), m the largest of |expected|: for sums of
+// many terms, which cancel.
+void expect_near_largest(Vector actual, Vector expected, double tolerance, const char* what);
 
 // Each to the nearest number of 8 significant bits (bf16), the even one on a tie.
 Vector rounded_to_bf16(Vector values);

@@ -2,6 +2,7 @@
 
 #include "core/kernels/cpu/cpu_kernels.h"
 #include "core/kernels/cpu/onednn.h"
+#include "core/kernels/cpu/winograd.h"
 
 namespace peal::cpu {
 namespace {
@@ -31,22 +32,10 @@ bool rounds(const Conv2dSpec& spec) {
                                         spec.w[0] / spec.groups >= kFewest);
 }
 
-// Winograd's products of 4x4 tiles (Lavin & Gray 2016) take a quarter of the multiplications. Bits
-// are as fixed as those of the direct way, and errors of 64 to 512 channels a few 1e-6 of the
-// largest value, as there. Below that it is not quicker.
-bool suits_winograd(const Conv2dSpec& spec) {
-  const Shape y = spec.y();
-  for (int i = 0; i < 2; ++i) {
-    const bool three = spec.w[2 + i] == 3 && spec.dilation[i] == 1 && spec.padding[i] <= 1;
-    if (!three || spec.stride[i] != 1 || y[2 + i] < 4) return false;
-  }
-  return spec.groups == 1 && spec.w[0] >= 64 && spec.w[1] >= 64;
-}
-
 constexpr std::size_t kMostScratch = std::size_t{512} << 20;
 
-// make(algorithm, allow_empty) for Winograd's way where it suits, this CPU has it and the tiles of
-// a batch do not take too much memory, else for the direct one.
+// make(algorithm, allow_empty) for oneDNN's own Winograd where it suits, this CPU has it (AVX-512)
+// and the tiles of a batch do not take too much memory, else for the direct one.
 template <class Make>
 auto choose_algorithm(const Conv2dSpec& spec, Make make) {
   if (suits_winograd(spec) && !rounds(spec)) {
@@ -213,7 +202,11 @@ class OneDnnConv2d final : public Conv2d {
 }  // namespace
 
 std::unique_ptr<Conv2d> CpuKernels::make_conv2d(const Conv2dSpec& spec) {
-  return with_onednn("make_conv2d", [&] { return std::make_unique<OneDnnConv2d>(spec); });
+  return with_onednn("make_conv2d", [&]() -> std::unique_ptr<Conv2d> {
+    if (!onednn_has_winograd() && !rounds(spec))
+      if (auto winograd = make_winograd(spec)) return winograd;
+    return std::make_unique<OneDnnConv2d>(spec);
+  });
 }
 
 }  // namespace peal::cpu

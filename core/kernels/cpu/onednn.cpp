@@ -57,11 +57,23 @@ const dnnl::engine& onednn_engine() {
   return engine;
 }
 
-bool onednn_has_bf16() {
+namespace {
+
+bool has_avx512_core() {
   // Each set of instructions has the bits of those that it includes.
   const auto has = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
   const auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
   return (has & wanted) == wanted;
+}
+
+}  // namespace
+
+bool onednn_has_bf16() {
+  return has_avx512_core();
+}
+
+bool onednn_has_winograd() {
+  return has_avx512_core();
 }
 
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Matrix& a,

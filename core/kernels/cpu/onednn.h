@@ -26,7 +26,8 @@ struct OneDnnLayout final : Layout {
 };
 
 const dnnl::engine& onednn_engine();
-bool onednn_has_bf16();  // products and convolutions of bf16, if slower than f32 on old CPUs
+bool onednn_has_bf16();      // products and convolutions of bf16, if slower than f32 on old CPUs
+bool onednn_has_winograd();  // for all three passes
 dnnl::primitive_attr onednn_attributes(bool relu = false);  // scratchpads are the caller's
 
 using DataType = dnnl::memory::data_type;
