@@ -25,6 +25,7 @@ using reference::Vector;
 struct Plain {
   using Floats = std::array<float, kLanes>;
   using Mask = unsigned;
+  using Bits = std::uint16_t;
   static constexpr std::int64_t kWidth = kLanes;
 
   template <class F>
@@ -61,13 +62,15 @@ struct Plain {
   static Floats max(const Floats& a, const Floats& b) {
     return each([&](std::size_t i) { return a[i] > b[i] ? a[i] : b[i]; });
   }
-  static unsigned greater(const Floats& a, const Floats& b) {
+  static Mask greater(const Floats& a, const Floats& b) {
     unsigned bits = 0;
     for (std::size_t i = 0; i < a.size(); ++i) bits |= (a[i] > b[i] ? 1u : 0u) << i;
     return bits;
   }
 
   static Mask mask(unsigned bits) { return bits; }
+  static unsigned bits(Mask mask) { return mask; }
+  static Mask select(Mask mask, Mask yes, Mask no) { return (mask & yes) | (~mask & no); }
   static Floats select(Mask mask, const Floats& yes, const Floats& no) {
     return each([&](std::size_t i) { return in(mask, i) ? yes[i] : no[i]; });
   }

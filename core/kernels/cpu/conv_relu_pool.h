@@ -11,6 +11,7 @@
 // holds, so that every instruction set gives the same bits.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>

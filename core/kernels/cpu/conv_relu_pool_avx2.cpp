@@ -15,6 +15,7 @@ namespace {
 struct Avx2 {
   using Floats = __m256;
   using Mask = __m256;  // all bits of a lane, or none
+  using Bits = std::uint8_t;
   static constexpr std::int64_t kWidth = 8;
 
   static Floats load(const float* from) { return _mm256_loadu_ps(from); }
@@ -46,9 +47,7 @@ struct Avx2 {
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
   // b where one is NaN.
   static Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
-  static unsigned greater(Floats a, Floats b) {
-    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
-  }
+  static Mask greater(Floats a, Floats b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
 
   // Of the lower eight bits.
   static Mask mask(unsigned bits) {
@@ -56,6 +55,8 @@ struct Avx2 {
     const __m256i all = _mm256_set1_epi32(static_cast<int>(bits));
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(all, each), each));
   }
+  static unsigned bits(Mask mask) { return static_cast<unsigned>(_mm256_movemask_ps(mask)); }
+  // Of masks too.
   static Floats select(Mask mask, Floats yes, Floats no) { return _mm256_blendv_ps(no, yes, mask); }
 
   static Floats evens(Floats low, Floats high) {

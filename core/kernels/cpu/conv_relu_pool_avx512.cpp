@@ -21,6 +21,7 @@ namespace {
 struct Avx512 {
   using Floats = __m512;
   using Mask = __mmask16;
+  using Bits = std::uint16_t;
   static constexpr std::int64_t kWidth = 16;
 
   static Floats load(const float* from) { return _mm512_loadu_ps(from); }
@@ -38,9 +39,13 @@ struct Avx512 {
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   // b where one is NaN.
   static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
-  static unsigned greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+  static Mask greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 
   static Mask mask(unsigned bits) { return static_cast<Mask>(bits); }
+  static unsigned bits(Mask mask) { return mask; }
+  static Mask select(Mask mask, Mask yes, Mask no) {
+    return static_cast<Mask>((mask & yes) | (~mask & no));
+  }
   static Floats select(Mask mask, Floats yes, Floats no) {
     return _mm512_mask_blend_ps(mask, no, yes);
   }

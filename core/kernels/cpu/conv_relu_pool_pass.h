@@ -100,42 +100,59 @@ struct Pass {
     }
   }
 
-  // Writes y. Column, row and alive of Winners, 16 bits each from bit 0, 16 and 32 on. The first of
-  // equal ones wins; NaN passes relu.
-  static std::uint64_t reduce(const Floats (&out)[4], unsigned valid, float* y) {
+  // A byte of 16 bits, or both.
+  static void save(unsigned bits, std::int64_t lane, std::uint16_t* saved) {
+    const auto bytes = static_cast<typename V::Bits>(bits);
+    std::memcpy(reinterpret_cast<std::byte*>(saved) + lane / 8, &bytes, sizeof bytes);
+  }
+
+  // The first of equal ones wins; NaN passes relu.
+  static void reduce(const Floats (&out)[4], unsigned valid, std::int64_t lane, float* y,
+                     Winners* saved) {
     const Floats upper = V::max(out[1], out[0]), lower = V::max(out[3], out[2]);
     const Floats largest = V::max(lower, upper), zero = V::set1(0.0f);
     V::store_some(y, valid, V::max(zero, largest));
-    const std::uint64_t row = V::greater(lower, upper);
-    const std::uint64_t right_above = V::greater(out[1], out[0]);
-    const std::uint64_t right_below = V::greater(out[3], out[2]);
-    const std::uint64_t alive = V::greater(largest, zero) & valid;
-    return (row & right_below) | (~row & right_above) | row << 16 | alive << 32;
+    if (saved == nullptr) return;
+    const auto row = V::greater(lower, upper);
+    const auto right_above = V::greater(out[1], out[0]);
+    const auto right_below = V::greater(out[3], out[2]);
+    save(V::bits(V::select(row, right_below, right_above)), lane, &saved->column);
+    save(V::bits(row), lane, &saved->row);
+    save(V::bits(V::greater(largest, zero)) & valid, lane, &saved->alive);
   }
 
   template <int F>
-  static void filters(const Geometry& g, const float* patch, unsigned valid, const float* w,
-                      const float* b, float* y, Winners* saved) {
-    std::uint64_t won[F] = {};
-#pragma GCC unroll 2
-    for (std::int64_t lane = 0; lane < kLanes; lane += V::kWidth) {
-      Floats out[F][4];
-#pragma GCC unroll 4
-      for (int f = 0; f < F; ++f) {
-        out[f][0] = out[f][1] = out[f][2] = out[f][3] = V::set1(b == nullptr ? 0.0f : b[f]);
-      }
-      convolve<F>(g.channels, patch + lane, w, out);
-#pragma GCC unroll 4
-      for (int f = 0; f < F; ++f) {
-        won[f] |= reduce(out[f], valid >> lane, y + f * g.positions + lane) << lane;
-      }
-    }
-    if (saved == nullptr) return;
+  static void filters(const Geometry& g, const float* patch, unsigned valid, std::int64_t lane,
+                      const float* w, const float* b, float* y, Winners* saved) {
+    Floats out[F][4];
 #pragma GCC unroll 4
     for (int f = 0; f < F; ++f) {
-      saved[f * g.vectors] = {static_cast<std::uint16_t>(won[f]),
-                              static_cast<std::uint16_t>(won[f] >> 16),
-                              static_cast<std::uint16_t>(won[f] >> 32)};
+      out[f][0] = out[f][1] = out[f][2] = out[f][3] = V::set1(b == nullptr ? 0.0f : b[f]);
+    }
+    convolve<F>(g.channels, patch, w, out);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; ++f) {
+      reduce(out[f], valid, lane, y + f * g.positions,
+             saved == nullptr ? nullptr : saved + f * g.vectors);
+    }
+  }
+
+  // All filters at some lanes of a vector; y and saved are the first filter's.
+  static void forward_lanes(const Geometry& g, const float* patch, unsigned valid,
+                            std::int64_t lane, const float* w, const float* b, float* y,
+                            Winners* saved) {
+    for (std::int64_t o = 0; o < g.filters;) {
+      const float* w_o = w + o * g.channels * kTaps;
+      const float* b_o = b == nullptr ? nullptr : b + o;
+      float* y_o = y + o * g.positions;
+      Winners* saved_o = saved == nullptr ? nullptr : saved + o * g.vectors;
+      if (o + 2 <= g.filters) {
+        filters<2>(g, patch, valid, lane, w_o, b_o, y_o, saved_o);
+        o += 2;
+      } else {
+        filters<1>(g, patch, valid, lane, w_o, b_o, y_o, saved_o);
+        o += 1;
+      }
     }
   }
 
@@ -145,18 +162,9 @@ struct Pass {
       const std::int64_t left = g.positions - v * kLanes;
       const unsigned valid = (1u << (left < kLanes ? left : kLanes)) - 1;
       const float* patch = s.patches + v * g.channels * kPatchFloats;
-      for (std::int64_t o = 0; o < g.filters;) {
-        const float* w_o = w + o * g.channels * kTaps;
-        const float* b_o = b == nullptr ? nullptr : b + o;
-        float* y_o = y + o * g.positions + v * kLanes;
-        Winners* saved_o = saved == nullptr ? nullptr : saved + o * g.vectors + v;
-        if (o + 2 <= g.filters) {
-          filters<2>(g, patch, valid, w_o, b_o, y_o, saved_o);
-          o += 2;
-        } else {
-          filters<1>(g, patch, valid, w_o, b_o, y_o, saved_o);
-          o += 1;
-        }
+      for (std::int64_t lane = 0; lane < kLanes; lane += V::kWidth) {
+        forward_lanes(g, patch + lane, valid >> lane, lane, w, b, y + v * kLanes + lane,
+                      saved == nullptr ? nullptr : saved + v);
       }
     }
   }
