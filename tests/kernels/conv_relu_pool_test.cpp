@@ -187,5 +187,29 @@ INSTANTIATE_TEST_SUITE_P(Shapes, ConvReluPoolLoops,
                                          Shapes{"one_window", {1, 1, 4, 4}, 1, 3, 0}),
                          [](const auto& test) { return std::string(test.param.name); });
 
+// Lanes 8 apart are added first, then 4, 2 and 1: in another order 2^26 swallows ones.
+TEST(ConvReluPoolSums, LanesAreAddedInATree) {
+  Conv2dSpec conv;
+  conv.x = {1, 1, 10, 10};
+  conv.w = {1, 1, 3, 3};
+  conv.bias = true;
+  conv.activation = Activation::relu;
+  conv.needs_dx = false;
+  Pool2dSpec pool;
+  pool.x = conv.y();
+  const auto fused = make(conv, pool, loops_of<Plain>);
+  Stream s;
+  constexpr double kLarge = 1 << 26;
+  const Owned x = Owned::of(conv.x, Vector(100)), w = Owned::of(conv.w, Vector(9)),
+              b = Owned::of({1}, {1}), y(pool.y()), dw(conv.w), db({1}),
+              dy = Owned::of(pool.y(), {-4 * kLarge, kLarge, 4 * kLarge, 1, 0, -kLarge, 0, 1,  //
+                                        0, 0, 0, 1, 0, 0, 0, 1}),
+              saved = Owned::bytes(fused->saved_bytes()),
+              scratch = Owned::bytes(fused->scratch_bytes());
+  fused->forward(s, x, w, b, y, saved, scratch);
+  fused->backward(s, x, w, y, dy, saved, {}, dw, db, scratch);
+  EXPECT_EQ(db.values(), (Vector{4}));
+}
+
 }  // namespace
 }  // namespace peal::cpu::conv_relu_pool

@@ -37,7 +37,7 @@ struct Avx512 {
   static Floats set1(float a) { return _mm512_set1_ps(a); }
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-  // b where one is NaN.
+  // b where either is NaN.
   static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
   static Mask greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 

@@ -100,7 +100,7 @@ struct Pass {
     }
   }
 
-  // A byte of 16 bits, or both.
+  // A byte of the 16 bits, or both.
   static void save(unsigned bits, std::int64_t lane, std::uint16_t* saved) {
     const auto bytes = static_cast<typename V::Bits>(bits);
     std::memcpy(reinterpret_cast<std::byte*>(saved) + lane / 8, &bytes, sizeof bytes);
@@ -178,18 +178,17 @@ struct Pass {
     for (std::int64_t v = 0; v < g.vectors; ++v, patch += g.channels * kPatchFloats) {
       const auto column = V::mask(saved[v].column >> lane), row = V::mask(saved[v].row >> lane);
       const Floats d = V::load_some(dy + v * kLanes, V::mask(saved[v].alive >> lane));
-      Floats above[K];
 #pragma GCC unroll 8
-      for (int i = 0; i <= K; ++i) {
+      for (int i = 0; i < K; ++i) {
+        const float* p = patch + i * kPatch * kLanes;
+        Floats left = V::select(row, V::load(p + kPatch * kLanes), V::load(p));
 #pragma GCC unroll 8
         for (int j = 0; j < K; ++j) {
-          const float* p = patch + (i * kPatch + j) * kLanes;
-          const Floats input = V::select(column, V::load(p + kLanes), V::load(p));
-          if (i > 0) {
-            const int t = (i - 1) * K + j;
-            sum[t] = V::multiply_add(V::select(row, input, above[j]), d, sum[t]);
-          }
-          above[j] = input;
+          p += kLanes;
+          const Floats right = V::select(row, V::load(p + kPatch * kLanes), V::load(p));
+          Floats& into = sum[i * K + j];
+          into = V::multiply_add(V::select(column, right, left), d, into);
+          left = right;
         }
       }
     }
