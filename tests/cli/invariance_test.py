@@ -1,7 +1,7 @@
 """Same job, same bits, any rank count: one --hash line for 1, 2, 3, 4 and 8 ranks."""
 import unittest
 
-from peal_cli import DATA, PealTest
+from peal_cli import CPU_HAS_BF16, DATA, PealTest, run
 
 
 class Invariance(PealTest):
@@ -46,6 +46,12 @@ class Invariance(PealTest):
 
     def test_activations_of_bf16(self):
         norm = "model.cnn.batch_norm=true"
+        if not CPU_HAS_BF16:
+            for ranks in (0, 2):
+                result = run(["train", self.job(), "--set", "train.precision=BF16"], ranks)
+                self.assertEqual(result.returncode, 2, result.stderr)
+                self.assertIn("train.precision: BF16 is not there on this CPU", result.stderr)
+            return
         self.assertNotEqual(self.check(["train.precision=BF16", norm], ranks=(1, 2, 3, 4)),
                             self.check([norm], ranks=(1,)))
 

@@ -27,6 +27,10 @@ if os.geteuid() == 0:
 # leaks are looked for in the runs without MPI.
 MPI_ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
 
+# What oneDNN multiplies bf16 with; a job that asks for it elsewhere is refused.
+CPU_HAS_BF16 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(
+    pathlib.Path("/proc/cpuinfo").read_text().split())
+
 SMALL_JOB = """
 data {{
   train {{ idx {{ images: "{data}/mnist/t10k-images-idx3-ubyte.gz"

@@ -1,6 +1,10 @@
 // Room in a cache of limited size: which shards make it, who waits for it, and that nobody waits
 // for ever.
+#include <algorithm>
 #include <barrier>
+#include <limits>
+#include <set>
+#include <string>
 #include <thread>
 
 #include "tests/data/cache_support.h"
@@ -10,6 +14,22 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+
+// How many shards are in the folder, whole or in part, while one may be renamed or replaced by
+// another: a listing may then have both names, the fewest of a few listings has not.
+std::size_t shards_in(const fs::path& folder) {
+  std::size_t fewest = std::numeric_limits<std::size_t>::max();
+  for (int listing = 0; listing < 5; ++listing) {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      const fs::path name = entry.path().filename();
+      const fs::path whole = name.extension() == ".part" ? name.stem() : name;
+      if (whole.extension() == ".peal") names.insert(whole.string());
+    }
+    fewest = std::min(fewest, names.size());
+  }
+  return fewest;
+}
 
 TEST(CacheRoom, OldestShardsMakeRoom) {
   const Place place;
@@ -24,7 +44,7 @@ TEST(CacheRoom, OldestShardsMakeRoom) {
       ASSERT_EQ(data->label(i), static_cast<float>(i));  // waits
       ASSERT_EQ(std::memcmp(data->record(i), expected->record(i), 6), 0);
     }
-    EXPECT_LE(count(place.set, ".peal") + count(place.set, ".part"), 5);
+    EXPECT_LE(shards_in(place.set), 5u);
   }
 }
 
