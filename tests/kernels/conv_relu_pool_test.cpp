@@ -39,7 +39,6 @@ struct Plain {
   static Floats load(const float* from) {
     return each([&](std::size_t i) { return from[i]; });
   }
-  static Floats load_anew(const float* from) { return load(from); }
   static Floats load_some(const float* from, Mask mask) {
     return each([&](std::size_t i) { return in(mask, i) ? from[i] : 0.0f; });
   }

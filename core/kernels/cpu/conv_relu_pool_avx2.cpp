@@ -23,24 +23,15 @@ struct Avx2 {
   static Floats load_some(const float* from, Mask mask) {
     return _mm256_maskload_ps(from, _mm256_castps_si256(mask));
   }
-  // Reads memory again even where GCC has the value: of 16 registers, what it keeps it takes from
-  // the sums.
-  static Floats load_anew(const float* from) {
-    Floats a = load(from);
-    asm volatile("" : "+x"(a));
-    return a;
-  }
-  // The lanes before the first whose bit is 0. Planes of y lie too far apart for the prefetcher, and
-  // stores wait for their lines one after the other: asked for a vector early, 256 records of the
-  // benchmark take 3 ms instead of 9. Masked stores are microcode on AMD's cores.
+  // Planes of y lie too far apart for the CPU to see what is written next, and stores wait for
+  // their lines one after the other: asked for a vector early, 256 records of the benchmark take
+  // half as long. Masked stores are slow on AMD's cores, so only what ends a plane is one.
   static void store_some(float* to, unsigned bits, Floats a) {
     __builtin_prefetch(to + kLanes, 1);
     if ((bits & 0xff) == 0xff) {
       store(to, a);
     } else {
-      float lanes[kWidth];
-      store(lanes, a);
-      for (const float* from = lanes; (bits & 1) != 0; bits >>= 1) *to++ = *from++;
+      _mm256_maskstore_ps(to, _mm256_castps_si256(mask(bits)), a);
     }
   }
 

@@ -29,7 +29,6 @@ struct Avx512 {
   static Floats load_some(const float* from, Mask mask) {
     return _mm512_maskz_loadu_ps(mask, from);
   }
-  static Floats load_anew(const float* from) { return load(from); }
   static void store_some(float* to, unsigned bits, Floats a) {
     _mm512_mask_storeu_ps(to, mask(bits), a);
   }

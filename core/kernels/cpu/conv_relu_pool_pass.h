@@ -91,7 +91,7 @@ struct Pass {
         for (int f = 0; f < F; ++f) weights[f] = V::set1(of[f][t]);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
-          const Floats input = V::load_anew(p + (i / 2 * kPatch + i % 2) * kLanes);
+          const Floats input = V::load(p + (i / 2 * kPatch + i % 2) * kLanes);
 #pragma GCC unroll 4
           for (int f = 0; f < F; ++f) out[f][i] = V::multiply_add(weights[f], input, out[f][i]);
         }
