@@ -68,7 +68,7 @@ class CpuFused : public testing::TestWithParam<FusedCase> {
   void SetUp() override {
     fused = kernels(kCpu).make_conv_relu_pool(specs.conv, specs.pool);
     // Without AVX2 there is no fused form, which is what the contract then asks for.
-    ASSERT_EQ(fused != nullptr, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+    ASSERT_EQ(fused != nullptr, reference::cpu_has_avx2());
   }
 
   const Specs specs{GetParam()};

@@ -329,6 +329,11 @@ Vector rounded_to_bf16(Vector values) {
   return values;
 }
 
+bool cpu_has_avx2() {
+  const std::string instructions = onednn_instructions();
+  return instructions.starts_with("avx2") || instructions.starts_with("avx512");
+}
+
 bool cpu_multiplies_bf16() {
   const bool does = kernels(kCpu).has_precision(Precision::bf16);
   EXPECT_EQ(does, onednn_instructions().starts_with("avx512")) << onednn_instructions();

@@ -68,6 +68,8 @@ void expect_near_largest(Vector actual, Vector expected, double tolerance, const
 Vector rounded_to_bf16(Vector values);
 // Whether this CPU multiplies bf16. Where it does not, its instructions tell why.
 bool cpu_multiplies_bf16();
+// Whether it has AVX2, and DNNL_MAX_CPU_ISA does not hold it to less.
+bool cpu_has_avx2();
 
 // The copy of a row-major tensor in a layout of `by`, and back.
 Owned to_layout(const Tensor& x, const Layout* layout, Kernels& by = kernels_under_test());

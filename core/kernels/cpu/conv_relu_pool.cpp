@@ -5,6 +5,7 @@
 
 #include "core/device/buffer.h"
 #include "core/kernels/cpu/cpu_kernels.h"
+#include "core/kernels/cpu/onednn.h"
 
 namespace peal::cpu {
 namespace conv_relu_pool {
@@ -105,13 +106,10 @@ std::unique_ptr<ConvReluPool> make(const Conv2dSpec& conv, const Pool2dSpec& poo
 
 std::unique_ptr<ConvReluPool> CpuKernels::make_conv_relu_pool(const Conv2dSpec& conv,
                                                               const Pool2dSpec& pool) {
-  if (conv_relu_pool::has_avx512()) {
-    return conv_relu_pool::make(conv, pool, conv_relu_pool::avx512_loops);
-  }
-  if (conv_relu_pool::has_avx2()) {
-    return conv_relu_pool::make(conv, pool, conv_relu_pool::avx2_loops);
-  }
-  return nullptr;
+  if (!has_avx2()) return nullptr;
+  return conv_relu_pool::make(
+      conv, pool,
+      conv_relu_pool::has_avx512() ? conv_relu_pool::avx512_loops : conv_relu_pool::avx2_loops);
 }
 
 }  // namespace peal::cpu

@@ -95,7 +95,6 @@ using LoopsOf = Loops (*)(std::int64_t kernel);
 Loops avx512_loops(std::int64_t kernel);
 Loops avx2_loops(std::int64_t kernel);
 bool has_avx512();
-bool has_avx2();  // and FMA
 
 // nullptr where the kernel does not apply.
 std::unique_ptr<ConvReluPool> make(const Conv2dSpec& conv, const Pool2dSpec& pool, LoopsOf loops);

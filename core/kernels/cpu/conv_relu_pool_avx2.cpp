@@ -77,10 +77,6 @@ struct Avx2 {
 
 namespace peal::cpu::conv_relu_pool {
 
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-
 Loops avx2_loops(std::int64_t kernel) {
   return loops_of<Avx2>(kernel);
 }

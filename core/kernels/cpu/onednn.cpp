@@ -59,21 +59,25 @@ const dnnl::engine& onednn_engine() {
 
 namespace {
 
-bool has_avx512_core() {
-  // Each set of instructions has the bits of those that it includes.
+// Each set of instructions has the bits of those that it includes.
+bool onednn_has(dnnl::cpu_isa wanted) {
   const auto has = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-  const auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
-  return (has & wanted) == wanted;
+  return (has & static_cast<unsigned>(wanted)) == static_cast<unsigned>(wanted);
 }
 
 }  // namespace
 
 bool onednn_has_bf16() {
-  return has_avx512_core();
+  return onednn_has(dnnl::cpu_isa::avx512_core);
 }
 
 bool onednn_has_winograd() {
-  return has_avx512_core();
+  return onednn_has(dnnl::cpu_isa::avx512_core);
+}
+
+bool has_avx2() {
+  return onednn_has(dnnl::cpu_isa::avx2) && __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("fma");
 }
 
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Matrix& a,

@@ -28,6 +28,9 @@ struct OneDnnLayout final : Layout {
 const dnnl::engine& onednn_engine();
 bool onednn_has_bf16();      // products and convolutions of bf16, if slower than f32 on old CPUs
 bool onednn_has_winograd();  // for all three passes
+// AVX2 and FMA, unless DNNL_MAX_CPU_ISA says less: our own kernels keep to it as well, so that
+// hosts with the same onednn_instructions have the same bits.
+bool has_avx2();
 dnnl::primitive_attr onednn_attributes(bool relu = false);  // scratchpads are the caller's
 
 using DataType = dnnl::memory::data_type;

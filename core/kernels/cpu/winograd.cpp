@@ -221,10 +221,8 @@ bool suits_winograd(const Conv2dSpec& spec) {
 }
 
 std::unique_ptr<Conv2d> make_winograd(const Conv2dSpec& spec) {
-  const bool has_instructions = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool whole = spec.w[0] % kColumns == 0 && spec.w[1] % kColumns == 0;
-  if (!has_instructions || !whole || spec.stored != DType::f32 || !suits_winograd(spec))
-    return nullptr;
+  if (!has_avx2() || !whole || spec.stored != DType::f32 || !suits_winograd(spec)) return nullptr;
   auto conv = std::make_unique<WinogradConv2d>(spec, blocks_of(spec.y()));
   const Layout* blocks = blocks_of(spec.x);
   if (spec.x_layout == blocks) return conv;

@@ -13,8 +13,9 @@ namespace peal::cpu {
 // 1e-6.
 bool suits_winograd(const Conv2dSpec& spec);
 
-// nullptr: this is another CPU, or the shape does not suit, or channels are no multiple of 16, or
-// what is stored is not f32. y has blocks of 8 channels; an x in another layout is copied first.
+// nullptr: the CPU or its user (has_avx2) says no, or the shape does not suit, or channels are no
+// multiple of 16, or what is stored is not f32. y has blocks of 8 channels; an x in another layout
+// is copied first.
 //
 // Cost: 36 B ceil(OH/4) ceil(OW/4) C O multiplications a pass. Scratch memory: the transformed
 // weights, 36 C O floats, and as many of tiles, or 1 MB. An element of y and dx is computed in the
