@@ -341,7 +341,7 @@ TEST(TimeAlgorithms, TheCpusKernelsRun) {
 TEST(TimeAlgorithms, TheCpusConvolutionsRun) {
   const auto make = [](const Conv2dSpec& spec) { return kernels(kCpu).make_conv2d(spec); };
   Conv2dSpec spec{.x = {2, 16, 9, 9}, .w = {24, 16, 3, 3}, .padding = {1, 1}, .bias = true};
-  spec.x_layout = make(spec)->y_layout();
+  spec.x_layout = make({.x = {2, 3, 9, 9}, .w = {16, 3, 1, 1}})->y_layout();
   for (int pass = 0; pass < kConvPasses; ++pass) {
     const AlgorithmTimes times =
         time_algorithms(spec, static_cast<ConvPass>(pass), make, kCpu,
