@@ -1,5 +1,5 @@
 // In one dimension the points are 0, a, -a, b, -b and infinity. With a = sqrt(1/2) and b = sqrt(2)
-// rounding errors are a quarter of those with 1 and 2, the paper's.
+// rounding errors are smaller than with 1 and 2, the paper's.
 #include "core/kernels/cpu/winograd_tiles.h"
 
 #include <immintrin.h>
