@@ -10,8 +10,8 @@ namespace peal {
 namespace {
 
 // What every rank brings, in rank order.
-std::vector<std::string> gather_texts(Communicator& comm, std::string_view name,
-                                      const std::string& mine) {
+std::vector<std::string> gather_packed(Communicator& comm, std::string_view name,
+                                       const std::string& mine) {
   const auto n = static_cast<std::size_t>(comm.world_size());
   Stream s;
   auto size = static_cast<std::int64_t>(mine.size());
@@ -53,7 +53,7 @@ void agree(Communicator& comm, const std::vector<Fact>& facts) {
   if (same_everywhere(comm, xxh64(mine.data(), mine.size()))) return;
   std::vector<std::string> names;
   for (int r = 0; r < comm.world_size(); ++r) names.push_back(comm.rank_name(r));
-  compare_facts(names, gather_texts(comm, "facts", mine));
+  compare_facts(names, gather_packed(comm, "facts", mine));
   throw Error(ErrorKind::numeric, "start-up agreement",
               "ranks bring the same facts in different orders");
 }
@@ -65,7 +65,7 @@ void agree_on_error(Communicator& comm, const Error* mine) {
     append_text(packed, mine->where());
     append_text(packed, mine->message());
   }
-  const std::vector<std::string> all = gather_texts(comm, "errors", packed);
+  const std::vector<std::string> all = gather_packed(comm, "errors", packed);
   for (std::size_t r = 0; r < all.size(); ++r) {
     if (all[r].empty()) continue;
     std::string_view in = all[r];

@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <numeric>
 
+#include "comm/index.h"
 #include "core/base/error.h"
 
 namespace peal {
 namespace {
 
 constexpr std::size_t kElement = sizeof(float);
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
 
 // Units of a bucket for each rank; `given` counts those of the buckets before.
 std::vector<std::size_t> deal(std::size_t units, std::vector<std::size_t>& given) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/combine.h"
+#include "comm/index.h"
 #include "core/base/error.h"
 #include "core/device/buffer.h"
 
@@ -10,11 +11,7 @@ namespace peal {
 namespace {
 
 // Of an array that is exchanged at once: bounds the memory beside the user's.
-constexpr std::size_t kPieceBytes = std::size_t{32} << 20;
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
+constexpr std::size_t kDevicePieceBytes = std::size_t{32} << 20;
 
 bool is_float(DType dtype) {
   return dtype == DType::f64 || dtype == DType::f32 || partial_is_f32(dtype);
@@ -243,7 +240,7 @@ Slice DeviceCollectives::slice(const Call& call, const Array& piece, int rank) c
 void DeviceCollectives::ordered(const Call& call, const ReducePlan& plan, const Array& array) {
   const std::size_t size = call.element_size();
   const std::size_t unit = at(ranks_) * kAlignment;  // a piece of these has equal slices
-  const std::size_t step = std::max(kPieceBytes / unit, std::size_t{1}) * unit / size;
+  const std::size_t step = std::max(kDevicePieceBytes / unit, std::size_t{1}) * unit / size;
   for (std::size_t begin = 0; begin < array.count; begin += step) {
     inputs_.clear();
     for (const std::byte* input : array.inputs) inputs_.push_back(input + begin * size);

@@ -3,14 +3,11 @@
 #include <algorithm>
 
 #include "comm/combine.h"
+#include "comm/index.h"
 #include "core/base/error.h"
 
 namespace peal {
 namespace {
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
 
 // The ranks with this one's place on their hosts; none where the smallest host has no such rank.
 std::vector<int> rail_of(const HostLayout& layout) {

@@ -13,7 +13,7 @@
 namespace peal {
 namespace {
 
-constexpr float kMost = 127;
+constexpr float kMostInt8 = 127;
 // Blocks of smaller values are zero: 127 / size would not be finite. All of them is left over.
 constexpr float kLeast = 1e-30f;
 
@@ -60,13 +60,13 @@ PEAL_CLONES void widen_block(const std::int8_t* q, float scale, float* to, std::
 void write_block(float* x, std::size_t n, std::size_t block, std::byte* out) {
   auto* q = reinterpret_cast<std::int8_t*>(out + sizeof(float));
   const float size = largest(x, n);
-  float scale = size / kMost;
+  float scale = size / kMostInt8;
   if (!std::isfinite(size)) scale = std::numeric_limits<float>::quiet_NaN();
   if (size < kLeast || !std::isfinite(size)) {
     if (size < kLeast) scale = 0;
     std::memset(q, 0, block);
   } else {
-    round_block(x, kMost / size, q, n);
+    round_block(x, kMostInt8 / size, q, n);
     std::memset(q + n, 0, block - n);
     subtract_block(q, scale, x, n);
   }

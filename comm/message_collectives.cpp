@@ -4,6 +4,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "comm/index.h"
+
 namespace peal {
 namespace {
 
@@ -17,10 +19,6 @@ std::vector<int> all_of(int ranks) {
   std::vector<int> list(static_cast<std::size_t>(ranks));
   std::iota(list.begin(), list.end(), 0);
   return list;
-}
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 namespace peal {
 namespace {
 
-void check(int status, const char* what) {
+void check_call(int status, const char* what) {
   if (status == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
@@ -85,75 +85,78 @@ struct MpiPeer::State {
 };
 
 MpiPeer::MpiPeer() : state_(std::make_unique<State>()) {
-  check(MPI_Comm_dup(MPI_COMM_WORLD, &state_->comm), "MPI_Comm_dup");
+  check_call(MPI_Comm_dup(MPI_COMM_WORLD, &state_->comm), "MPI_Comm_dup");
   MPI_Comm_set_errhandler(state_->comm, MPI_ERRORS_RETURN);
   MPI_Comm_rank(state_->comm, &state_->rank);
-  check(MPI_Op_create(add_halves<DType::f16>, /*commute=*/1, &state_->add_f16), "MPI_Op_create");
-  check(MPI_Op_create(add_halves<DType::bf16>, /*commute=*/1, &state_->add_bf16), "MPI_Op_create");
+  check_call(MPI_Op_create(add_halves<DType::f16>, /*commute=*/1, &state_->add_f16),
+             "MPI_Op_create");
+  check_call(MPI_Op_create(add_halves<DType::bf16>, /*commute=*/1, &state_->add_bf16),
+             "MPI_Op_create");
 }
 
 MpiPeer::~MpiPeer() = default;
 
 void MpiPeer::all_reduce(const Tensor& x, const Tensor& y) {
   const void* from = x.data == y.data ? MPI_IN_PLACE : x.data;
-  check(MPI_Allreduce(from, y.data, count_of(y), type_of(y), state_->sum_of(y), state_->comm),
-        "MPI_Allreduce");
+  check_call(MPI_Allreduce(from, y.data, count_of(y), type_of(y), state_->sum_of(y), state_->comm),
+             "MPI_Allreduce");
 }
 
 void MpiPeer::reduce_scatter(const Tensor& x, const Tensor& y) {
   // In place the result is at the begin of x, wherever this rank's part is.
   const bool in_place = state_->is_part(y, x);
-  check(MPI_Reduce_scatter_block(in_place ? MPI_IN_PLACE : x.data, in_place ? x.data : y.data,
-                                 count_of(y), type_of(y), state_->sum_of(y), state_->comm),
-        "MPI_Reduce_scatter_block");
+  check_call(MPI_Reduce_scatter_block(in_place ? MPI_IN_PLACE : x.data, in_place ? x.data : y.data,
+                                      count_of(y), type_of(y), state_->sum_of(y), state_->comm),
+             "MPI_Reduce_scatter_block");
 }
 
 void MpiPeer::all_gather(const Tensor& x, const Tensor& y) {
   const void* from = state_->is_part(x, y) ? MPI_IN_PLACE : x.data;
-  check(MPI_Allgather(from, count_of(x), type_of(x), y.data, count_of(x), type_of(y), state_->comm),
-        "MPI_Allgather");
+  check_call(
+      MPI_Allgather(from, count_of(x), type_of(x), y.data, count_of(x), type_of(y), state_->comm),
+      "MPI_Allgather");
 }
 
 void MpiPeer::broadcast(const Tensor& x, int root) {
-  check(MPI_Bcast(x.data, count_of(x), type_of(x), root, state_->comm), "MPI_Bcast");
+  check_call(MPI_Bcast(x.data, count_of(x), type_of(x), root, state_->comm), "MPI_Bcast");
 }
 
 void MpiPeer::reduce(const Tensor& x, const Tensor& y, int root) {
   const bool in_place = state_->rank == root && x.data == y.data;
-  check(MPI_Reduce(in_place ? MPI_IN_PLACE : x.data, y.data, count_of(x), type_of(x),
-                   state_->sum_of(x), root, state_->comm),
-        "MPI_Reduce");
+  check_call(MPI_Reduce(in_place ? MPI_IN_PLACE : x.data, y.data, count_of(x), type_of(x),
+                        state_->sum_of(x), root, state_->comm),
+             "MPI_Reduce");
 }
 
 void MpiPeer::gather(const Tensor& x, const Tensor& y, int root) {
   const bool in_place = state_->rank == root && state_->is_part(x, y);
-  check(MPI_Gather(in_place ? MPI_IN_PLACE : x.data, count_of(x), type_of(x), y.data, count_of(x),
-                   type_of(x), root, state_->comm),
-        "MPI_Gather");
+  check_call(MPI_Gather(in_place ? MPI_IN_PLACE : x.data, count_of(x), type_of(x), y.data,
+                        count_of(x), type_of(x), root, state_->comm),
+             "MPI_Gather");
 }
 
 void MpiPeer::scatter(const Tensor& x, const Tensor& y, int root) {
   const bool in_place = state_->rank == root && state_->is_part(y, x);
-  check(MPI_Scatter(x.data, count_of(y), type_of(y), in_place ? MPI_IN_PLACE : y.data, count_of(y),
-                    type_of(y), root, state_->comm),
-        "MPI_Scatter");
+  check_call(MPI_Scatter(x.data, count_of(y), type_of(y), in_place ? MPI_IN_PLACE : y.data,
+                         count_of(y), type_of(y), root, state_->comm),
+             "MPI_Scatter");
 }
 
 void MpiPeer::all_to_all(const Tensor& x, const Tensor& y) {
   int ranks = 0;
   MPI_Comm_size(state_->comm, &ranks);
   const int count = count_of(x) / ranks;
-  check(MPI_Alltoall(x.data, count, type_of(x), y.data, count, type_of(y), state_->comm),
-        "MPI_Alltoall");
+  check_call(MPI_Alltoall(x.data, count, type_of(x), y.data, count, type_of(y), state_->comm),
+             "MPI_Alltoall");
 }
 
 void MpiPeer::send(const Tensor& x, int to) {
-  check(MPI_Send(x.data, count_of(x), type_of(x), to, 0, state_->comm), "MPI_Send");
+  check_call(MPI_Send(x.data, count_of(x), type_of(x), to, 0, state_->comm), "MPI_Send");
 }
 
 void MpiPeer::recv(const Tensor& y, int from) {
-  check(MPI_Recv(y.data, count_of(y), type_of(y), from, 0, state_->comm, MPI_STATUS_IGNORE),
-        "MPI_Recv");
+  check_call(MPI_Recv(y.data, count_of(y), type_of(y), from, 0, state_->comm, MPI_STATUS_IGNORE),
+             "MPI_Recv");
 }
 
 std::string MpiPeer::library() {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <thread>
 
+#include "comm/index.h"
 #include "comm/message_collectives.h"
 #include "comm/small_reduce.h"
 #include "core/base/error.h"
@@ -24,10 +25,6 @@ constexpr std::size_t kLongBytes = std::size_t{64} << 10;
 constexpr double kLook = 20e-3;  // seconds between looks at the processes of this host
 constexpr int kNoticeTag = 0, kHelloTag = 1, kPairTag = 2, kDataTag = 8;  // and one for each lane
 constexpr int kTagsOfGroup = kDataTag + Messages::kLanes;
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
 
 // Every MPI call of every transport is made under it: MPI_THREAD_SERIALIZED is a promise of the
 // process.

@@ -5,7 +5,7 @@ namespace peal {
 namespace {
 
 // How often a call on a device is looked at, whose end nobody tells.
-constexpr std::chrono::milliseconds kLook{1};
+constexpr std::chrono::milliseconds kLookAtQueue{1};
 
 }  // namespace
 
@@ -80,7 +80,7 @@ void QueuedCommunicator::wait_for_work(std::unique_lock<std::mutex>& lock) {
   const bool looks =
       only_starts_ && !broken_ && ended_ < completed_.load(std::memory_order_relaxed);
   if (looks) {
-    work_.wait_for(lock, kLook);
+    work_.wait_for(lock, kLookAtQueue);
   } else {
     work_.wait(lock);
   }

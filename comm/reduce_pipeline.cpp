@@ -2,16 +2,10 @@
 
 #include <algorithm>
 
+#include "comm/index.h"
 #include "core/base/error.h"
 
 namespace peal {
-namespace {
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
-
-}  // namespace
 
 static_assert(ReducePipeline::kPieces < Messages::kLanes);
 

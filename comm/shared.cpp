@@ -5,6 +5,7 @@
 #include <new>
 
 #include "comm/futex.h"
+#include "comm/index.h"
 #include "comm/stream_copy.h"
 #include "core/base/error.h"
 #include "core/device/buffer.h"
@@ -13,10 +14,6 @@ namespace peal {
 namespace {
 
 constexpr std::chrono::milliseconds kLastWords{200};
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
 
 constexpr std::chrono::microseconds kNap{20'000}, kShortNap{200};
 

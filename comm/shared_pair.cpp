@@ -4,17 +4,11 @@
 #include <cstring>
 
 #include "comm/futex.h"
+#include "comm/index.h"
 #include "comm/shared.h"
 #include "core/base/error.h"
 
 namespace peal {
-namespace {
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
-
-}  // namespace
 
 // One meeting of the two; each reads or writes N bytes (the sender none from allocate()).
 void SharedTransport::run_pair(const Call& call) {

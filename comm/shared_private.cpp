@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "comm/index.h"
 #include "comm/shared.h"
 #include "comm/stream_copy.h"
 #include "core/base/error.h"
@@ -11,10 +12,6 @@
 
 namespace peal {
 namespace {
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
 
 // Arrays of all ranks together from which on what is written leaves the caches before it is read.
 constexpr std::size_t kStreamBytes = std::size_t{32} << 20;

@@ -3,16 +3,13 @@
 #include <cstring>
 #include <tuple>
 
+#include "comm/index.h"
 #include "comm/shared.h"
 
 namespace peal {
 namespace {
 
 constexpr int kBriskLooks = 64, kLooksWithMutex = 256;
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
 
 // Sizes that the compiler knows are copied without a call.
 void copy_part(std::byte* to, const std::byte* from, std::size_t bytes) {

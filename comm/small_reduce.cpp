@@ -4,14 +4,9 @@
 #include <bit>
 #include <cstring>
 
+#include "comm/index.h"
+
 namespace peal {
-namespace {
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
-
-}  // namespace
 
 SmallReduce::SmallReduce(int ranks, int rank)
     : ranks_(ranks),

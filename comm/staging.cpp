@@ -2,14 +2,11 @@
 
 #include <algorithm>
 
+#include "comm/index.h"
 #include "core/device/buffer.h"
 
 namespace peal {
 namespace {
-
-std::size_t at(int index) {
-  return static_cast<std::size_t>(index);
-}
 
 bool has_blocks(CallKind kind) {
   return kind == CallKind::reduce_scatter || kind == CallKind::all_gather ||

@@ -16,13 +16,13 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct AlgorithmsArguments {
   JobArguments job;
   std::string file;  // where to; empty: nowhere
   int ways = AlgorithmTiming().most_ways;
 };
 
-void say(const std::string& line) {
+void say_line(const std::string& line) {
   std::puts(line.c_str());
   std::fflush(stdout);
 }
@@ -42,11 +42,11 @@ void check_there_is_a_choice(const JobSpec& job, const Communicator& comm) {
 
 void store(const std::string& file, const AlgorithmChoices& choices) {
   write_file_atomically(file, print_algorithm_choices(choices));
-  say(cat("stored in ", file, ": ", choices.size(),
-          " that take another way than the first, digest ", hex(choices.digest())));
+  say_line(cat("stored in ", file, ": ", choices.size(),
+               " that take another way than the first, digest ", hex(choices.digest())));
 }
 
-void bench_algorithms(const Arguments& arguments, JobSpec given, Communicator& comm) {
+void bench_algorithms(const AlgorithmsArguments& arguments, JobSpec given, Communicator& comm) {
   check_there_is_a_choice(given, comm);
   given.mutable_train()->clear_algorithms();  // the table that this is to make
   given.mutable_train()->clear_algorithms_digest();
@@ -57,12 +57,12 @@ void bench_algorithms(const Arguments& arguments, JobSpec given, Communicator& c
     const FileWriter attempt(arguments.file);  // told before it takes time
   const std::string library = kernels(device).algorithm_library();
   const UsedAlgorithms used = algorithms_of(job, device);
-  say(cat(used.products.size(), " products and ", used.convolutions.size(),
-          " passes of convolutions in a training pass of ", records_of_pass(job), " records",
-          counted ? "" : " (parallel.virtual_ranks is not given: as on one rank)", ", on ",
-          library));
+  say_line(cat(used.products.size(), " products and ", used.convolutions.size(),
+               " passes of convolutions in a training pass of ", records_of_pass(job), " records",
+               counted ? "" : " (parallel.virtual_ranks is not given: as on one rank)", ", on ",
+               library));
   AlgorithmChoices choices;
-  if (!arguments.file.empty()) choices = choices_before(arguments.file, library, say);
+  if (!arguments.file.empty()) choices = choices_before(arguments.file, library, say_line);
   const StopSignal signals({SIGINT, SIGTERM});
   const bool all = tune_algorithms(
       used,
@@ -71,17 +71,17 @@ void bench_algorithms(const Arguments& arguments, JobSpec given, Communicator& c
        .make_convolution =
            [&](const Conv2dSpec& spec) { return kernels(device).make_conv2d(spec); },
        .timing = {.most_ways = arguments.ways},
-       .say = say,
+       .say = say_line,
        .stopped = StopSignal::asked},
       choices);
   if (!arguments.file.empty()) store(arguments.file, choices);
-  if (!all) say("stopped: what comes behind the last line was not measured");
+  if (!all) say_line("stopped: what comes behind the last line was not measured");
 }
 
 }  // namespace
 
 void add_bench_algorithms(CLI::App& bench) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<AlgorithmsArguments>();
   CLI::App* command = bench.add_subcommand(
       "algorithms", "which of a GPU's ways is quickest for each product and convolution of a job");
   add_job_arguments(*command, arguments->job);

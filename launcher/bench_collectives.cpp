@@ -40,7 +40,7 @@ constexpr Choice<Algorithm> kAlgorithms[] = {{"automatic", Algorithm::automatic}
                                              {"ring", Algorithm::ring},
                                              {"ordered_tree", Algorithm::ordered_tree}};
 
-struct Arguments {
+struct CollectivesArguments {
   std::string op = "all_reduce", dtype = "f32", algorithm = "automatic", way;
   std::string smallest = "4B", largest = "256MiB";
   std::int64_t factor = 2;
@@ -71,7 +71,7 @@ struct Sizes {
   long long smallest = 0, largest = 0;  // bytes
 };
 
-Sizes read_sizes(const Arguments& arguments) {
+Sizes read_sizes(const CollectivesArguments& arguments) {
   const Sizes sizes{parse_bytes(arguments.smallest, "--min"),
                     parse_bytes(arguments.largest, "--max")};
   if (sizes.smallest < 1) fail_input("--min", arguments.smallest, "; allowed: 1 byte and more");
@@ -82,7 +82,7 @@ Sizes read_sizes(const Arguments& arguments) {
   return sizes;
 }
 
-CollectiveCase read_case(const Arguments& arguments) {
+CollectiveCase read_case(const CollectivesArguments& arguments) {
   CollectiveCase what;
   what.op = value_of(kOps, arguments.op);
   what.dtype = value_of(kDTypes, arguments.dtype);
@@ -164,7 +164,8 @@ constexpr const char* kFirst = "%1s%11s %12s %6s %6s %12s";  // columns before t
 
 class Report {
  public:
-  Report(const Arguments& arguments, const CollectiveCase& what, const Communicator& comm)
+  Report(const CollectivesArguments& arguments, const CollectiveCase& what,
+         const Communicator& comm)
       : arguments_(arguments), what_(what), comm_(comm) {}
 
   std::vector<std::string> head() const;
@@ -181,7 +182,7 @@ class Report {
     return algorithm_bandwidth(times, bytes) * what_.bus_factor(comm_.world_size());
   }
 
-  const Arguments& arguments_;
+  const CollectivesArguments& arguments_;
   const CollectiveCase& what_;
   const Communicator& comm_;
 };
@@ -268,8 +269,8 @@ std::vector<std::string> Report::lines(const Row& row) const {
   return lines;
 }
 
-void bench_collectives(const Arguments& arguments, const CollectiveCase& what, const Sizes& sizes,
-                       Communicator& comm) {
+void bench_collectives(const CollectivesArguments& arguments, const CollectiveCase& what,
+                       const Sizes& sizes, Communicator& comm) {
   const auto counts = counts_of(what, sizes, arguments.factor, comm.world_size());
   together(comm, [&] { check_largest(what, counts.back(), comm); });
   CollectiveBench bench(what, counts.back(), comm);
@@ -300,7 +301,7 @@ void bench_collectives(const Arguments& arguments, const CollectiveCase& what, c
   }
 }
 
-void add_options(CLI::App& command, Arguments& arguments) {
+void add_options(CLI::App& command, CollectivesArguments& arguments) {
   const auto count = [&](const char* name, std::int64_t& value, std::int64_t least,
                          const char* help) {
     return command.add_option(name, value, help)
@@ -354,7 +355,7 @@ void add_options(CLI::App& command, Arguments& arguments) {
 }  // namespace
 
 void add_bench_collectives(CLI::App& bench) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<CollectivesArguments>();
   CLI::App* command = bench.add_subcommand(
       "collectives", "time and bandwidth of collectives over a range of sizes, each checked");
   add_options(*command, *arguments);

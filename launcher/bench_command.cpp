@@ -24,7 +24,7 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct BenchArguments {
   JobArguments job;
   std::int64_t steps = 200;
   std::int64_t warmup = 20;
@@ -64,8 +64,8 @@ std::string compression_name(const ParallelSpec& spec) {
   return CompressionSpec::descriptor()->FindFieldByNumber(chosen.kind_case())->name();
 }
 
-void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, Trainer& trainer,
-            const Measured& measured) {
+void report(const BenchArguments& arguments, const JobSpec& job, Communicator& comm,
+            Trainer& trainer, const Measured& measured) {
   const double seconds = measured.seconds;
   const StepTimes& t = trainer.times();
   const double rate = static_cast<double>(arguments.steps) * job.train().global_batch() / seconds;
@@ -100,7 +100,7 @@ void report(const Arguments& arguments, const JobSpec& job, Communicator& comm, 
   }
 }
 
-void bench_train(const Arguments& arguments, const JobSpec& given, Communicator& comm) {
+void bench_train(const BenchArguments& arguments, const JobSpec& given, Communicator& comm) {
   const JobSpec job = job_to_measure(given, comm, arguments.warmup + arguments.steps);
   TrainingData data = open_data(job, model_info(job.model()), comm);
   Trainer trainer(job, comm, std::move(data));
@@ -156,7 +156,7 @@ double quantile(std::vector<double>& values, double quantile) {
 void add_bench_command(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "measure");
   bench->require_subcommand(1);
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<BenchArguments>();
   CLI::App* command =
       bench->add_subcommand("train", "speed of a job's steps and where the time goes");
   add_job_arguments(*command, arguments->job);

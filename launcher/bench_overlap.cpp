@@ -15,7 +15,7 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct OverlapArguments {
   JobArguments job;
   std::int64_t rounds = 15, steps = 5;
   bool json = false;
@@ -23,7 +23,7 @@ struct Arguments {
 
 constexpr std::array<const char*, 3> kModes = {"compute only", "overlapped", "not overlapped"};
 
-void report(const Arguments& arguments, const JobSpec& job, const Communicator& comm,
+void report(const OverlapArguments& arguments, const JobSpec& job, const Communicator& comm,
             const OverlapBench& bench, OverlapTimes& times) {
   const double compute = 1e3 * times.median(OverlapMode::compute),
                overlapped = 1e3 * times.median(OverlapMode::overlapped),
@@ -73,7 +73,7 @@ void report(const Arguments& arguments, const JobSpec& job, const Communicator& 
   }
 }
 
-void bench_overlap(const Arguments& arguments, const JobSpec& given, Communicator& comm) {
+void bench_overlap(const OverlapArguments& arguments, const JobSpec& given, Communicator& comm) {
   if (comm.world_size() == 1) {
     fail_input("bench overlap",
                "1 rank sums nothing; start at least 2, such as mpirun -np 2 peal "
@@ -98,7 +98,7 @@ void bench_overlap(const Arguments& arguments, const JobSpec& given, Communicato
 }  // namespace
 
 void add_bench_overlap(CLI::App& bench) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<OverlapArguments>();
   CLI::App* command = bench.add_subcommand(
       "overlap", "which part of the time that sums of gradients take backward hides");
   add_job_arguments(*command, arguments->job);

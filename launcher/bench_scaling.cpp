@@ -26,9 +26,9 @@
 namespace peal {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-struct Arguments {
+struct ScalingArguments {
   JobArguments job;
   std::int64_t rounds = 5, steps = 5;
   bool model = false, json = false;
@@ -92,7 +92,7 @@ int cores() {
 
 class ScalingBench {
  public:
-  ScalingBench(const Arguments& arguments, const JobSpec& job, Communicator& comm)
+  ScalingBench(const ScalingArguments& arguments, const JobSpec& job, Communicator& comm)
       : arguments_(arguments),
         given_(job),
         comm_(comm),
@@ -131,7 +131,7 @@ class ScalingBench {
   void say_forecast(const StepProfile& alone, const Link& link) const;
   StepProfile profile(Point& point) const;
 
-  const Arguments& arguments_;
+  const ScalingArguments& arguments_;
   const JobSpec& given_;
   Communicator& comm_;
   RankLayout layout_;
@@ -317,17 +317,17 @@ void ScalingBench::say_point(Point& point, const Link* link) {
                held = point.times.median(OverlapMode::held);
   const double rate = point.samples_per_second();
   const double efficiency = rate / (point.units * points_[0].samples_per_second());
-  Json line = {{"units", point.units},
-               {"unit", unit()},
-               {"ranks", point.spread.ranks},
-               {"global_batch", point.job.train().global_batch()},
-               {"step_ms", 1e3 * step},
-               {"compute_ms", 1e3 * compute},
-               {"sums_ms", 1e3 * (held - compute)},
-               {"hidden_ms", 1e3 * (held - step)},
-               {"exposed_ms", 1e3 * (step - compute)},
-               {"samples_per_second", rate},
-               {"efficiency", efficiency}};
+  OrderedJson line = {{"units", point.units},
+                      {"unit", unit()},
+                      {"ranks", point.spread.ranks},
+                      {"global_batch", point.job.train().global_batch()},
+                      {"step_ms", 1e3 * step},
+                      {"compute_ms", 1e3 * compute},
+                      {"sums_ms", 1e3 * (held - compute)},
+                      {"hidden_ms", 1e3 * (held - step)},
+                      {"exposed_ms", 1e3 * (step - compute)},
+                      {"samples_per_second", rate},
+                      {"efficiency", efficiency}};
   std::string model;
   if (link != nullptr) {
     const StepForecast expected = forecast_of(point, profile(point), *link);
@@ -373,12 +373,12 @@ void ScalingBench::say_forecast(const StepProfile& alone, const Link& link) cons
                                              /*overlapped=*/true, /*taken=*/0);
       const double efficiency = alone.end / expected.seconds;
       if (arguments_.json) {
-        std::puts(Json({{"forecast_ranks", ranks},
-                        {"gigabits", gigabits},
-                        {"step_ms", 1e3 * expected.seconds},
-                        {"sums_ms", 1e3 * expected.sums},
-                        {"exposed_ms", 1e3 * expected.exposed},
-                        {"efficiency", efficiency}})
+        std::puts(OrderedJson({{"forecast_ranks", ranks},
+                               {"gigabits", gigabits},
+                               {"step_ms", 1e3 * expected.seconds},
+                               {"sums_ms", 1e3 * expected.sums},
+                               {"exposed_ms", 1e3 * expected.exposed},
+                               {"efficiency", efficiency}})
                       .dump()
                       .c_str());
       } else {
@@ -422,7 +422,7 @@ void ScalingBench::run() {
 }  // namespace
 
 void add_bench_scaling(CLI::App& bench) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<ScalingArguments>();
   CLI::App* command = bench.add_subcommand(
       "scaling", "how samples/s grow with the hosts, and, by a model, would grow with more");
   add_job_arguments(*command, arguments->job);

@@ -18,7 +18,7 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct DoctorArguments {
   std::string hosts, hostfile, minimum_disk = "1GiB", minimum_shm = "32MiB",
                                minimum_bandwidth = "0B";
   int slots = 1;
@@ -27,7 +27,7 @@ struct Arguments {
   bool json = false, probe = false, measure = false;
 };
 
-std::vector<HostSlots> hosts_of(Arguments& arguments) {
+std::vector<HostSlots> hosts_of(DoctorArguments& arguments) {
   if (!arguments.hosts.empty()) return parse_hosts(arguments.hosts, arguments.slots);
   if (!arguments.hostfile.empty()) return read_hostfile(arguments.hostfile, arguments.slots);
   if (in_slurm()) {
@@ -39,7 +39,7 @@ std::vector<HostSlots> hosts_of(Arguments& arguments) {
   return {{own, arguments.slots}};
 }
 
-int doctor(Arguments& arguments) {
+int doctor(DoctorArguments& arguments) {
   DoctorQuestion& question = arguments.question;
   question.limits.disk =
       static_cast<std::uint64_t>(parse_bytes(arguments.minimum_disk, "--min-disk"));
@@ -65,7 +65,7 @@ int doctor(Arguments& arguments) {
   return report.count(Level::fault) > 0 ? exit_code(ErrorKind::peer) : 0;
 }
 
-void add_arguments(CLI::App& command, Arguments& arguments) {
+void add_doctor_arguments(CLI::App& command, DoctorArguments& arguments) {
   CLI::Option* hosts =
       command.add_option("--hosts", arguments.hosts, "hosts and how many ranks each is to take")
           ->type_name("A:N,B:N");
@@ -107,12 +107,12 @@ void add_arguments(CLI::App& command, Arguments& arguments) {
 }  // namespace
 
 void add_doctor_command(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<DoctorArguments>();
   CLI::App* command = app.add_subcommand(
       "doctor",
       "check hosts before a job is trusted to them: this one, those named, or those of "
       "this allocation of Slurm");
-  add_arguments(*command, *arguments);
+  add_doctor_arguments(*command, *arguments);
   command->footer(
       "Exit codes: 0 all right, also with warnings; 3 with a fault; 2 wrong use.\n"
       "Examples:\n  peal doctor\n"

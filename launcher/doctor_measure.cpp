@@ -20,7 +20,7 @@ constexpr int kMostPieces = 64, kShortMessages = 20;
 constexpr double kPairSeconds = 0.15;
 constexpr int kMostRounds = 63;  // with more than 64 hosts each meets 63 others
 constexpr std::size_t kName = 256;
-constexpr double kSlow = 0.7;  // part of the usual speed below which a link is measured again
+constexpr double kSlowLink = 0.7;  // part of the usual speed below which a link is measured again
 constexpr int kLooksAgain = 3;
 
 double seconds_since(Clock::time_point begin) {
@@ -135,7 +135,7 @@ void measure(Communicator& comm) {
   }
   NetworkMap map = gather_map(comm, mine);
   for (int look = 0; look < kLooksAgain; ++look) {
-    std::vector<std::size_t> slow = slow_links(map, kSlow);
+    std::vector<std::size_t> slow = slow_links(map, kSlowLink);
     if (slow.empty()) break;
     slow.resize(std::min(slow.size(), static_cast<std::size_t>(4 * n)));
     for (const std::size_t link : slow) {

@@ -19,6 +19,7 @@
 namespace peal {
 namespace {
 
+using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
 constexpr unsigned kLongestSeconds = 600;
@@ -52,7 +53,6 @@ bool has_token(const Json& request, int host) {
 
 // Networked file systems may show a new file some seconds late.
 Json read_tokens(const Json& request) {
-  using Clock = std::chrono::steady_clock;
   const auto end =
       Clock::now() + std::chrono::duration<double>(request.at("seconds").get<double>());
   auto missing = request.at("hosts").get<std::vector<int>>();

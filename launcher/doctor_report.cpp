@@ -9,6 +9,8 @@
 namespace peal {
 namespace {
 
+using Json = nlohmann::json;
+
 constexpr std::size_t kWidestTable = 8;  // hosts; with more, equal columns become one
 
 const char* name(Level level) {
@@ -146,7 +148,6 @@ std::string DoctorReport::table() const {
 }
 
 std::string DoctorReport::json() const {
-  using Json = nlohmann::json;
   Json findings = Json::array(), pairs = Json::array();
   for (const Finding& finding : findings_) {
     Json entry = {{"check", finding.check},

@@ -16,7 +16,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kAtOnce = 64;  // hosts that are visited at the same time
+constexpr std::size_t kVisitsAtOnce = 64;  // hosts that are visited at the same time
 constexpr int kClockQuestions = 8;
 constexpr double kSharedSeconds = 5;  // until a file of another host must be seen
 constexpr int kNoProgram = 41;        // exit code of the command on the host
@@ -28,9 +28,9 @@ Dialogue::Time in_seconds(double seconds) {
 }
 
 void for_each(std::vector<HostVisit>& visits, const std::function<void(std::size_t)>& work) {
-  for (std::size_t begin = 0; begin < visits.size(); begin += kAtOnce) {
+  for (std::size_t begin = 0; begin < visits.size(); begin += kVisitsAtOnce) {
     std::vector<std::thread> threads;
-    for (std::size_t i = begin; i < std::min(begin + kAtOnce, visits.size()); ++i) {
+    for (std::size_t i = begin; i < std::min(begin + kVisitsAtOnce, visits.size()); ++i) {
       threads.emplace_back(work, i);
     }
     for (std::thread& thread : threads) thread.join();

@@ -8,22 +8,22 @@
 namespace peal {
 namespace {
 
-constexpr int kSweeps = 2000, kRounds = 20;
+constexpr int kSweeps = 2000, kFitRounds = 20;
 constexpr double kNear = 0.02;  // relative errors below it weigh alike
 
 // A row says that values * row is 1, in units of what was measured; what stays is on the right.
-struct Row {
+struct FitRow {
   std::vector<double> row;
   double right = 1, weight = 1;
 };
 
-std::vector<Row> rows_of(const std::vector<CostSample>& samples, const CostModel& start,
-                         std::size_t first, std::size_t count) {
-  std::vector<Row> rows;
+std::vector<FitRow> rows_of(const std::vector<CostSample>& samples, const CostModel& start,
+                            std::size_t first, std::size_t count) {
+  std::vector<FitRow> rows;
   for (const CostSample& sample : samples) {
     const CostModel::Values often = counts(sample.way, sample.load, sample.spread);
     const CostModel::Values each = start.values();
-    Row row;
+    FitRow row;
     for (std::size_t i = 0; i < often.size(); ++i) {
       const double part = often[i] / sample.seconds;
       if (i >= first && i < first + count) {
@@ -37,7 +37,7 @@ std::vector<Row> rows_of(const std::vector<CostSample>& samples, const CostModel
   return rows;
 }
 
-double error_of(const Row& row, const std::vector<double>& values) {
+double error_of(const FitRow& row, const std::vector<double>& values) {
   double sum = -row.right;
   for (std::size_t i = 0; i < values.size(); ++i) sum += row.row[i] * values[i];
   return sum;
@@ -45,11 +45,11 @@ double error_of(const Row& row, const std::vector<double>& values) {
 
 // Coordinate descent: each value in turn is best, given the others, and not below 0. Slow and sure;
 // there are four.
-void solve(const std::vector<Row>& rows, std::vector<double>& values) {
+void solve(const std::vector<FitRow>& rows, std::vector<double>& values) {
   for (int sweep = 0; sweep < kSweeps; ++sweep) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       double up = 0, down = 0;
-      for (const Row& row : rows) {
+      for (const FitRow& row : rows) {
         const double others = row.row[i] * values[i] - error_of(row, values);
         up += row.weight * row.row[i] * others;
         down += row.weight * row.row[i] * row.row[i];
@@ -91,17 +91,17 @@ void set_factor(CostModel& model, const CostSample& sample) {
 
 CostFit fit_costs(const std::vector<CostSample>& samples, const CostModel& start, std::size_t first,
                   std::size_t count) {
-  std::vector<Row> rows = rows_of(samples, start, first, count);
+  std::vector<FitRow> rows = rows_of(samples, start, first, count);
   CostModel::Values all = start.values();
   std::vector<double> values(all.begin() + static_cast<std::ptrdiff_t>(first),
                              all.begin() + static_cast<std::ptrdiff_t>(first + count));
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < kFitRounds; ++round) {
     solve(rows, values);
-    for (Row& row : rows) row.weight = 1 / std::max(kNear, std::abs(error_of(row, values)));
+    for (FitRow& row : rows) row.weight = 1 / std::max(kNear, std::abs(error_of(row, values)));
   }
   std::copy(values.begin(), values.end(), all.begin() + static_cast<std::ptrdiff_t>(first));
   std::vector<double> errors;
-  for (const Row& row : rows) errors.push_back(std::abs(error_of(row, values)));
+  for (const FitRow& row : rows) errors.push_back(std::abs(error_of(row, values)));
   CostFit fit{start};
   fit.model.set(all);
   for (const CostSample& sample : samples) {

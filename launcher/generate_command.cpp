@@ -21,7 +21,7 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct GenerateArguments {
   std::string checkpoint;
   std::string prompt, prompt_file;
   std::int64_t tokens = 256;
@@ -32,7 +32,7 @@ struct Arguments {
 };
 
 // The job that the checkpoint was made by, or the one that was given.
-JobSpec job_of(const Arguments& arguments, const Checkpoint& checkpoint) {
+JobSpec job_of(const GenerateArguments& arguments, const Checkpoint& checkpoint) {
   if (!arguments.job.file.empty()) return read_job(arguments.job);
   if (checkpoint.info().job.empty()) {
     fail_input(arguments.checkpoint, "tells of no job; give --job FILE, whose model it is");
@@ -56,7 +56,7 @@ std::optional<TokensSpec> tokens_of(const SourceSpec& source) {
   return job.data().train().tokens();
 }
 
-TokensSpec tokenizer_spec(const Arguments& arguments, const JobSpec& job) {
+TokensSpec tokenizer_spec(const GenerateArguments& arguments, const JobSpec& job) {
   TokensSpec spec;
   if (arguments.tokenizer.empty()) {
     for (const SourceSpec& source : {job.data().train(), job.data().test()}) {
@@ -85,14 +85,14 @@ TokensSpec tokenizer_spec(const Arguments& arguments, const JobSpec& job) {
   return spec;
 }
 
-void print(const std::string& text) {
+void print_at_once(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   if (std::fflush(stdout) != 0)
     fail_input("standard output", "cannot write: ", std::strerror(errno));
 }
 
 // Writes the prompt and what the model says to follow it, as it comes.
-void generate(const Arguments& arguments) {
+void generate(const GenerateArguments& arguments) {
   NextToken next(arguments.draw);
   const Checkpoint checkpoint = Checkpoint::open(arguments.checkpoint);
   const JobSpec job = job_of(arguments, checkpoint);
@@ -113,17 +113,17 @@ void generate(const Arguments& arguments) {
   for (std::int64_t i = 0; i < arguments.tokens && !StopSignal::asked(); ++i) {
     // What cannot be said is known before anything is written.
     const std::span<const float> scores = model.scores(text);
-    if (i == 0) print(characters.add(prompt));
+    if (i == 0) print_at_once(characters.add(prompt));
     const std::int32_t token = next.draw(scores.first(known), text.size());
     if (token == tokenizer->end_of_text()) break;
     text.push_back(token);
-    print(characters.add(tokenizer->bytes(token)));
+    print_at_once(characters.add(tokenizer->bytes(token)));
   }
-  print(characters.end() + "\n");
+  print_at_once(characters.end() + "\n");
   signals.over();
 }
 
-void add_arguments(CLI::App& command, Arguments& arguments) {
+void add_generate_arguments(CLI::App& command, GenerateArguments& arguments) {
   command
       .add_option("checkpoint", arguments.checkpoint,
                   "a run directory (its newest checkpoint), a checkpoint or a safetensors file")
@@ -165,10 +165,10 @@ void add_arguments(CLI::App& command, Arguments& arguments) {
 }  // namespace
 
 void add_generate_command(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<GenerateArguments>();
   CLI::App* command =
       app.add_subcommand("generate", "let a trained language model go on with a text");
-  add_arguments(*command, *arguments);
+  add_generate_arguments(*command, *arguments);
   command->footer(
       "Ctrl-C ends the text; so does the model where GPT-2's tokenizer has an end of text.\n"
       "Of a text longer than the model's context the last tokens count, and each new one takes as\n"

@@ -25,7 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr auto kBeat = milliseconds(250);
+constexpr auto kAgentBeat = milliseconds(250);
 constexpr auto kLook = milliseconds(100);
 constexpr auto kSilence = std::chrono::seconds(300);  // the supervisor is out of reach for good
 constexpr double kKillSeconds = 3, kGraceSeconds = 20;
@@ -41,7 +41,7 @@ class HostAgent {
     while (listen()) {
       const auto now = Clock::now();
       if (now - heard_ > kSilence) break;
-      if (now - said_ >= kBeat) say(".");
+      if (now - said_ >= kAgentBeat) say(".");
     }
     const auto deadline = Clock::now() + std::chrono::duration<double>(kGraceSeconds);
     while (!rank_processes(token_).empty() && Clock::now() < deadline) {

@@ -15,7 +15,7 @@ namespace peal {
 namespace {
 
 constexpr int kMostSlots = 4096;
-constexpr std::size_t kAtOnce = 64;  // hosts that are asked at the same time
+constexpr std::size_t kAskedAtOnce = 64;  // hosts that are asked at the same time
 
 int parse_slots(const std::string& text, const std::string& where) {
   int slots = 0;
@@ -138,8 +138,8 @@ void check_hosts(const std::vector<HostSlots>& hosts, const std::string& program
   for (const HostSlots& host : hosts) {
     if (!is_this_host(host.name)) remote.push_back(host.name);
   }
-  for (std::size_t begin = 0; begin < remote.size(); begin += kAtOnce) {
-    const std::size_t end = std::min(begin + kAtOnce, remote.size());
+  for (std::size_t begin = 0; begin < remote.size(); begin += kAskedAtOnce) {
+    const std::size_t end = std::min(begin + kAskedAtOnce, remote.size());
     std::vector<ChildProgram> asked;
     for (std::size_t i = begin; i < end; ++i) {
       std::vector<std::string> words = remote_shell();

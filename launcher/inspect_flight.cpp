@@ -11,7 +11,7 @@
 namespace peal {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 std::string_view name_of_state(FlightFileCall::State state) {
   constexpr std::string_view names[] = {"queued", "running", "finished", "failed"};
@@ -63,12 +63,12 @@ void print_text(const FlightVerdict& verdict, const std::vector<FlightFile>& fil
   for (const FlightFile& file : files) print_rank(file, calls);
 }
 
-Json json_of(const FlightFileCall& call, const FlightFile& file) {
-  Json out{{"call", call.sequence}, {"state", name_of_state(call.state)},
-           {"kind", call.kind},     {"name", call.name},
-           {"dtype", call.dtype},   {"elements", call.elements},
-           {"bytes", call.bytes},   {"what", call.what},
-           {"step", call.step},     {"queued_us", call.queued_us}};
+OrderedJson json_of(const FlightFileCall& call, const FlightFile& file) {
+  OrderedJson out{{"call", call.sequence}, {"state", name_of_state(call.state)},
+                  {"kind", call.kind},     {"name", call.name},
+                  {"dtype", call.dtype},   {"elements", call.elements},
+                  {"bytes", call.bytes},   {"what", call.what},
+                  {"step", call.step},     {"queued_us", call.queued_us}};
   if (call.is_pair()) out["peer"] = call.peer;
   if (call.state == FlightFileCall::State::queued) return out;
   out["started_us"] = call.started_us;
@@ -78,14 +78,14 @@ Json json_of(const FlightFileCall& call, const FlightFile& file) {
 }
 
 void print_json(const FlightVerdict& verdict, const std::vector<FlightFile>& files, int calls) {
-  Json out{{"verdict", name_of(verdict.kind)},
-           {"sentence", verdict.sentence},
-           {"details", verdict.details},
-           {"causes", verdict.causes},
-           {"late", verdict.late},
-           {"missing", verdict.missing},
-           {"waiting", verdict.waiting},
-           {"ahead", verdict.ahead}};
+  OrderedJson out{{"verdict", name_of(verdict.kind)},
+                  {"sentence", verdict.sentence},
+                  {"details", verdict.details},
+                  {"causes", verdict.causes},
+                  {"late", verdict.late},
+                  {"missing", verdict.missing},
+                  {"waiting", verdict.waiting},
+                  {"ahead", verdict.ahead}};
   if (verdict.call != 0) {
     out["call"] = verdict.call;
     out["what"] = verdict.what;
@@ -95,18 +95,24 @@ void print_json(const FlightVerdict& verdict, const std::vector<FlightFile>& fil
     out["since_us"] = verdict.since_us;
     out["waited_seconds"] = verdict.waited_seconds;
   }
-  out["ranks"] = Json::array();
+  out["ranks"] = OrderedJson::array();
   for (const FlightFile& file : files) {
-    Json rank{{"rank", file.rank},     {"name", file.rank_name},    {"step", file.step},
-              {"made", file.made},     {"finished", file.finished}, {"written_us", file.written_us},
-              {"why", file.why},       {"failure", file.failure},   {"elsewhere", file.elsewhere},
-              {"calls", Json::array()}};
+    OrderedJson rank{{"rank", file.rank},
+                     {"name", file.rank_name},
+                     {"step", file.step},
+                     {"made", file.made},
+                     {"finished", file.finished},
+                     {"written_us", file.written_us},
+                     {"why", file.why},
+                     {"failure", file.failure},
+                     {"elsewhere", file.elsewhere},
+                     {"calls", OrderedJson::array()}};
     for (const FlightFileCall& call : newest(file, calls)) {
       rank["calls"].push_back(json_of(call, file));
     }
     out["ranks"].push_back(std::move(rank));
   }
-  std::puts(out.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+  std::puts(out.dump(2, ' ', false, OrderedJson::error_handler_t::replace).c_str());
 }
 
 }  // namespace

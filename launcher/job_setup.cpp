@@ -165,19 +165,20 @@ PreprocessStep standardize_step(const StandardizeSpec& spec) {
 }
 
 PreprocessStep preprocess_step(const PreprocessSpec& spec) {
-  using Kind = PreprocessStep::Kind;
+  using StepKind = PreprocessStep::Kind;
   switch (spec.kind_case()) {
     case PreprocessSpec::kScale:
-      return {
-          .kind = Kind::scale, .factor = spec.scale().factor(), .offset = spec.scale().offset()};
+      return {.kind = StepKind::scale,
+              .factor = spec.scale().factor(),
+              .offset = spec.scale().offset()};
     case PreprocessSpec::kStandardize:
       return standardize_step(spec.standardize());
     case PreprocessSpec::kOneHot:
-      return {.kind = Kind::one_hot, .classes = spec.one_hot().classes()};
+      return {.kind = StepKind::one_hot, .classes = spec.one_hot().classes()};
     case PreprocessSpec::kRandomCrop:
-      return {.kind = Kind::random_crop, .padding = spec.random_crop().padding()};
+      return {.kind = StepKind::random_crop, .padding = spec.random_crop().padding()};
     case PreprocessSpec::kRandomFlip:
-      return {.kind = Kind::random_flip, .probability = spec.random_flip().probability()};
+      return {.kind = StepKind::random_flip, .probability = spec.random_flip().probability()};
     case PreprocessSpec::KIND_NOT_SET:
       break;
   }

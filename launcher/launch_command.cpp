@@ -18,7 +18,7 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct LaunchArguments {
   RankPlan plan;
   int slots = 0;
   std::string hosts, hostfile, with = "auto";
@@ -29,11 +29,11 @@ struct Arguments {
   TimelineArguments timeline;
 };
 
-bool use_srun(const Arguments& arguments) {
+bool use_srun(const LaunchArguments& arguments) {
   return arguments.with == "srun" || (arguments.with == "auto" && in_slurm());
 }
 
-std::vector<std::string> train_command(const Arguments& arguments) {
+std::vector<std::string> train_command(const LaunchArguments& arguments) {
   std::vector<std::string> train = {own_path(), "train", arguments.job.file};
   for (const std::string& assignment : arguments.job.set) {
     train.insert(train.end(), {"--set", assignment});
@@ -49,7 +49,7 @@ std::vector<std::string> train_command(const Arguments& arguments) {
   return train;
 }
 
-std::vector<std::string> with_srun(Arguments& arguments) {
+std::vector<std::string> with_srun(LaunchArguments& arguments) {
   if (!in_slurm()) {
     fail_input("--with srun",
                "this is no allocation of Slurm; `peal submit` asks for one, or run "
@@ -64,14 +64,14 @@ std::vector<std::string> with_srun(Arguments& arguments) {
   return srun_command(arguments.plan, train_command(arguments));
 }
 
-void read_hosts(Arguments& arguments) {
+void read_hosts(LaunchArguments& arguments) {
   RankPlan& plan = arguments.plan;
   const int slots = arguments.slots > 0 ? arguments.slots : 1;
   if (!arguments.hosts.empty()) plan.hosts = parse_hosts(arguments.hosts, slots);
   if (!arguments.hostfile.empty()) plan.hosts = read_hostfile(arguments.hostfile, slots);
 }
 
-std::vector<std::string> with_mpirun(Arguments& arguments) {
+std::vector<std::string> with_mpirun(LaunchArguments& arguments) {
   RankPlan& plan = arguments.plan;
   read_hosts(arguments);
   if (plan.hosts.empty()) {
@@ -83,7 +83,7 @@ std::vector<std::string> with_mpirun(Arguments& arguments) {
   return mpirun_command(plan, train_command(arguments));
 }
 
-void check_elastic(const Arguments& arguments) {
+void check_elastic(const LaunchArguments& arguments) {
   if (arguments.with == "srun") {
     fail_input("--elastic", "ranks are started by mpirun, through ssh; leave out --with srun");
   }
@@ -96,7 +96,7 @@ void check_elastic(const Arguments& arguments) {
 }
 
 // The virtual ranks of a run that goes on, if the job leaves them open.
-int virtual_ranks_of(const Arguments& arguments, const JobSpec& job) {
+int virtual_ranks_of(const LaunchArguments& arguments, const JobSpec& job) {
   const std::filesystem::path before =
       std::filesystem::path(job.run().directory()) / "job.textproto";
   if (job.parallel().virtual_ranks() > 0 || arguments.fresh || !std::filesystem::exists(before)) {
@@ -105,7 +105,7 @@ int virtual_ranks_of(const Arguments& arguments, const JobSpec& job) {
   return load_job(before).parallel().virtual_ranks();
 }
 
-ElasticRun elastic_run(Arguments& arguments, const JobSpec& job) {
+ElasticRun elastic_run(LaunchArguments& arguments, const JobSpec& job) {
   ElasticRun run;
   run.options = arguments.elastic;
   run.slots = arguments.slots > 0 ? arguments.slots : 1;
@@ -128,7 +128,7 @@ ElasticRun elastic_run(Arguments& arguments, const JobSpec& job) {
                run.virtual_ranks);
   }
   run.train = [arguments](bool fresh, int virtual_ranks) {
-    Arguments start = arguments;
+    LaunchArguments start = arguments;
     start.fresh = fresh;
     if (virtual_ranks > 0) {
       start.job.set.push_back(cat("parallel.virtual_ranks=", virtual_ranks));
@@ -138,7 +138,7 @@ ElasticRun elastic_run(Arguments& arguments, const JobSpec& job) {
   return run;
 }
 
-int launch_with_supervisor(Arguments& arguments, const JobSpec& job) {
+int launch_with_supervisor(LaunchArguments& arguments, const JobSpec& job) {
   const ElasticRun run = elastic_run(arguments, job);
   if (!arguments.dry_run) return launch_elastic(run);
   std::puts(command_line(first_command(run)).c_str());
@@ -155,7 +155,7 @@ std::vector<std::string> bindings_here(const RankPlan& plan) {
   return lines;
 }
 
-int launch(Arguments& arguments) {
+int launch(LaunchArguments& arguments) {
   const JobSpec job = read_job(arguments.job);  // a bad job is told once, before ranks start
   check_environment(arguments.plan.environment);
   if (!arguments.plan.interface.empty()) check_interface(arguments.plan.interface);
@@ -176,7 +176,7 @@ int launch(Arguments& arguments) {
                                : "Open MPI's mpirun must be on PATH (Debian package openmpi-bin)");
 }
 
-void add_host_arguments(CLI::App& command, Arguments& arguments) {
+void add_host_arguments(CLI::App& command, LaunchArguments& arguments) {
   CLI::Option* hosts = command
                            .add_option("--hosts", arguments.hosts,
                                        "hosts and how many ranks each takes, reached by ssh")
@@ -243,7 +243,7 @@ void add_rank_arguments(CLI::App& command, RankPlan& plan) {
 }
 
 void add_launch_command(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<LaunchArguments>();
   CLI::App* command = app.add_subcommand(
       "launch", "start ranks with `peal train`: mpirun, or srun inside an allocation of Slurm");
   command->add_option("-n,--ranks", arguments->plan.ranks, "number of ranks; else one each slot")

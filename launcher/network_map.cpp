@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMostHosts = 4096;
+constexpr std::size_t kMostMapped = 4096;
 constexpr double kLateFactor = 5, kLateSeconds = 0.001;
 
 double median(std::vector<double> values) {
@@ -63,7 +63,7 @@ std::string print_network_map(const NetworkMap& map) {
 NetworkMap parse_network_map(std::string_view text, const std::string& where) {
   const Json in = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!in.is_object() || !in.contains("hosts") || !in["hosts"].is_array() ||
-      in["hosts"].size() > kMostHosts || !in.contains("links") || !in["links"].is_array()) {
+      in["hosts"].size() > kMostMapped || !in.contains("links") || !in["links"].is_array()) {
     fail_input(where, "is no map of a network");
   }
   NetworkMap map;

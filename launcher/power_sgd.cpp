@@ -42,7 +42,7 @@ struct Group {
   Request request;
 };
 
-struct Lane {
+struct PowerLane {
   TreeNode leaves;
   Buffer gradient, micro;  // micro: parts after the first
   std::size_t taken = 0;   // pieces of the leaf at hand
@@ -66,7 +66,7 @@ struct PowerSgd::Impl {
   TreeNode block;
   std::vector<Piece> pieces;
   std::vector<Group> groups;
-  std::vector<Lane> lanes;
+  std::vector<PowerLane> lanes;
   std::vector<Buffer> errors;  // by leaf of this rank
   Buffer total;
   Messages first, second;
@@ -96,7 +96,7 @@ struct PowerSgd::Impl {
     return {.data = second.of(leaf) + piece.second, .shape = {rank(), piece.columns}};
   }
 
-  void take(Stream& s, Lane& lane, int leaf, int part, std::size_t bytes_final);
+  void take(Stream& s, PowerLane& lane, int leaf, int part, std::size_t bytes_final);
   void publish(Stream& s);
   Request reduce(Stream& s, const std::string& name, const Messages& messages, std::size_t begin,
                  std::size_t end);
@@ -228,7 +228,7 @@ std::byte* PowerSgd::total() {
 std::size_t PowerSgd::bytes() const {
   std::size_t sum = impl_->total.size() + impl_->first.memory.size() + impl_->second.memory.size();
   for (const Buffer& error : impl_->errors) sum += error.size();
-  for (const Lane& lane : impl_->lanes) sum += lane.gradient.size() + lane.micro.size();
+  for (const PowerLane& lane : impl_->lanes) sum += lane.gradient.size() + lane.micro.size();
   return sum;
 }
 
@@ -255,11 +255,11 @@ std::vector<NamedTensor> PowerSgd::common_state() {
 void PowerSgd::begin_step(std::int64_t step) {
   impl_->step = step;
   impl_->started = 0;
-  for (Lane& lane : impl_->lanes) lane.taken = lane.final = 0;
+  for (PowerLane& lane : impl_->lanes) lane.taken = lane.final = 0;
 }
 
 std::byte* PowerSgd::target(int lane, int, int part) {
-  Lane& at = impl_->lanes[static_cast<std::size_t>(lane)];
+  PowerLane& at = impl_->lanes[static_cast<std::size_t>(lane)];
   return part == 0 ? at.gradient.data() : at.micro.data();
 }
 
@@ -269,7 +269,7 @@ void PowerSgd::ready(Stream& s, int lane, int leaf, int part, std::size_t bytes_
 }
 
 void PowerSgd::end_part(Stream& s, int lane, int leaf, int part) {
-  Lane& at = impl_->lanes[static_cast<std::size_t>(lane)];
+  PowerLane& at = impl_->lanes[static_cast<std::size_t>(lane)];
   if (part + 1 == impl_->options.parts) {
     impl_->take(s, at, leaf, part, impl_->arena_bytes);
     at.taken = 0;
@@ -283,7 +283,7 @@ void PowerSgd::end_part(Stream& s, int lane, int leaf, int part) {
 
 // Of the leaf's last part, the pieces that have become final go into its messages, while the
 // gradient is still in the cache.
-void PowerSgd::Impl::take(Stream& s, Lane& lane, int leaf, int part, std::size_t bytes_final) {
+void PowerSgd::Impl::take(Stream& s, PowerLane& lane, int leaf, int part, std::size_t bytes_final) {
   Kernels& device = kernels(s.device());
   const int at = leaf - block.begin;
   const std::size_t before = lane.taken;
@@ -307,7 +307,7 @@ void PowerSgd::Impl::take(Stream& s, Lane& lane, int leaf, int part, std::size_t
 // Groups of which every lane has taken all pieces begin to travel.
 void PowerSgd::Impl::publish(Stream& s) {
   std::size_t final = pieces.size();
-  for (const Lane& lane : lanes) final = std::min(final, lane.final);
+  for (const PowerLane& lane : lanes) final = std::min(final, lane.final);
   for (; started < groups.size() && groups[started].end <= final; ++started) {
     Group& group = groups[started];
     group.request = reduce(s, group.first_name, first, group.first_begin, group.first_end);

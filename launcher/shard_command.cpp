@@ -15,7 +15,7 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct ShardArguments {
   JobArguments job;
   std::string out;
   std::string source = "train";
@@ -25,7 +25,7 @@ struct Arguments {
   bool verify = false;
 };
 
-ShardRun make_run(const Arguments& arguments) {
+ShardRun make_run(const ShardArguments& arguments) {
   const JobSpec job = read_job(arguments.job);
   const bool train = arguments.source == "train";
   ShardRun run{.source = train ? job.data().train() : job.data().test(),
@@ -44,7 +44,7 @@ ShardRun make_run(const Arguments& arguments) {
   return run;
 }
 
-std::string seconds_text(double seconds) {
+std::string rounded_seconds(double seconds) {
   char text[32];
   std::snprintf(text, sizeof text, "%.2f s", seconds);
   return text;
@@ -54,11 +54,11 @@ std::string last_line(const std::string& out, const ShardResult& result, double 
   std::string text = cat(out, ": ", result.records, " records in ", result.shards, " shards");
   if (result.kept > 0) text += cat(", ", result.kept, " of them there before");
   if (result.skipped > 0) text += cat(", ", result.skipped, " corrupt ones skipped (skipped.txt)");
-  return cat(text, ", ", seconds_text(seconds));
+  return cat(text, ", ", rounded_seconds(seconds));
 }
 
 // False when stopped.
-bool cut(const Arguments& arguments, Communicator& comm) {
+bool cut(const ShardArguments& arguments, Communicator& comm) {
   const auto start = std::chrono::steady_clock::now();
   ShardRun run;
   together(comm, [&] { run = make_run(arguments); });
@@ -77,7 +77,7 @@ bool cut(const Arguments& arguments, Communicator& comm) {
   return result.finished;
 }
 
-void verify(const Arguments& arguments, Communicator& comm) {
+void verify(const ShardArguments& arguments, Communicator& comm) {
   const auto records = verify_on_ranks(arguments.out, comm, on_a_terminal());
   if (comm.rank() != 0) return;
   std::puts(records
@@ -88,7 +88,7 @@ void verify(const Arguments& arguments, Communicator& comm) {
 }  // namespace
 
 void add_shard_command(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<ShardArguments>();
   CLI::App* command = app.add_subcommand(
       "shard", "cut a job's records into shard files, or verify them; on all ranks under mpirun");
   command->add_option("job", arguments->job.file, "job whose data source is cut");

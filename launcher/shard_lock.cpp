@@ -15,11 +15,12 @@
 namespace peal {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // Bytes of the file, and whose locks lie on them.
 constexpr std::uint64_t kRun = 1 << 20, kRanks = kRun + 1;  // beyond the text
 
 bool within(double seconds, const auto& attempt) {
-  using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   while (!attempt()) {
     if (Clock::now() > end) return false;

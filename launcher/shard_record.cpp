@@ -9,31 +9,31 @@
 namespace peal {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
 
 }  // namespace
 
 std::string format_shard_record(const ShardRecord& record) {
-  Json skipped = Json::array();
+  OrderedJson skipped = OrderedJson::array();
   for (const SkippedRecord& s : record.skipped) {
     skipped.push_back({{"record", s.record}, {"why", s.why}});
   }
-  const Json json = {{"format", kFormat},
-                     {"source", record.source},
-                     {"count", record.count},
-                     {"bytes_per_shard", record.bytes_per_shard},
-                     {"records", record.records},
-                     {"files", hex(record.files)},
-                     {"skipped", std::move(skipped)}};
+  const OrderedJson json = {{"format", kFormat},
+                            {"source", record.source},
+                            {"count", record.count},
+                            {"bytes_per_shard", record.bytes_per_shard},
+                            {"records", record.records},
+                            {"files", hex(record.files)},
+                            {"skipped", std::move(skipped)}};
   // File names need not be UTF-8.
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 ShardRecord parse_shard_record(const std::string& text, const std::string& where) {
   try {
-    const Json json = Json::parse(text);
+    const OrderedJson json = OrderedJson::parse(text);
     if (const auto format = json.at("format").get<std::int64_t>(); format != kFormat) {
       fail_input(where, "format ", format, "; this program reads ", kFormat);
     }
@@ -43,7 +43,7 @@ ShardRecord parse_shard_record(const std::string& text, const std::string& where
                        .records = json.at("records")};
     record.files = std::stoull(json.at("files").get<std::string>(), nullptr, 16);
     std::int64_t before = -1;
-    for (const Json& s : json.at("skipped")) {
+    for (const OrderedJson& s : json.at("skipped")) {
       record.skipped.push_back({s.at("record"), s.at("why")});
       const std::int64_t skipped = record.skipped.back().record;
       if (skipped <= before || skipped >= record.records) {

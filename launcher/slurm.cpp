@@ -16,6 +16,8 @@
 namespace peal {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 std::string trimmed(std::string text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
   return text;
@@ -125,7 +127,6 @@ bool has_ended(const SlurmJob& job) {
 }
 
 int follow(const std::string& id, const std::filesystem::path& log) {
-  using Clock = std::chrono::steady_clock;
   Tail tail(log);
   std::string told;
   auto answered = Clock::now();

@@ -17,7 +17,7 @@
 namespace peal {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -30,7 +30,7 @@ double or_none(double value) {
 
 RunStatus parse(const std::filesystem::path& path) {
   try {
-    const Json json = Json::parse(read_file(path));
+    const OrderedJson json = OrderedJson::parse(read_file(path));
     RunStatus status;
     json.at("state").get_to(status.state);
     json.at("error").get_to(status.error);
@@ -59,7 +59,7 @@ RunStatus parse(const std::filesystem::path& path) {
       slow->at("factor").get_to(status.straggler.factor);
     }
     return status;
-  } catch (const Json::exception& error) {
+  } catch (const OrderedJson::exception& error) {
     fail_input(path.string(), "is no status of a run: ", error.what());
   }
 }
@@ -80,33 +80,33 @@ bool is_held(const std::filesystem::path& run_directory, double updated) {
 
 std::string status_json(const RunStatus& status) {
   const SlowRank& slow = status.straggler;
-  Json json = {{"state", status.state},
-               {"error", status.error},
-               {"exit_code", status.exit_code},
-               {"step", status.step},
-               {"steps", status.steps},
-               {"epoch", status.epoch},
-               {"epochs", status.epochs},
-               {"loss", status.loss},
-               {"samples_per_second", status.samples_per_second},
-               {"seconds_left", status.seconds_left},
-               {"ranks", status.ranks},
-               {"hosts", status.hosts},
-               {"restarts", status.restarts},
-               {"slurm_job", status.slurm_job},
-               {"started", status.started},
-               {"updated", status.updated},
-               {"left_out", status.left_out},
-               {"memory_every", status.memory_every},
-               {"first_step", status.first_step},
-               {"done_again", status.done_again},
-               {"compute_seconds", status.compute_seconds},
-               {"straggler", nullptr}};
+  OrderedJson json = {{"state", status.state},
+                      {"error", status.error},
+                      {"exit_code", status.exit_code},
+                      {"step", status.step},
+                      {"steps", status.steps},
+                      {"epoch", status.epoch},
+                      {"epochs", status.epochs},
+                      {"loss", status.loss},
+                      {"samples_per_second", status.samples_per_second},
+                      {"seconds_left", status.seconds_left},
+                      {"ranks", status.ranks},
+                      {"hosts", status.hosts},
+                      {"restarts", status.restarts},
+                      {"slurm_job", status.slurm_job},
+                      {"started", status.started},
+                      {"updated", status.updated},
+                      {"left_out", status.left_out},
+                      {"memory_every", status.memory_every},
+                      {"first_step", status.first_step},
+                      {"done_again", status.done_again},
+                      {"compute_seconds", status.compute_seconds},
+                      {"straggler", nullptr}};
   if (slow.rank >= 0) {
     json["straggler"] = {{"rank", slow.rank}, {"host", slow.host}, {"factor", slow.factor}};
   }
   // A message may hold bytes that are no UTF-8.
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 StatusFile::StatusFile(const std::filesystem::path& run_directory, RunStatus first)

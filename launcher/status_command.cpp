@@ -42,7 +42,7 @@ std::string newest_checkpoint(const std::filesystem::path& run_directory) {
   return newest;
 }
 
-void print(const std::filesystem::path& run_directory, const RunStatus& status) {
+void print_status(const std::filesystem::path& run_directory, const RunStatus& status) {
   row("run", run_directory.string());
   row("state", status.state + (status.error.empty() ? "" : ": " + status.error));
   row("step", status.step == 0 ? "none finished yet"
@@ -102,7 +102,7 @@ void add_status_command(CLI::App& app) {
     } else if (arguments->word) {
       std::puts(status.state.c_str());
     } else {
-      print(arguments->run, status);
+      print_status(arguments->run, status);
     }
     if (code_of(status) != 0) throw EndWith{code_of(status)};
   });

@@ -6,10 +6,10 @@
 namespace peal {
 namespace {
 
-volatile std::sig_atomic_t stop_asked = 0;  // a handler has nowhere else to write
+volatile std::sig_atomic_t got_stop_signal = 0;  // a handler has nowhere else to write
 
 extern "C" void on_stop_signal(int number) {
-  stop_asked = 1;
+  got_stop_signal = 1;
   if (number == SIGINT) std::signal(SIGINT, SIG_DFL);
 }
 
@@ -29,11 +29,11 @@ StopSignal::StopSignal(std::vector<int> signals) : signals_(std::move(signals)) 
 
 StopSignal::~StopSignal() {
   for (const int number : signals_) install(number, over_ && number != SIGINT ? SIG_IGN : SIG_DFL);
-  stop_asked = 0;
+  got_stop_signal = 0;
 }
 
 bool StopSignal::asked() {
-  return stop_asked != 0;
+  return got_stop_signal != 0;
 }
 
 }  // namespace peal

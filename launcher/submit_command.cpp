@@ -13,7 +13,7 @@
 namespace peal {
 namespace {
 
-struct Arguments {
+struct SubmitArguments {
   JobArguments job;
   BatchJob batch;
   bool dry_run = false, follow = false;
@@ -33,7 +33,7 @@ std::string first_task(const std::string& array) {
 }
 
 // The job as it will run, but for what each task of an array sets by itself.
-JobSpec shared_job(Arguments& arguments) {
+JobSpec shared_job(SubmitArguments& arguments) {
   JobSpec job = load_job(arguments.job.file);
   for (const std::string& assignment : arguments.job.set) {
     if (!names_task(assignment)) {
@@ -74,7 +74,7 @@ void resolve(std::vector<std::string>& environment) {
   }
 }
 
-void run(Arguments& arguments) {
+void run(SubmitArguments& arguments) {
   BatchJob& batch = arguments.batch;
   if (arguments.follow && !batch.array.empty()) {
     fail_input("--follow", "follows one job, not the tasks of an --array");
@@ -140,7 +140,7 @@ void add_slurm_arguments(CLI::App& command, BatchJob& batch) {
 }  // namespace
 
 void add_submit_command(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<SubmitArguments>();
   arguments->batch.stop_before = 60;
   CLI::App* command = app.add_subcommand(
       "submit", "write a batch script into the run directory and submit it to Slurm");

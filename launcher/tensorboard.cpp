@@ -121,9 +121,8 @@ void TensorBoardWriter::histogram(const std::string& tag, std::int64_t step,
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
   const double minimum = *low, maximum = *high;
   const double width = maximum > minimum ? (maximum - minimum) / kBuckets : 1;
-  std::vector<double> limits(kBuckets), counts(kBuckets);
-  for (int i = 0; i < kBuckets; ++i)
-    limits[static_cast<std::size_t>(i)] = minimum + width * (i + 1);
+  std::vector<double> edges(kBuckets), counts(kBuckets);
+  for (int i = 0; i < kBuckets; ++i) edges[static_cast<std::size_t>(i)] = minimum + width * (i + 1);
   double sum = 0, squares = 0;
   for (const float value : values) {
     if (!std::isfinite(value)) continue;
@@ -138,7 +137,7 @@ void TensorBoardWriter::histogram(const std::string& tag, std::int64_t step,
   put_double(histogram, 3, static_cast<double>(values.size()));
   put_double(histogram, 4, sum);
   put_double(histogram, 5, squares);
-  put_doubles(histogram, 6, limits);
+  put_doubles(histogram, 6, edges);
   put_doubles(histogram, 7, counts);
   std::string field;
   put_bytes(field, 5, histogram);

@@ -89,7 +89,7 @@ class OperandSet {
   Buffer memory_;
 };
 
-struct Way {
+struct TimedWay {
   int algorithm = 0;
   std::size_t scratch_bytes = 0;
   std::function<void(Stream& s, const OperandSet& of, const Tensor& scratch)> call;
@@ -97,8 +97,8 @@ struct Way {
 
 // What `make` makes of the numbers from 0, but where it throws Error(input).
 template <typename Make>
-std::vector<Way> make_ways(int most, const Make& make) {
-  std::vector<Way> ways;
+std::vector<TimedWay> make_ways(int most, const Make& make) {
+  std::vector<TimedWay> ways;
   for (int algorithm = 0; algorithm < most; ++algorithm) {
     try {
       ways.push_back(make(algorithm));
@@ -112,15 +112,15 @@ std::vector<Way> make_ways(int most, const Make& make) {
 class Race {
  public:
   // `describe` adds the tensors of a set.
-  Race(std::vector<Way> ways, const std::function<void(OperandSet&)>& describe,
+  Race(std::vector<TimedWay> ways, const std::function<void(OperandSet&)>& describe,
        const Device& device, const AlgorithmTiming& timing)
       : timing_(timing), stream_(device), ways_(std::move(ways)) {
     make_operands(describe, device);
     std::size_t scratch = 0;
-    for (const Way& way : ways_) scratch = std::max(scratch, way.scratch_bytes);
+    for (const TimedWay& way : ways_) scratch = std::max(scratch, way.scratch_bytes);
     scratch_ = Buffer(scratch, device);
     calls_ = calls_of_a_turn();
-    for (const Way& way : ways_) record(way);
+    for (const TimedWay& way : ways_) record(way);
   }
 
   AlgorithmTimes run() {
@@ -158,7 +158,7 @@ class Race {
     stream_.synchronize();
   }
 
-  void call(Stream& s, const Way& way, std::size_t set) const {
+  void call(Stream& s, const TimedWay& way, std::size_t set) const {
     Tensor scratch;
     if (way.scratch_bytes > 0) {
       scratch = {
@@ -170,7 +170,7 @@ class Race {
   // The first call of each is a plain one, in which libraries allocate.
   std::size_t calls_of_a_turn() {
     constexpr std::size_t kTried = 3;
-    for (const Way& way : ways_) call(stream_, way, 0);
+    for (const TimedWay& way : ways_) call(stream_, way, 0);
     stream_.synchronize();
     const double begin = timing_.now();
     for (std::size_t i = 0; i < kTried; ++i) call(stream_, ways_[0], i);
@@ -181,7 +181,7 @@ class Race {
     return static_cast<std::size_t>(std::clamp(calls, 1.0, double{kMostCalls}));
   }
 
-  void record(const Way& way) {
+  void record(const TimedWay& way) {
     recordings_.emplace_back(stream_, "a way", [this, &way](Stream& s) {
       for (std::size_t i = 0; i < calls_; ++i) call(s, way, i);
     });
@@ -217,7 +217,7 @@ class Race {
 
   const AlgorithmTiming& timing_;
   Stream stream_;
-  const std::vector<Way> ways_;
+  const std::vector<TimedWay> ways_;
   std::vector<OperandSet> sets_;
   Buffer scratch_;
   std::size_t calls_ = 1;
@@ -277,14 +277,14 @@ AlgorithmTimes time_algorithms(const MatmulSpec& product, const MakeProduct& mak
   OperandSet numbers(device);
   const ProductOperands operands(product, numbers);
   const int kinds = product.sums == OperandSums::none ? 1 : 2;
-  std::vector<Way> ways = make_ways(kinds * timing.most_ways, [&](int algorithm) {
+  std::vector<TimedWay> ways = make_ways(kinds * timing.most_ways, [&](int algorithm) {
     MatmulSpec spec = product;
     spec.algorithm = algorithm;
     const std::shared_ptr<Matmul> kernel = make(spec);
-    return Way{algorithm, kernel->scratch_bytes(),
-               [=](Stream& s, const OperandSet& set, const Tensor& scratch) {
-                 kernel->run(s, operands.of(set), scratch);
-               }};
+    return TimedWay{algorithm, kernel->scratch_bytes(),
+                    [=](Stream& s, const OperandSet& set, const Tensor& scratch) {
+                      kernel->run(s, operands.of(set), scratch);
+                    }};
   });
   const auto describe = [&](OperandSet& set) { ProductOperands(product, set); };
   return Race(std::move(ways), describe, device, timing).run();
@@ -296,14 +296,14 @@ AlgorithmTimes time_algorithms(const Conv2dSpec& convolution, ConvPass pass,
   const std::unique_ptr<Conv2d> first = make(convolution);  // all ways have its layouts
   OperandSet numbers(device);
   const ConvOperands operands(convolution, pass, *first, numbers);
-  std::vector<Way> ways = make_ways(timing.most_ways, [&](int algorithm) {
+  std::vector<TimedWay> ways = make_ways(timing.most_ways, [&](int algorithm) {
     Conv2dSpec spec = convolution;
     spec.algorithms[static_cast<int>(pass)] = algorithm;
     const std::shared_ptr<Conv2d> kernel = make(spec);
-    return Way{algorithm, kernel->scratch_bytes(),
-               [=](Stream& s, const OperandSet& set, const Tensor& scratch) {
-                 operands.run(pass, *kernel, s, set, scratch);
-               }};
+    return TimedWay{algorithm, kernel->scratch_bytes(),
+                    [=](Stream& s, const OperandSet& set, const Tensor& scratch) {
+                      operands.run(pass, *kernel, s, set, scratch);
+                    }};
   });
   const auto describe = [&](OperandSet& set) { ConvOperands(convolution, pass, *first, set); };
   return Race(std::move(ways), describe, device, timing).run();

@@ -13,6 +13,8 @@
 namespace peal {
 namespace {
 
+using Json = nlohmann::json;
+
 constexpr std::int64_t kDefaultSteps = 100;
 constexpr std::size_t kSpareSpans = 64;    // evaluations and checkpoints
 constexpr std::size_t kSpareCalls = 1024;  // evaluations, agreements
@@ -26,7 +28,6 @@ bool read_number(const char*& at, const char* end, std::int64_t& value) {
 }
 
 std::string json_text(std::string_view text) {
-  using Json = nlohmann::json;
   return Json(text).dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
 }
 

@@ -45,7 +45,7 @@ std::string straggler_text(const SlowRank& slow) {
              " times as long for its part of a step as the others");
 }
 
-double seconds_since(Clock::time_point start) {
+double seconds_from(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
@@ -401,7 +401,7 @@ void Run::loop() {
 // `result`: of this step, or on a GPU of the one before. What others are to see of a step waits for
 // its own.
 void Run::after_step(std::int64_t step, std::optional<StepResult> result) {
-  const double seconds = seconds_since(step_start_);
+  const double seconds = seconds_from(step_start_);
   memory_->finished(step);
   step_seconds_ += seconds;
   window_.seconds += seconds;
@@ -468,7 +468,7 @@ void Run::tell_straggler() {
     named_straggler_ = {.rank = slow.rank, .since = Clock::now(), .warned = false};
     if (slow.rank >= 0) log::info(straggler_text(slow));
   }
-  const bool lasts = slow.rank >= 0 && seconds_since(named_straggler_.since) > kStragglerSeconds;
+  const bool lasts = slow.rank >= 0 && seconds_from(named_straggler_.since) > kStragglerSeconds;
   if (lasts && !std::exchange(named_straggler_.warned, true)) log::warn(straggler_text(slow));
 }
 
@@ -553,7 +553,7 @@ void Run::evaluate(std::int64_t step) {
   if (saved_step_ == step) writer_->report_metrics(step, values);
   std::string text = cat("epoch ", epoch_of(step), " done:");
   for (const auto& [name, value] : values) text += cat(" ", name, " ", value);
-  progress_.say(text + cat(" (", clock_text(seconds_since(start)), ")"));
+  progress_.say(text + cat(" (", clock_text(seconds_from(start)), ")"));
 }
 
 void Run::save(std::int64_t step) {

@@ -35,9 +35,9 @@ std::string outcome(const AlgorithmTimes& times) {
 }
 
 // Times one after the other and keeps the sums.
-class Tuner {
+class AlgorithmsTuner {
  public:
-  Tuner(std::size_t all, const AlgorithmTuning& tuning, AlgorithmChoices& choices)
+  AlgorithmsTuner(std::size_t all, const AlgorithmTuning& tuning, AlgorithmChoices& choices)
       : all_(all), tuning_(tuning), choices_(choices) {}
 
   // False when it was stopped. `time` gives the AlgorithmTimes of `what`, as a table names it.
@@ -104,7 +104,7 @@ UsedAlgorithms algorithms_of(const JobSpec& job, const Device& device) {
 
 bool tune_algorithms(const UsedAlgorithms& used, const AlgorithmTuning& tuning,
                      AlgorithmChoices& choices) {
-  Tuner tuner(used.size(), tuning, choices);
+  AlgorithmsTuner tuner(used.size(), tuning, choices);
   bool goes_on = true;
   for (const UsedProduct& product : used.products) {
     goes_on = goes_on && tuner.measure(product.spec, product.calls, [&] {

@@ -32,9 +32,9 @@ std::filesystem::path path_for(const std::string& file) {
   return path;
 }
 
-class Tuner {
+class CollectivesTuner {
  public:
-  Tuner(std::int64_t iterations, Communicator& comm)
+  CollectivesTuner(std::int64_t iterations, Communicator& comm)
       : comm_(comm), progress_(comm.rank() == 0, on_a_terminal()) {
     what_.iterations = iterations;
     what_.seconds = kSeconds;
@@ -62,7 +62,7 @@ class Tuner {
 };
 
 // On this rank's `ranks`, if it is there; the slowest of all hosts.
-double Tuner::measure_once(CollectiveBench* ranks, std::int64_t count) {
+double CollectivesTuner::measure_once(CollectiveBench* ranks, std::int64_t count) {
   double seconds = ranks != nullptr ? ranks->measure(count, /*in_place=*/true).median : 0;
   Stream s;
   const Tensor slowest{&seconds, {1}, DType::f64};
@@ -72,7 +72,7 @@ double Tuner::measure_once(CollectiveBench* ranks, std::int64_t count) {
 
 // Whether a way is taken where it is asked for: on every rank, or those whose host has one are
 // alone in `ranks`.
-bool Tuner::goes(Communicator& ranks, Way way, std::int64_t count) {
+bool CollectivesTuner::goes(Communicator& ranks, Way way, std::int64_t count) {
   int here = ranks.world_size() == 1 ||
              ranks.way(count, what_.dtype, Algorithm::automatic) == name_of(way);
   Stream s;
@@ -83,7 +83,7 @@ bool Tuner::goes(Communicator& ranks, Way way, std::int64_t count) {
 
 // Of each host alone, or over all ranks. The ways take turns and all of it is done again and again,
 // so that what else the machine does for a while meets all ways, and no round but one.
-std::vector<CostSample> Tuner::measure(const std::vector<Way>& ways, bool inside) {
+std::vector<CostSample> CollectivesTuner::measure(const std::vector<Way>& ways, bool inside) {
   constexpr auto kLargest = static_cast<std::int64_t>(CostModel::kFirstSize)
                             << (CostModel::kSizes - 1);
   const int n = spread_.of_host;
@@ -122,8 +122,8 @@ std::vector<CostSample> Tuner::measure(const std::vector<Way>& ways, bool inside
   return samples;
 }
 
-void Tuner::report(const char* where, const CostFit& fit, const FittedOn& on, std::size_t first,
-                   std::size_t count) {
+void CollectivesTuner::report(const char* where, const CostFit& fit, const FittedOn& on,
+                              std::size_t first, std::size_t count) {
   constexpr std::array<const char*, CostModel::kAll> kValues{"meeting %.2f us", "copied %.3f ns/B",
                                                              "added %.3f ns/B", "step %.2f us",
                                                              "message %.2f us", "sent %.3f ns/B"};
@@ -143,14 +143,14 @@ void Tuner::report(const char* where, const CostFit& fit, const FittedOn& on, st
 }
 
 // As a job finds them that reads the file.
-void Tuner::say_switches(const std::filesystem::path& path) {
+void CollectivesTuner::say_switches(const std::filesystem::path& path) {
   const auto tuned = make_host_communicator({.tune_file = path.string()});
   const auto way = [&](std::int64_t bytes) {
     return tuned->way(bytes, DType::u8, Algorithm::automatic);
   };
-  constexpr std::int64_t kMost = std::int64_t{1} << 32;
+  constexpr std::int64_t kMostElements = std::int64_t{1} << 32;
   std::string line = cat("# all_reduce goes by ", way(1));
-  for (std::int64_t from = 1, to = 2; to <= kMost; from = to, to *= 2) {
+  for (std::int64_t from = 1, to = 2; to <= kMostElements; from = to, to *= 2) {
     while (way(from) != way(to)) {
       std::int64_t stays = from, changes = to;
       while (changes - stays > 1) {
@@ -164,7 +164,7 @@ void Tuner::say_switches(const std::filesystem::path& path) {
   progress_.say(line);
 }
 
-void Tuner::fit(const std::filesystem::path& path) {
+void CollectivesTuner::fit(const std::filesystem::path& path) {
   Tuning tuning;
   std::error_code none;
   if (comm_.rank() == 0 && std::filesystem::exists(path, none)) {
@@ -208,7 +208,7 @@ void tune_collectives(const std::string& file, std::int64_t iterations, Communic
     if (comm.world_size() < 2) fail_input("--tune", "1 rank; 2 and more are needed");
     path = path_for(file);
   });
-  Tuner(iterations, comm).fit(path);
+  CollectivesTuner(iterations, comm).fit(path);
 }
 
 }  // namespace peal

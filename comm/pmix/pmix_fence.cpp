@@ -14,7 +14,7 @@
 namespace peal {
 namespace {
 
-constexpr useconds_t kNap = 100;  // microseconds, as Open MPI naps in its own fences
+constexpr useconds_t kFenceNap = 100;  // microseconds, as Open MPI naps in its own fences
 
 bool started_by_slurm() {
   const char* job = std::getenv("PMIX_NAMESPACE");
@@ -55,7 +55,7 @@ bool fence_of_slurm() {
   if (begun != PMIX_SUCCESS) return false;
   while (!arrival.all.load(std::memory_order_acquire)) {
     make_progress();
-    ::usleep(kNap);
+    ::usleep(kFenceNap);
   }
   return arrival.status.load(std::memory_order_relaxed) == PMIX_SUCCESS;
 }

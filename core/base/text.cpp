@@ -19,6 +19,15 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
   return out;
 }
 
+std::string shown(std::string_view text, std::size_t most) {
+  std::string out = "\"";
+  for (const char c : text.substr(0, most)) {
+    const bool plain = static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
+    out += plain ? c : '?';
+  }
+  return out + (text.size() > most ? "...\"" : "\"");
+}
+
 std::string human_bytes(double bytes) {
   static constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
   size_t unit = 0;

@@ -19,6 +19,10 @@ std::string cat(const Parts&... parts) {
 // "a, b, c"
 std::string join(const std::vector<std::string>& parts, std::string_view separator = ", ");
 
+// Text of a file as a message can show it: in quotes, at most `most` bytes of it, '?' for control
+// characters.
+std::string shown(std::string_view text, std::size_t most = 40);
+
 // 1536 -> "1.5 KiB"
 std::string human_bytes(double bytes);
 

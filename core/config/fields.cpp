@@ -71,7 +71,7 @@ bool Range::contains(double value) const {
 }
 
 Range range_of(const FieldDescriptor& field) {
-  const std::string& text = field.options().GetExtension(peal::range);
+  const std::string& text = field.options().GetExtension(peal::limits);
   if (text.empty()) return {};
   const std::size_t comma = text.find(',');
   if (text.size() < 5 || comma == std::string::npos || std::string("[(").find(text[0]) > 1 ||
@@ -105,7 +105,7 @@ std::string type_text(const FieldDescriptor& field) {
 }
 
 std::string wanted(const FieldDescriptor& field) {
-  const std::string& range = field.options().GetExtension(peal::range);
+  const std::string& range = field.options().GetExtension(peal::limits);
   const std::string within = range.empty() ? "" : " in " + range;
   switch (field.cpp_type()) {
     case CppType::CPPTYPE_BOOL:

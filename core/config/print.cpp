@@ -115,7 +115,7 @@ void help_for(const Descriptor& message, const std::string& prefix, std::string&
       out += ", default " + config::default_text(field);
     }
     if (field.enum_type() != nullptr) out += ", one of " + join(config::enum_names(field));
-    const std::string& range = field.options().GetExtension(peal::range);
+    const std::string& range = field.options().GetExtension(peal::limits);
     if (!range.empty()) out += ", range " + range;
     out += "\n  " + field.options().GetExtension(peal::help) + "\n";
     if (field.message_type() != nullptr) help_for(*field.message_type(), path + ".", out);

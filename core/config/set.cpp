@@ -56,7 +56,7 @@ std::vector<Step> parse_path(std::string_view text) {
   }
 }
 
-class FirstError : public google::protobuf::io::ErrorCollector {
+class FirstMessage : public google::protobuf::io::ErrorCollector {
  public:
   void AddError(int, google::protobuf::io::ColumnNumber, const std::string& message) override {
     if (text.empty()) text = message;
@@ -90,7 +90,7 @@ void set_value(Message& message, const FieldDescriptor& field, std::optional<int
   const auto& reflection = *message.GetReflection();
   const std::optional<std::string> value = value_to_parse(text, field);
   if (!field.is_repeated()) reflection.ClearField(&message, &field);
-  FirstError errors;
+  FirstMessage errors;
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&errors);
   // An open quote is reported and yet counts as parsed.
@@ -134,7 +134,7 @@ void set_group(Message& group, std::string_view text, const std::string& path) {
                ".NAME=VALUE, or write {}; ", group.GetDescriptor()->name(), " has ",
                join(config::field_names(*group.GetDescriptor())));
   }
-  FirstError errors;
+  FirstMessage errors;
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&errors);
   const bool parsed = parser.ParseFromString(std::string(text.substr(1, text.size() - 2)), &group);

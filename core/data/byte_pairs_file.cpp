@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "core/base/error.h"
+#include "core/base/text.h"
 #include "core/data/byte_pairs.h"
 #include "core/data/utf8.h"
 
@@ -52,14 +53,6 @@ class WrittenBytes {
 const WrittenBytes& written_bytes() {
   static const WrittenBytes table;
   return table;
-}
-
-std::string shown(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text.substr(0, 40)) {
-    out += static_cast<unsigned char>(c) >= 0x20 && c != 0x7f ? c : '?';
-  }
-  return out + (text.size() > 40 ? "...\"" : "\"");
 }
 
 // Reads the object as it comes: a parsed one would have lost tokens that are there twice.

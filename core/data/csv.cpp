@@ -9,25 +9,15 @@
 
 #include "core/base/error.h"
 #include "core/base/file.h"
+#include "core/base/text.h"
 #include "core/data/gzip.h"
 #include "core/data/records.h"
 
 namespace peal {
 namespace {
 
-constexpr std::size_t kBlock = std::size_t{1} << 16;
+constexpr std::size_t kReadBytes = std::size_t{1} << 16;
 constexpr std::size_t kLongestRow = std::size_t{64} << 20;
-
-// Text of a file as a message can show it: short, without control characters.
-std::string shown(std::string_view text) {
-  constexpr std::size_t kMost = 40;
-  std::string out = "\"";
-  for (const char c : text.substr(0, kMost)) {
-    const bool plain = static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
-    out += plain ? c : '?';
-  }
-  return out + (text.size() > kMost ? "...\"" : "\"");
-}
 
 // Cuts the text into rows. A newline inside quotes belongs to its field: a row ends at the first
 // newline with an even number of quotes before it.
@@ -92,7 +82,7 @@ class Rows {
     }
     if (begin_ > 0 && rest > 0) std::memmove(buffer_.data(), buffer_.data() + begin_, rest);
     begin_ = 0;
-    if (buffer_.size() < 2 * rest + kBlock) buffer_.resize(2 * rest + kBlock);
+    if (buffer_.size() < 2 * rest + kReadBytes) buffer_.resize(2 * rest + kReadBytes);
     const std::size_t n = read_(buffer_.data() + rest, buffer_.size() - rest);
     filled_ = rest + n;
     return n > 0;

@@ -47,18 +47,18 @@ void check_scans(j_common_ptr jpeg) {
   std::longjmp(errors->leave, 1);
 }
 
-class Reader {
+class JpegReader {
  public:
-  explicit Reader(std::span<const std::byte> file) {
+  explicit JpegReader(std::span<const std::byte> file) {
     jpeg_.err = jpeg_std_error(&errors_.manager);
     errors_.manager.error_exit = keep_error;
     errors_.manager.emit_message = keep_warning;
     progress_.progress_monitor = check_scans;
     made_ = create(file);
   }
-  ~Reader() { jpeg_destroy_decompress(&jpeg_); }
-  Reader(const Reader&) = delete;
-  Reader& operator=(const Reader&) = delete;
+  ~JpegReader() { jpeg_destroy_decompress(&jpeg_); }
+  JpegReader(const JpegReader&) = delete;
+  JpegReader& operator=(const JpegReader&) = delete;
 
   bool made() const { return made_; }
   const char* message() const { return errors_.message; }
@@ -116,7 +116,7 @@ class Reader {
 }  // namespace
 
 void decode_jpeg(std::span<const std::byte> file, const std::string& where, Picture& picture) {
-  Reader reader(file);
+  JpegReader reader(file);
   if (!reader.made()) fail_internal(where, "libjpeg cannot start: ", reader.message());
   const auto fail = [&] { fail_input(where, "corrupt JPEG (", reader.message(), ")"); };
   if (!reader.read_header()) fail();

@@ -34,15 +34,15 @@ void take(png_structp png, png_bytep out, png_size_t bytes) {
   input->at += bytes;
 }
 
-class Reader {
+class PngReader {
  public:
-  explicit Reader(std::span<const std::byte> file) : input_{file.data(), file.size()} {
+  explicit PngReader(std::span<const std::byte> file) : input_{file.data(), file.size()} {
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, &input_, keep_error, ignore_warning);
     if (png_ != nullptr) info_ = png_create_info_struct(png_);
   }
-  ~Reader() { png_destroy_read_struct(&png_, &info_, nullptr); }
-  Reader(const Reader&) = delete;
-  Reader& operator=(const Reader&) = delete;
+  ~PngReader() { png_destroy_read_struct(&png_, &info_, nullptr); }
+  PngReader(const PngReader&) = delete;
+  PngReader& operator=(const PngReader&) = delete;
 
   bool made() const { return info_ != nullptr; }
   std::size_t offset() const { return input_.at; }
@@ -99,7 +99,7 @@ class Reader {
 }  // namespace
 
 void decode_png(std::span<const std::byte> file, const std::string& where, Picture& picture) {
-  Reader reader(file);
+  PngReader reader(file);
   if (!reader.made()) fail_internal(where, "libpng cannot start");
   const auto fail = [&] {
     fail_input(where, "offset ", reader.offset(), ": corrupt PNG (", reader.message(), ")");

@@ -12,9 +12,9 @@
 namespace peal {
 namespace {
 
-class Reader {
+class ManifestReader {
  public:
-  Reader(std::string_view text, const std::string& where) : rest_(text), where_(where) {}
+  ManifestReader(std::string_view text, const std::string& where) : rest_(text), where_(where) {}
 
   bool at_end() {
     skip_space();
@@ -107,7 +107,7 @@ class Reader {
 // The fields of one message: every one exactly once, unless `repeated`.
 class FieldSet {
  public:
-  FieldSet(Reader& reader, std::vector<std::string> allowed)
+  FieldSet(ManifestReader& reader, std::vector<std::string> allowed)
       : reader_(reader), allowed_(std::move(allowed)) {}
 
   std::string next(const std::string& repeated = "") {
@@ -126,12 +126,12 @@ class FieldSet {
   }
 
  private:
-  Reader& reader_;
+  ManifestReader& reader_;
   std::vector<std::string> allowed_;
   std::set<std::string> seen_;
 };
 
-std::uint64_t parse_hex(Reader& reader) {
+std::uint64_t parse_hex(ManifestReader& reader) {
   const std::string text = reader.quoted();
   std::uint64_t value = 0;
   const char* end = text.data() + text.size();
@@ -142,7 +142,7 @@ std::uint64_t parse_hex(Reader& reader) {
   return value;
 }
 
-std::string parse_file_name(Reader& reader) {
+std::string parse_file_name(ManifestReader& reader) {
   std::string name = reader.quoted();
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
       name.find('\0') != std::string::npos) {
@@ -151,7 +151,7 @@ std::string parse_file_name(Reader& reader) {
   return name;
 }
 
-ShardManifest::Shard parse_shard(Reader& reader) {
+ShardManifest::Shard parse_shard(ManifestReader& reader) {
   ShardManifest::Shard shard;
   FieldSet fields(reader, {"file", "records", "bytes", "xxh64"});
   reader.expect('{');
@@ -167,7 +167,7 @@ ShardManifest::Shard parse_shard(Reader& reader) {
   return shard;
 }
 
-Shape parse_shape(Reader& reader) {
+Shape parse_shape(ManifestReader& reader) {
   Shape shape;
   reader.expect('[');
   if (reader.take(']')) return shape;
@@ -182,7 +182,7 @@ Shape parse_shape(Reader& reader) {
   return shape;
 }
 
-DType parse_dtype(Reader& reader) {
+DType parse_dtype(ManifestReader& reader) {
   const std::string name = reader.quoted();
   for (const DType dtype : {DType::u8, DType::f32, DType::i32}) {
     if (name == name_of(dtype)) return dtype;
@@ -190,7 +190,7 @@ DType parse_dtype(Reader& reader) {
   reader.fail("dtype is \"u8\", \"f32\" or \"i32\"");
 }
 
-void check_shards(const ShardManifest& manifest, const Reader& reader) {
+void check_shards(const ShardManifest& manifest, const ManifestReader& reader) {
   std::int64_t left = manifest.records;
   std::set<std::string> files;
   for (const ShardManifest::Shard& shard : manifest.shards) {
@@ -230,7 +230,7 @@ std::string format_shard_manifest(const ShardManifest& manifest) {
 }
 
 ShardManifest parse_shard_manifest(std::string_view text, const std::string& where) {
-  Reader reader(text, where);
+  ManifestReader reader(text, where);
   ShardManifest manifest;
   FieldSet fields(reader, {"format", "records", "record_shape", "dtype", "shard"});
   while (!reader.at_end()) {

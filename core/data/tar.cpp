@@ -12,22 +12,24 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/base/text.h"
 #include "core/data/gzip.h"
 
 namespace peal {
 namespace {
 
-constexpr std::size_t kBlock = 512;
+constexpr std::size_t kTarBlock = 512;
+constexpr std::size_t kMostShown = 200;  // bytes of a name
 constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 62;
 constexpr std::uint64_t kLongestName = 4096;
 constexpr std::uint64_t kLargestPaxHeader = std::uint64_t{1} << 20;
 
-using Block = std::array<std::byte, kBlock>;
+using Block = std::array<std::byte, kTarBlock>;
 
 // The archive's bytes in order, inflated.
-class Bytes {
+class TarBytes {
  public:
-  Bytes(std::span<const std::byte> file, std::string where) : file_(file) {
+  TarBytes(std::span<const std::byte> file, std::string where) : file_(file) {
     if (is_gzip(file)) gzip_.emplace(file, std::move(where));
   }
 
@@ -100,19 +102,11 @@ std::optional<std::uint64_t> size_field(const Block& block) {
 bool checksum_is_right(const Block& block) {
   constexpr std::size_t kOffset = 148, kBytes = 8;
   std::uint64_t sum = 0;
-  for (std::size_t i = 0; i < kBlock; ++i) {
+  for (std::size_t i = 0; i < kTarBlock; ++i) {
     const bool own = i >= kOffset && i < kOffset + kBytes;
     sum += own ? std::uint64_t{' '} : std::to_integer<std::uint64_t>(block[i]);
   }
   return octal(text(block, kOffset, kBytes)) == sum;
-}
-
-std::string shown(std::string_view name) {
-  std::string out = "\"";
-  for (const char c : name.substr(0, 200)) {
-    out += static_cast<unsigned char>(c) >= 0x20 && c != 0x7f ? c : '?';
-  }
-  return out + (name.size() > 200 ? "...\"" : "\"");
 }
 
 bool leaves_the_folder(std::string_view name) {
@@ -143,7 +137,7 @@ struct TarReader::Impl {
   std::string take_name();
   void leave_member();
 
-  Bytes bytes;
+  TarBytes bytes;
   std::string where;
   Block header{};
   std::uint64_t header_at = 0;
@@ -157,8 +151,8 @@ struct TarReader::Impl {
 // False at the end of the archive.
 bool TarReader::Impl::read_header() {
   header_at = bytes.position();
-  const std::size_t n = bytes.read(header.data(), kBlock);
-  if (n < kBlock) fail("the archive ends here without its end mark: it is truncated");
+  const std::size_t n = bytes.read(header.data(), kTarBlock);
+  if (n < kTarBlock) fail("the archive ends here without its end mark: it is truncated");
   if (is_zero(header)) {
     check_end();
     return false;
@@ -172,11 +166,11 @@ bool TarReader::Impl::read_header() {
 
 void TarReader::Impl::check_end() {
   std::size_t blocks = 1;
-  for (std::size_t n = kBlock; n == kBlock; ++blocks) {
-    n = bytes.read(header.data(), kBlock);
+  for (std::size_t n = kTarBlock; n == kTarBlock; ++blocks) {
+    n = bytes.read(header.data(), kTarBlock);
     std::fill(header.begin() + static_cast<std::ptrdiff_t>(n), header.end(), std::byte{0});
     if (!is_zero(header)) fail("other bytes follow the end mark");
-    if (n < kBlock && blocks == 1) fail("half an end mark: the archive is truncated");
+    if (n < kTarBlock && blocks == 1) fail("half an end mark: the archive is truncated");
   }
 }
 
@@ -185,7 +179,7 @@ std::string TarReader::Impl::read_long(std::uint64_t size, std::uint64_t most, c
   if (size > most) fail(what, " of ", size, " bytes; allowed are ", most);
   std::string body(size, '\0');
   auto* out = reinterpret_cast<std::byte*>(body.data());
-  if (bytes.read(out, size) < size || !bytes.skip((kBlock - size % kBlock) % kBlock)) {
+  if (bytes.read(out, size) < size || !bytes.skip((kTarBlock - size % kTarBlock) % kTarBlock)) {
     fail("the archive ends inside ", what);
   }
   return body;
@@ -219,7 +213,7 @@ void TarReader::Impl::pax_field(std::string_view key, std::string_view value) {
     std::uint64_t size = 0;
     const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), size);
     if (code != std::errc() || end != value.data() + value.size() || size > kMostBytes) {
-      fail("a pax header with size ", shown(value));
+      fail("a pax header with size ", shown(value, kMostShown));
     }
     long_size = size;
   } else if (key.starts_with("GNU.sparse")) {
@@ -239,18 +233,18 @@ std::string TarReader::Impl::take_name() {
     result += text(header, 0, 100);
   }
   if (const std::size_t nul = result.find('\0'); nul != std::string::npos) {
-    fail("a name with a NUL: ", shown(result));
+    fail("a name with a NUL: ", shown(result, kMostShown));
   }
   while (result.starts_with("./")) result.erase(0, 2);
   if (leaves_the_folder(result)) {
-    fail("member ", shown(result), ": names are relative and have no \"..\"");
+    fail("member ", shown(result, kMostShown), ": names are relative and have no \"..\"");
   }
   return result;
 }
 
 void TarReader::Impl::leave_member() {
   if (!bytes.skip(left) || !bytes.skip(padding)) {
-    fail("the archive ends inside member ", shown(name), ": it is truncated");
+    fail("the archive ends inside member ", shown(name, kMostShown), ": it is truncated");
   }
   left = padding = 0;
 }
@@ -282,12 +276,12 @@ bool TarReader::next(TarMember& member) {
       self.name = self.take_name();
       const bool file = type == '0' || type == '\0' || type == '7';
       if (!file && type != '5') {
-        self.fail("member ", shown(self.name),
+        self.fail("member ", shown(self.name, kMostShown),
                   " is a link, a device or of another special kind; "
                   "allowed are files and folders");
       }
       self.left = file ? size : 0;
-      self.padding = (kBlock - self.left % kBlock) % kBlock;
+      self.padding = (kTarBlock - self.left % kTarBlock) % kTarBlock;
       if (file && !self.name.ends_with('/')) {
         member = {self.name, self.bytes.position(), size};
         return true;
@@ -303,7 +297,7 @@ void TarReader::read(std::byte* out) {
   Impl& self = *impl_;
   const std::uint64_t n = self.bytes.read(out, self.left);
   if (n < self.left) {
-    self.fail("the archive ends inside member ", shown(self.name), ": it is truncated");
+    self.fail("the archive ends inside member ", shown(self.name, kMostShown), ": it is truncated");
   }
   self.left = 0;
 }

@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/file.h"
+#include "core/base/text.h"
 #include "core/data/file_patterns.h"
 #include "core/data/gzip.h"
 
@@ -17,14 +18,6 @@ namespace fs = std::filesystem;
 constexpr std::int64_t kLongestRecord = std::int64_t{1} << 30;
 constexpr std::int32_t kLargestLabel = 1 << 24;  // exact in a float
 constexpr std::uint64_t kMostInflated = std::uint64_t{4} << 30;
-
-std::string shown(std::string_view line) {
-  std::string out = "\"";
-  for (const char c : line.substr(0, 40)) {
-    out += static_cast<unsigned char>(c) >= 0x20 && c != 0x7f ? c : '?';
-  }
-  return out + (line.size() > 40 ? "...\"" : "\"");
-}
 
 std::vector<TextPiece> cut_blocks(std::uint64_t bytes, std::uint64_t length) {
   std::vector<TextPiece> pieces;

@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kLongestLabel = 32;
-constexpr std::int32_t kLargestLabel = 1 << 24;  // exact in a float
+constexpr std::int32_t kLargestClass = 1 << 24;  // exact in a float
 
 std::string lower(std::string text) {
   for (char& c : text) {
@@ -37,7 +37,7 @@ Key split_name(const std::string& name) {
   return {name.substr(0, dot), lower(name.substr(dot + 1))};
 }
 
-struct Entry {
+struct Record {
   TarMember picture;
   std::uint32_t archive = 0;
   std::int32_t label = -1;  // -1: none yet
@@ -47,7 +47,7 @@ struct Entry {
 class Index {
  public:
   Index(std::string where, std::uint32_t archive, const std::string& label_ending,
-        std::vector<Entry>& records)
+        std::vector<Record>& records)
       : where_(std::move(where)),
         archive_(archive),
         label_ending_(lower(label_ending)),
@@ -91,9 +91,9 @@ class Index {
     std::int32_t label = -1;
     const auto [stop, code] = std::from_chars(text.data() + begin, text.data() + end, label);
     if (begin == end || code != std::errc() || stop != text.data() + end || label < 0 ||
-        label > kLargestLabel) {
+        label > kLargestClass) {
       fail_input(where_, "member ", member.name, ": a label is a whole number from 0 to ",
-                 kLargestLabel, " in text");
+                 kLargestClass, " in text");
     }
     open_.label = label;
   }
@@ -115,9 +115,9 @@ class Index {
   std::string where_;
   std::uint32_t archive_;
   std::string label_ending_;
-  std::vector<Entry>& records_;
+  std::vector<Record>& records_;
   std::string key_;
-  Entry open_;
+  Record open_;
 };
 
 class Tars final : public PictureSource {
@@ -139,7 +139,7 @@ class Tars final : public PictureSource {
 
   std::int64_t size() const override { return static_cast<std::int64_t>(records_.size()); }
   std::string record_name(std::int64_t index) const override {
-    const Entry& entry = at(index);
+    const Record& entry = at(index);
     return cat(files_[entry.archive].string(), ": member ", entry.picture.name);
   }
   float label(std::int64_t index) const override { return static_cast<float>(at(index).label); }
@@ -150,7 +150,7 @@ class Tars final : public PictureSource {
 
  protected:
   std::span<const std::byte> bytes(std::int64_t index) override {
-    const Entry& entry = at(index);
+    const Record& entry = at(index);
     if (!map_ || open_archive_ != entry.archive) {
       reader_.reset();
       map_.emplace(files_[entry.archive]);
@@ -166,10 +166,10 @@ class Tars final : public PictureSource {
   }
 
  private:
-  const Entry& at(std::int64_t index) const { return records_[static_cast<std::size_t>(index)]; }
+  const Record& at(std::int64_t index) const { return records_[static_cast<std::size_t>(index)]; }
 
   // Gzip is read from the front: on from the last member where that lies before, else again.
-  std::span<const std::byte> inflated(std::span<const std::byte> file, const Entry& entry) {
+  std::span<const std::byte> inflated(std::span<const std::byte> file, const Record& entry) {
     const TarMember& wanted = entry.picture;
     if (reader_ && member_.offset == wanted.offset) return content_;
     const std::string where = files_[entry.archive].string();
@@ -186,7 +186,7 @@ class Tars final : public PictureSource {
   }
 
   std::vector<fs::path> files_;
-  std::vector<Entry> records_;
+  std::vector<Record> records_;
   std::optional<MappedFile> map_;
   std::uint32_t open_archive_ = 0;
   std::optional<TarReader> reader_;  // of a gzip archive, behind `member_`

@@ -8,8 +8,6 @@
 namespace peal {
 namespace {
 
-constexpr auto kAny = OpCompiler::Order::any;
-
 void copy_pair(const std::int64_t from[2], std::int64_t to[2]) {
   std::copy_n(from, 2, to);
 }

@@ -1,4 +1,5 @@
-// The compile functions of ops that also exist in a fused form (fusion.cpp).
+// What the compile functions of ops share, and those of ops that also exist in a fused form
+// (fusion.cpp).
 #pragma once
 
 #include <memory>
@@ -8,6 +9,8 @@
 #include "core/kernels/kernels.h"
 
 namespace peal {
+
+inline constexpr auto kAny = OpCompiler::Order::any, kRows = OpCompiler::Order::row_major;
 
 Conv2dSpec make_spec(const Shape& x, const Shape& weight, bool bias, const Conv2dOptions& options);
 Pool2dSpec make_spec(PoolKind kind, const Shape& x, const PoolOptions& options);

@@ -8,8 +8,6 @@
 namespace peal {
 namespace {
 
-constexpr auto kRows = OpCompiler::Order::row_major;
-
 // A prepared product and what it needs: c = a * b + bias. Operands are stored.
 struct Product {
   std::shared_ptr<Matmul> kernel;

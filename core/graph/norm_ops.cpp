@@ -29,8 +29,6 @@ Value softmax_over_rows(const char* op, Value x, bool log) {
   return record(op, {x}, x.shape(), compile);
 }
 
-constexpr auto kAny = OpCompiler::Order::any, kRows = OpCompiler::Order::row_major;
-
 // Inputs of the batch_norm node; a merged one has what is added as the last.
 enum : int { kX, kGamma, kBeta, kWeight, kRunningMean, kRunningVariance, kResidual };
 

@@ -8,8 +8,6 @@
 namespace peal {
 namespace {
 
-constexpr auto kAny = OpCompiler::Order::any;
-
 Value activation(const char* op, Activation kind, Value x, float slope = 0) {
   check_f32(op, "x", x);
   const auto compile = [=](OpCompiler& c) {
@@ -123,7 +121,6 @@ Value mul(Value x, Value y) {
   const auto compile = [](OpCompiler& c) {
     Kernels& k = c.kernels();
     const DType t = c.stored();
-    constexpr auto kRows = OpCompiler::Order::row_major;
     const Ref a = c.in(0, kRows, t), b = c.in(1, kRows, t), z = c.out(0, nullptr, t);
     const Ref dz = c.grad_out();
     c.forward({a, b, z}, [=, &k](Run& r) { k.binary(r.stream, BinaryOp::mul, r[a], r[b], r[z]); });
@@ -166,7 +163,6 @@ Value dropout(Value x, float p) {
       k.dropout(r.stream, r.draws, site, p, r[from], r[to]);
     };
     const DType t = c.stored();
-    constexpr auto kRows = OpCompiler::Order::row_major;
     const Ref in = c.in(0, kRows, t), y = c.out(0, nullptr, t);
     const Ref dy = c.grad_out(), dx = c.grad_in(0, kRows, t);
     c.forward({in, y}, [=](Run& r) { drop(r, in, y); });

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/graph/fused_ops.h"
 #include "core/graph/op_checks.h"
 #include "core/graph/op_compiler.h"
 #include "core/graph/ops.h"
@@ -50,7 +51,6 @@ Value reduce(const char* op, Value x, const std::vector<int>& axes, bool keep_di
   const float factor = mean ? static_cast<float>(1.0 / static_cast<double>(count)) : 1;
   const auto compile = [=](OpCompiler& c) {
     Kernels& k = c.kernels();
-    constexpr auto kRows = OpCompiler::Order::row_major;
     const Ref in = c.in(0, kRows, c.stored()), y = c.view(c.out(), kept);
     const Ref dy = c.view(c.grad_out(), kept), dx = c.grad_in(0, kRows, c.stored());
     c.forward({in, y}, [=, &k](Run& r) { k.reduce_sum(r.stream, r[in], factor, r[y]); });

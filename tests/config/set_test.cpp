@@ -5,7 +5,7 @@
 #include "core/base/error.h"
 #include "core/config/job.h"
 
-namespace peal {
+namespace peal::set_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -146,4 +146,4 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"train.epochs.x=1", "train.epochs: is a value and has no fields"}));
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::set_test

@@ -7,7 +7,7 @@
 #include "core/config/fields.h"
 #include "core/config/job.h"
 
-namespace peal {
+namespace peal::validate_test {
 namespace {
 
 using ::testing::StartsWith;
@@ -227,4 +227,4 @@ TEST(Schema, EveryFieldHasHelpAndEveryRangeHoldsItsDefault) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::validate_test

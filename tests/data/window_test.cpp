@@ -183,8 +183,8 @@ class Listening final : public Dataset {
   mutable int told_ = 0, ahead_ = 0, strays_ = 0;
 };
 
-LoaderOptions options_of(std::int64_t batch, int virtual_ranks, std::int64_t window,
-                         std::int64_t last_step) {
+LoaderOptions window_options(std::int64_t batch, int virtual_ranks, std::int64_t window,
+                             std::int64_t last_step) {
   LoaderOptions options;
   options.global_batch = batch;
   options.virtual_ranks = options.end_virtual_rank = virtual_ranks;
@@ -213,7 +213,7 @@ std::map<std::pair<std::int64_t, int>, std::vector<int>> labels_of(
 TEST(Window, ALoaderReadsOnlyWhatItListed) {
   for (const int threads : {0, 1, 3}) {
     const auto data = std::make_shared<const Listening>(even(1000, 20));
-    LoaderOptions options = options_of(40, 4, 3, 75);  // three epochs
+    LoaderOptions options = window_options(40, 4, 3, 75);  // three epochs
     options.threads = threads;
     const auto all = labels_of(data, options);
     EXPECT_EQ(all.size(), 300u);
@@ -226,7 +226,7 @@ TEST(Window, ALoaderReadsOnlyWhatItListed) {
 
 TEST(Window, EveryRankCountAndEveryResumeReadsTheSame) {
   const auto data = std::make_shared<const Listening>(even(1003, 17));
-  const LoaderOptions whole = options_of(48, 6, 4, 42);
+  const LoaderOptions whole = window_options(48, 6, 4, 42);
   const auto expected = labels_of(data, whole);
   for (int epoch = 0; epoch < 2; ++epoch) {
     std::vector<int> seen(1003);
@@ -254,13 +254,13 @@ TEST(Window, EveryRankCountAndEveryResumeReadsTheSame) {
 TEST(Window, NeedsShards) {
   const std::shared_ptr<const Dataset> data = counting_dataset(100);
   const auto steps = std::make_shared<Preprocess>(std::vector<PreprocessStep>{}, *data);
-  EXPECT_THAT(input_error([&] { Loader(data, steps, options_of(10, 1, 2, 5)); }),
+  EXPECT_THAT(input_error([&] { Loader(data, steps, window_options(10, 1, 2, 5)); }),
               HasSubstr("is not in shards"));
 }
 
 TEST(Window, LabelsOutsideOfTheClassesAreRefusedWhenTheyAreRead) {
   const auto data = std::make_shared<const Listening>(even(100, 5));
-  LoaderOptions options = options_of(10, 1, 2, 10);
+  LoaderOptions options = window_options(10, 1, 2, 10);
   options.label_end = 60;
   EXPECT_THAT(input_error([&] { labels_of(data, options); }),
               ::testing::AllOf(HasSubstr("has label"), HasSubstr("from 0 to 59")));

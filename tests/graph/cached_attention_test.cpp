@@ -62,7 +62,7 @@ class CachedRows : public testing::TestWithParam<std::int64_t> {
       memory.data(), {batch, 2, kHeads, time + 1, width / kHeads}, DType::f32, device};
 };
 
-void expect_close(const std::vector<float>& actual, const std::vector<float>& expected) {
+void expect_near(const std::vector<float>& actual, const std::vector<float>& expected) {
   ASSERT_EQ(actual.size(), expected.size());
   for (std::size_t i = 0; i < actual.size(); ++i)
     ASSERT_NEAR(actual[i], expected[i], 2e-6 * std::max(1.0f, std::abs(expected[i]))) << i;
@@ -79,8 +79,8 @@ TEST_P(CachedRows, IsAttentionRowByRow) {
   const std::vector<double> exact = reference::attention(kHeads)(arrays).data;
   const std::vector<float> formula(exact.begin(), exact.end());
   const auto check = [&](const std::vector<float>& y, std::int64_t begin, std::int64_t end) {
-    expect_close(y, rows_of(out.f32, out.shape, begin, end));
-    expect_close(y, rows_of(formula, out.shape, begin, end));
+    expect_near(y, rows_of(out.f32, out.shape, begin, end));
+    expect_near(y, rows_of(formula, out.shape, begin, end));
   };
   const std::int64_t first = GetParam();
   if (first > 0) check(run(*session(first, /*next=*/false), 0, first), 0, first);

@@ -10,7 +10,7 @@
 #include "core/graph/ops.h"
 #include "tests/graph/plan_helpers.h"
 
-namespace peal {
+namespace peal::fused_norm_test {
 namespace {
 
 // A block under test: x and the weights of its records -> a value whose weighted sum is the loss.
@@ -154,4 +154,4 @@ TEST(FusedNorm, LeavesATermThatIsRepeated) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::fused_norm_test

@@ -10,7 +10,7 @@
 
 #include "tests/graph/plan_helpers.h"
 
-namespace peal {
+namespace peal::fused_product_test {
 namespace {
 
 // A block under test: x (B, T, C) -> a value of its shape.
@@ -251,4 +251,4 @@ TEST(FusedPerceptron, LeavesOtherActivationsAndWeights) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::fused_product_test

@@ -10,7 +10,7 @@
 #include "core/graph/op_compiler.h"
 #include "tests/graph/plan_helpers.h"
 
-namespace peal {
+namespace peal::loss_gradient_test {
 namespace {
 
 using testing::HasSubstr;
@@ -284,4 +284,4 @@ TEST(LossGradient, IsNotTakenForTheLogits) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::loss_gradient_test

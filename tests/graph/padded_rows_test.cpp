@@ -8,7 +8,7 @@
 #include "tests/graph/plan_helpers.h"
 #include "tests/halves.h"
 
-namespace peal {
+namespace peal::padded_rows_test {
 namespace {
 
 constexpr std::int64_t kRecords = 4, kTime = 3, kWidth = 10, kHidden = 13, kClasses = 21;
@@ -119,4 +119,4 @@ TEST(PaddedRowsOfAnEvaluation, AreCounted) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::padded_rows_test

@@ -11,7 +11,7 @@
 #include "core/graph/ops.h"
 #include "tests/graph/plan_helpers.h"
 
-namespace peal {
+namespace peal::plan_test {
 namespace {
 
 using testing::ElementsAre;
@@ -563,4 +563,4 @@ TEST(Errors, NameTheInput) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::plan_test

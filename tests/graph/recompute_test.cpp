@@ -11,7 +11,7 @@
 #include "core/graph/op_compiler.h"
 #include "tests/graph/plan_helpers.h"
 
-namespace peal {
+namespace peal::recompute_test {
 namespace {
 
 using testing::ElementsAre;
@@ -433,4 +433,4 @@ TEST(Blocks, FollowOneAnother) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::recompute_test

@@ -11,7 +11,7 @@
 #include "core/graph/op_compiler.h"
 #include "tests/graph/plan_helpers.h"
 
-namespace peal {
+namespace peal::shared_gradients_test {
 namespace {
 
 using testing::HasSubstr;
@@ -371,4 +371,4 @@ TEST(SharedGradients, StopAnOpThatDoesNotSayThatItWorksInPlace) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::shared_gradients_test

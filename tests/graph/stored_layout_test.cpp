@@ -9,7 +9,7 @@
 #include "tests/graph/plan_helpers.h"
 #include "tests/halves.h"
 
-namespace peal {
+namespace peal::stored_layout_test {
 namespace {
 
 constexpr std::int64_t kRecords = 3, kSide = 12, kChannels = 16;
@@ -124,4 +124,4 @@ TEST(Layouts, AreWhatAnOpAsksFor) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::stored_layout_test

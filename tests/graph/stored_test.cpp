@@ -6,7 +6,7 @@
 #include "tests/graph/plan_helpers.h"
 #include "tests/halves.h"
 
-namespace peal {
+namespace peal::stored_test {
 namespace {
 
 class StoredPlan : public testing::Test {
@@ -135,4 +135,4 @@ TEST_F(StoredPlan, AliasesAndCopiesKeepTheirType) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::stored_test

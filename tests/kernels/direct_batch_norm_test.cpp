@@ -1,7 +1,7 @@
 #include "core/kernels/layout.h"
 #include "tests/kernels/direct_support.h"
 
-namespace peal::direct {
+namespace peal::direct::batch_norm_test {
 namespace {
 
 constexpr float kEpsilon = 1e-3f;
@@ -370,4 +370,4 @@ TEST(DirectBatchNorm, OneValueHasAFiniteContribution) {
 }
 
 }  // namespace
-}  // namespace peal::direct
+}  // namespace peal::direct::batch_norm_test

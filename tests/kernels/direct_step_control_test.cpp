@@ -1,6 +1,6 @@
 #include "tests/kernels/direct_support.h"
 
-namespace peal::direct {
+namespace peal::direct::direct_step_control_test {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -121,4 +121,4 @@ TEST(DirectLossScale, HalvesAtOnceAndDoublesAfterGoodSteps) {
 }
 
 }  // namespace
-}  // namespace peal::direct
+}  // namespace peal::direct::direct_step_control_test

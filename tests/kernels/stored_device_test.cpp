@@ -11,7 +11,7 @@
 #include "tests/halves.h"
 #include "tests/kernels/direct_support.h"
 
-namespace peal::direct {
+namespace peal::direct::stored_device_test {
 namespace {
 
 // Where they end: the largest relative distance of neighbours.
@@ -568,4 +568,4 @@ TEST_P(StoredOnDevice, AttentionIsNear) {
 }
 
 }  // namespace
-}  // namespace peal::direct
+}  // namespace peal::direct::stored_device_test

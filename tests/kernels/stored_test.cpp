@@ -8,7 +8,7 @@
 #include "tests/halves.h"
 #include "tests/kernels/direct_support.h"
 
-namespace peal::direct {
+namespace peal::direct::stored_test {
 namespace {
 
 // Normal draws, or what `fill` says; stored: of the type under test, others are f32.
@@ -497,4 +497,4 @@ TEST(Stored, ReorderRounds) {
 }
 
 }  // namespace
-}  // namespace peal::direct
+}  // namespace peal::direct::stored_test

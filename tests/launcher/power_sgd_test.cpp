@@ -11,7 +11,7 @@
 #include "core/base/random.h"
 #include "launcher/compression_state.h"
 
-namespace peal {
+namespace peal::power_sgd_test {
 namespace {
 
 constexpr int kVirtualRanks = 5, kRank = 2, kSteps = 5;
@@ -342,4 +342,4 @@ TEST(PowerSgd, RefusesARankThatGainsNothing) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::power_sgd_test

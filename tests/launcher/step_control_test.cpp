@@ -9,7 +9,7 @@
 
 #include "tests/allocations.h"
 
-namespace peal {
+namespace peal::step_control_test {
 namespace {
 
 constexpr std::size_t kSlots = 128;  // bytes
@@ -90,4 +90,4 @@ TEST(CpuStepControl, TakesNothingFromTheHeap) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::step_control_test

@@ -19,7 +19,7 @@
 #include "launcher/shared_algorithms.h"
 #include "tests/temporary_folder.h"
 
-namespace peal {
+namespace peal::tune_algorithms_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -584,4 +584,4 @@ TEST_F(SharedAlgorithms, AreOfThisDevice) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::tune_algorithms_test

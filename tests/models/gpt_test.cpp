@@ -15,7 +15,7 @@
 #include "tests/golden/golden_file.h"
 #include "tests/graph/session.h"
 
-namespace peal {
+namespace peal::gpt_test {
 namespace {
 
 using testing::Contains;
@@ -305,4 +305,4 @@ TEST(Gpt, KnowsWhatOthersStoreBesideItsWeights) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::gpt_test

@@ -15,7 +15,7 @@
 #include "tests/golden/golden_file.h"
 #include "tests/test_device.h"
 
-namespace peal {
+namespace peal::model_test {
 namespace {
 
 using testing::HasSubstr;
@@ -425,4 +425,4 @@ TEST(Models, RefuseASpecThatCannotBe) {
 }
 
 }  // namespace
-}  // namespace peal
+}  // namespace peal::model_test

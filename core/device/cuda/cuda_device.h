@@ -28,7 +28,7 @@ class Current {
   Current& operator=(const Current&) = delete;
 
  private:
-  int before_ = -1;  // -1: was the same
+  [[maybe_unused]] int before_ = -1;  // -1: was the same
 };
 
 std::byte* allocate(std::size_t bytes, const Device& device);  // zeroed
