@@ -102,10 +102,9 @@ int CollectiveBench::partner() const {
 CollectiveBench::Operands CollectiveBench::operands(const Memory& memory, std::int64_t count,
                                                     bool in_place) const {
   const auto view = [&](const Buffer& buffer, int first_block, int blocks) {
-    const std::int64_t first = first_block * count;
-    return Tensor{buffer.data() + static_cast<std::size_t>(first) * size_of(what_.dtype),
-                  {blocks * count},
-                  what_.dtype};
+    const std::size_t first = static_cast<std::size_t>(first_block * count) * size_of(what_.dtype);
+    std::byte* const data = buffer.data() == nullptr ? nullptr : buffer.data() + first;
+    return Tensor{data, {blocks * count}, what_.dtype};
   };
   const auto whole = [&](const Buffer& buffer) { return view(buffer, 0, ranks_); };
   const auto one = [&](const Buffer& buffer) { return view(buffer, 0, 1); };
