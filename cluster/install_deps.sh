@@ -10,8 +10,8 @@ usage: cluster/install_deps.sh [--tests] [--dev] [--list]
   --tests also what only the tests need: LibTorch (large) and pkg-config, for the examples that
           link the comm layer; iproute2 and openssh-server, to make hosts on one machine
           (cluster/testbed.sh), and Slurm with munge, to run jobs on them; patchelf, to make
-          a bundle; clang, for the builds with sanitizers and for fuzzing; Debian starts the
-          services ssh and munge when it installs them
+          a bundle; clang, for the build with the address sanitizer and for fuzzing; Debian
+          starts the services ssh and munge when it installs them
   --dev   also what working on Peal needs: clang-format, clang-tidy, shellcheck
   --list  print the packages and change nothing
 Where there is a CUDA toolkit (nvcc in PATH or /usr/local/cuda) the headers of cuDNN's frontend go
@@ -35,7 +35,7 @@ packages=(
 )
 test_packages=(libtorch-dev pkg-config iproute2 openssh-server openssh-client openssl
                slurmctld slurmd slurm-client munge patchelf
-               clang libclang-rt-dev libomp-dev)  # the builds with sanitizers
+               clang libclang-rt-dev libomp-dev)  # the build with the address sanitizer
 developer_packages=(clang-format clang-tidy shellcheck)
 
 # Headers only, so that the wheel of one Python on one processor serves all.
