@@ -17,10 +17,11 @@ JobSpec load_job(const std::filesystem::path& file);
 JobSpec parse_job(const std::string& text, const std::string& where);
 
 // "train.global_batch=64", "model.mlp.hidden=[128, 64]", "data.preprocess[0].scale.factor=1".
-// An index one past the end of a list adds an element. A path through a oneof selects that case
-// and drops the other: model.cnn.filters=64 turns an mlp job into a cnn job. "schedule.constant={}"
-// replaces a group, as a job file would write it. Text needs no quotes. Throws Error(input) that
-// names the path and what is allowed (fields, enum values, range); the job is then unchanged.
+// A value by itself is a list of one; an index one past the end of a list adds an element. A path
+// through a oneof selects that case and drops the other: model.cnn.filters=64 turns an mlp job into
+// a cnn job. "schedule.constant={}" replaces a group, as a job file would write it. Text needs no
+// quotes. Throws Error(input) that names the path and what is allowed (fields, enum values, range);
+// the job is then unchanged.
 void set_field(JobSpec& job, const std::string& assignment);
 
 // Ranges, required fields and everything that can be known before data is read:

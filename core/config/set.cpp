@@ -105,12 +105,18 @@ void set_value(Message& message, const FieldDescriptor& field, std::optional<int
   reflection.RemoveLast(&message, &field);
 }
 
-// "[1, 2]" replaces the list.
+// "[1, 2]" replaces the list; so does a value by itself, which becomes its one element.
 void set_list(Message& message, const FieldDescriptor& field, std::string_view text,
               const std::string& path) {
+  const bool is_text = field.cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+  const bool several = !is_text && text.find(',') != std::string_view::npos;
+  if (field.message_type() == nullptr && !several && !text.empty() && text.front() != '[') {
+    message.GetReflection()->ClearField(&message, &field);
+    return set_value(message, field, 0, text, path);
+  }
   if (text.size() < 2 || text.front() != '[' || text.back() != ']') {
-    fail_input(path, "wants a list such as [1, 2] of ", config::wanted(field), ", not ",
-               config::quoted(text));
+    fail_input(path, "wants a list such as ", is_text ? "[a, b]" : "[1, 2]", " of ",
+               config::wanted(field), ", not ", config::quoted(text));
   }
   message.GetReflection()->ClearField(&message, &field);
   text = trim(text.substr(1, text.size() - 2));

@@ -67,6 +67,18 @@ TEST(Set, Lists) {
               ElementsAre(1, 9, 3, 4));
 }
 
+TEST(Set, OneValueIsAListOfOne) {
+  EXPECT_THAT(set({"model.mlp.hidden=[1,2]", "model.mlp.hidden=3"}).model().mlp().hidden(),
+              ElementsAre(3));
+  const auto paths = [](const char* assignment) {
+    return set({assignment}).data().train().tokens().path();
+  };
+  EXPECT_THAT(paths("data.train.tokens.path=a/b.txt"), ElementsAre("a/b.txt"));
+  EXPECT_THAT(paths("data.train.tokens.path=a, b.txt"), ElementsAre("a, b.txt"));
+  EXPECT_THAT(paths("data.train.tokens.path='[a]'"), ElementsAre("[a]"));
+  EXPECT_THAT(paths("data.train.tokens.path=[a, b.txt]"), ElementsAre("a", "b.txt"));
+}
+
 TEST(Set, GroupsInLists) {
   const JobSpec job =
       set({"data.preprocess[0].scale.factor=1", "data.preprocess[1].one_hot.classes=7",
@@ -125,7 +137,12 @@ INSTANTIATE_TEST_SUITE_P(
             "model.mlp.hidden=[3, 0]",
             "model.mlp.hidden[1]: 0 is not allowed; wants a whole number (int32) in [1, 1000000]"},
         Wrong{"model.mlp.hidden=[3,]", "model.mlp.hidden[1]: wants a whole number"},
-        Wrong{"model.mlp.hidden=3", "model.mlp.hidden: wants a list such as [1, 2]"},
+        Wrong{"model.mlp.hidden=3, 4", "model.mlp.hidden: wants a list such as [1, 2]"},
+        Wrong{"model.mlp.hidden=[3", "model.mlp.hidden: wants a list such as [1, 2]"},
+        Wrong{"model.mlp.hidden=", "model.mlp.hidden: wants a list such as [1, 2]"},
+        Wrong{"model.mlp.hidden=three", "model.mlp.hidden: wants a whole number"},
+        Wrong{"model.mlp.hidden=0", "model.mlp.hidden: 0 is not allowed"},
+        Wrong{"data.train.tokens.path=[a", "data.train.tokens.path: wants a list such as [a, b]"},
         Wrong{"model.mlp.hidden[5]=3",
               "model.mlp.hidden[5]: the list has 2 elements; index 2 adds one"},
         Wrong{"model.mlp.hidden[x]=3", "model.mlp.hidden[x]: \"hidden[x]\" is no list element"},
