@@ -141,16 +141,21 @@ const config::Descriptor* message_at(const std::vector<std::string>& path) {
              message);
 }
 
-bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
+// What the library complains about is looked for where its own words stand: it also quotes the job,
+// in which anything may.
+bool begins(const Complaint& complaint, std::string_view words) {
+  return std::string_view(complaint.text).starts_with(words);
+}
+
+bool ends(const Complaint& complaint, std::string_view words) {
+  return std::string_view(complaint.text).ends_with(words);
 }
 
 // The library stops at a value that it cannot read, or right after one that it does not know.
 bool is_about_value(const Complaint& complaint, const Context& context) {
   if (context.value.empty()) return false;
-  return complaint.place == context.value_at || contains(complaint.text, "out of range") ||
-         contains(complaint.text, "Unknown enumeration") ||
-         contains(complaint.text, "Invalid value for boolean");
+  return complaint.place == context.value_at || begins(complaint, "Integer out of range") ||
+         begins(complaint, "Unknown enumeration") || begins(complaint, "Invalid value for boolean");
 }
 
 // Says in our words what the library complains about.
@@ -171,16 +176,16 @@ bool is_about_value(const Complaint& complaint, const Context& context) {
     fail_at(where, context.name_at, path,
             "no such field; " + config::suggest(context.name, *message));
   }
-  if (contains(complaint.text, "specified multiple times")) {
+  if (begins(complaint, "Non-repeated field") && ends(complaint, "is specified multiple times.")) {
     fail_at(where, context.name_at, path, "is given twice");
   }
-  if (contains(complaint.text, "another member of oneof")) {
+  const auto* choice = field->containing_oneof();
+  if (choice != nullptr && begins(complaint, "Field \"")) {
     std::vector<std::string> names;
-    const auto* choice = field->containing_oneof();
     for (int i = 0; i < choice->field_count(); ++i) names.push_back(choice->field(i)->name());
     fail_at(where, context.name_at, path, "only one may be given of " + join(names));
   }
-  const bool wants_colon = contains(complaint.text, "Expected \":\"");
+  const bool wants_colon = begins(complaint, "Expected \":\"");
   if (wants_colon) fail_at(where, complaint.place, path, "write a colon between name and value");
   if (!is_about_value(complaint, context)) {
     fail_at(where, complaint.place, path, "syntax error: " + complaint.text);

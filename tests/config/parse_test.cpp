@@ -86,6 +86,14 @@ TEST(Parse, SyntaxErrorsNameTheirPlace) {
   EXPECT_THAT(parse_error("name: \"a\" trailing"), StartsWith("job:1:11: trailing: no such field"));
 }
 
+// The library's complaint quotes the job, whose words are not the library's.
+TEST(Parse, WordsOfTheJobAreNotTakenForTheLibrarys) {
+  EXPECT_THAT(parse_error("optimizer 'another member of oneof'"),
+              StartsWith("job:1:11: optimizer: syntax error: Expected \"{\""));
+  EXPECT_EQ(parse_error("train { epochs 'is specified multiple times.' }"),
+            "job:1:16: train.epochs: write a colon between name and value");
+}
+
 TEST(Parse, BinaryAndHugeTextsAreRefused) {
   EXPECT_EQ(parse_error(std::string("name: \"a\"\n  \0x", 14)),
             "job:2:3: byte 0 is no text; a job is a text file");
