@@ -84,11 +84,15 @@ std::vector<HostSlots> parse_hosts(const std::string& list, int slots) {
 }
 
 std::vector<HostSlots> read_hostfile(const std::filesystem::path& file, int slots) {
+  return parse_hostfile(read_file(file), file.string(), slots);
+}
+
+std::vector<HostSlots> parse_hostfile(const std::string& text, const std::string& file, int slots) {
   std::vector<HostSlots> hosts;
-  std::istringstream lines(read_file(file));
+  std::istringstream lines(text);
   int number = 0;
   for (std::string line; std::getline(lines, line);) {
-    const std::string where = cat(file.string(), ":", ++number);
+    const std::string where = cat(file, ":", ++number);
     std::istringstream words(line.substr(0, line.find('#')));
     std::string word;
     if (!(words >> word)) continue;
@@ -101,7 +105,7 @@ std::vector<HostSlots> read_hostfile(const std::filesystem::path& file, int slot
     }
     add(hosts, std::move(host), where);
   }
-  if (hosts.empty()) fail_input(file.string(), "names no host");
+  if (hosts.empty()) fail_input(file, "names no host");
   return hosts;
 }
 

@@ -17,6 +17,8 @@ struct HostSlots {
 // host that is named twice, a number of slots that is none, an odd name, and no host at all.
 std::vector<HostSlots> parse_hosts(const std::string& list, int slots);
 std::vector<HostSlots> read_hostfile(const std::filesystem::path& file, int slots);
+// The text of one; `where` is its name.
+std::vector<HostSlots> parse_hostfile(const std::string& text, const std::string& where, int slots);
 
 // "a:2,b:2"
 std::string host_list(const std::vector<HostSlots>& hosts);

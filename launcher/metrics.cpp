@@ -10,20 +10,25 @@
 namespace peal {
 namespace {
 
-// The lines of earlier runs that still hold; a last line cut short by a kill does not.
 std::string lines_up_to(const std::filesystem::path& path, std::int64_t step) {
-  std::string kept;
-  if (step == 0 || !std::filesystem::exists(path)) return kept;
-  std::istringstream lines(read_file(path));
-  for (std::string line; std::getline(lines, line);) {
-    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object() || !json.contains("step") || !json["step"].is_number()) continue;
-    if (json["step"].get<std::int64_t>() <= step) kept += line + "\n";
-  }
-  return kept;
+  if (step == 0 || !std::filesystem::exists(path)) return "";
+  return metrics_up_to(read_file(path), step);
 }
 
 }  // namespace
+
+std::string metrics_up_to(const std::string& text, std::int64_t step) {
+  std::string kept;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("step")) continue;
+    if (json["step"].is_number_integer() && json["step"].get<std::int64_t>() <= step) {
+      kept += line + "\n";
+    }
+  }
+  return kept;
+}
 
 Metrics::Metrics(const std::filesystem::path& directory, std::int64_t start_step, bool tensorboard)
     : path_(directory / "metrics.jsonl") {

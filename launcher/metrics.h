@@ -11,6 +11,9 @@
 
 namespace peal {
 
+// The lines of a metrics.jsonl that hold after `step`; a last one cut short by a kill does not.
+std::string metrics_up_to(const std::string& text, std::int64_t step);
+
 class Metrics {
  public:
   // Keeps the lines of metrics.jsonl up to `start_step`; what a killed run wrote beyond is

@@ -29,8 +29,26 @@ double or_none(double value) {
 }
 
 RunStatus parse(const std::filesystem::path& path) {
+  return parse_status(read_file(path), path.string());
+}
+
+// Whether some process holds the lock that a run has on its directory. Where the file system knows
+// no locks, a run that wrote within a minute counts as alive.
+bool is_held(const std::filesystem::path& run_directory, double updated) {
+  const int file = ::open((run_directory / ".lock").c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return false;
+  const bool taken = ::flock(file, LOCK_SH | LOCK_NB) == 0;
+  const int error = errno;
+  ::close(file);
+  if (taken) return false;
+  return error == EWOULDBLOCK || now() - updated < 60;
+}
+
+}  // namespace
+
+RunStatus parse_status(const std::string& text, const std::string& where) {
   try {
-    const OrderedJson json = OrderedJson::parse(read_file(path));
+    const OrderedJson json = OrderedJson::parse(text);
     RunStatus status;
     json.at("state").get_to(status.state);
     json.at("error").get_to(status.error);
@@ -60,23 +78,9 @@ RunStatus parse(const std::filesystem::path& path) {
     }
     return status;
   } catch (const OrderedJson::exception& error) {
-    fail_input(path.string(), "is no status of a run: ", error.what());
+    fail_input(where, "is no status of a run: ", error.what());
   }
 }
-
-// Whether some process holds the lock that a run has on its directory. Where the file system knows
-// no locks, a run that wrote within a minute counts as alive.
-bool is_held(const std::filesystem::path& run_directory, double updated) {
-  const int file = ::open((run_directory / ".lock").c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return false;
-  const bool taken = ::flock(file, LOCK_SH | LOCK_NB) == 0;
-  const int error = errno;
-  ::close(file);
-  if (taken) return false;
-  return error == EWOULDBLOCK || now() - updated < 60;
-}
-
-}  // namespace
 
 std::string status_json(const RunStatus& status) {
   const SlowRank& slow = status.straggler;

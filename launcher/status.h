@@ -66,6 +66,8 @@ class StatusFile {
 // Throws Error(input) when the directory holds no status or a damaged one. A run that says that it
 // is running but holds its directory no longer is dead.
 RunStatus read_status(const std::filesystem::path& run_directory);
+// The text of status.json as it stands there; `where` is its name.
+RunStatus parse_status(const std::string& text, const std::string& where);
 std::string status_json(const RunStatus& status);
 // While no run writes it: false when it cannot be written.
 bool write_status(const std::filesystem::path& run_directory, const RunStatus& status);

@@ -32,11 +32,14 @@ class Descriptor {
   int fd_;
 };
 
-std::size_t size_of_regular_file(const std::filesystem::path& path, int fd) {
+// To open a pipe does not wait for somebody to write: it is refused as what it is.
+constexpr int kToRead = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+
+struct stat regular_file(const std::filesystem::path& path, int fd) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) fail_errno(path, "cannot stat");
   if (!S_ISREG(info.st_mode)) fail_input(path.string(), "is not a regular file");
-  return static_cast<std::size_t>(info.st_size);
+  return info;
 }
 
 void write_all(const std::filesystem::path& path, int fd, const char* data, std::size_t bytes,
@@ -54,8 +57,8 @@ void write_all(const std::filesystem::path& path, int fd, const char* data, std:
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path) {
-  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
-  std::string bytes(size_of_regular_file(path, file.get()), '\0');
+  const Descriptor file(path, kToRead);
+  std::string bytes(static_cast<std::size_t>(regular_file(path, file.get()).st_size), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {
     const ssize_t n = ::read(file.get(), bytes.data() + done, bytes.size() - done);
@@ -114,9 +117,13 @@ void FileWriter::commit() {
   sync_folder(path_.parent_path());
 }
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
-  size_ = size_of_regular_file(path, file.get());
+MappedFile::MappedFile(const std::filesystem::path& path, Owner owner) {
+  const Descriptor file(path, kToRead);
+  const struct stat info = regular_file(path, file.get());
+  if (owner == Owner::this_user && info.st_uid != ::geteuid()) {
+    fail_input(path.string(), "belongs to user ", info.st_uid, ", not to ", ::geteuid());
+  }
+  size_ = static_cast<std::size_t>(info.st_size);
   if (size_ == 0) return;
   void* map = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
   if (map == MAP_FAILED) fail_errno(path, "cannot map");

@@ -46,7 +46,10 @@ class FileWriter {
 // A read-only memory map of a whole file. An empty file maps to size 0.
 class MappedFile {
  public:
-  explicit MappedFile(const std::filesystem::path& path);
+  // Whose it may be: where everybody may make files, as in /dev/shm, another user's is refused.
+  enum class Owner : std::uint8_t { anyone, this_user };
+
+  explicit MappedFile(const std::filesystem::path& path, Owner owner = Owner::anyone);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&&) = delete;

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 
 #include "core/base/checksum.h"
 #include "core/base/error.h"
@@ -104,6 +105,23 @@ Content describe(const MemoryStateInfo& info,
   }
   content.slot_bytes = pages(arena.size());
   return content;
+}
+
+// Whether all tensors lie in a slot, as describe() would have put them there.
+bool lie_in_slot(const MemoryStateIndex& index, std::uint64_t slot_bytes) {
+  for (const MemoryStateIndex::Entry& entry : index.tensor()) {
+    const bool is_dtype = entry.dtype() >= 0 && entry.dtype() <= static_cast<int>(DType::boolean);
+    if (entry.part() < 0 || entry.part() > 2 || !is_dtype) return false;
+    if (entry.dim_size() > Shape::kMaxRank || entry.offset() % kAlignment != 0) return false;
+    std::uint64_t bytes = size_of(static_cast<DType>(entry.dtype()));
+    for (const std::int64_t dim : entry.dim()) {
+      if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(dim), &bytes)) {
+        return false;
+      }
+    }
+    if (entry.offset() > slot_bytes || bytes > slot_bytes - entry.offset()) return false;
+  }
+  return true;
 }
 
 void ignore(const std::string&) {}
@@ -258,10 +276,15 @@ struct MemoryState::Impl {
     if (bytes.size() < kPage) return false;
     std::memcpy(&head, bytes.data(), sizeof head);
     if (head.magic != kMagic || head.check != check_of(head)) return false;
-    if (head.index_bytes > bytes.size() - kPage) return false;
+    const std::size_t behind = bytes.size() - kPage;
+    if (head.index_bytes > behind || pages(head.index_bytes) > behind) return false;
     const std::byte* text = bytes.data() + kPage;
     if (xxh64(text, head.index_bytes) != head.index_hash) return false;
-    if (!index.ParseFromArray(text, static_cast<int>(head.index_bytes))) return false;
+    if (head.index_bytes > std::numeric_limits<int>::max() ||
+        !index.ParseFromArray(text, static_cast<int>(head.index_bytes)) ||
+        !lie_in_slot(index, head.slot_bytes)) {
+      return false;
+    }
     front_bytes = bytes.first(kPage + pages(head.index_bytes));
     finished = head.finished;
     every = head.every;
@@ -275,7 +298,6 @@ struct MemoryState::Impl {
     std::uint64_t hash = 0;
     for (const MemoryStateIndex::Entry& entry : index.tensor()) {
       const std::size_t bytes = view(entry, payload).tensor.bytes();
-      if (entry.offset() > payload.size() || bytes > payload.size() - entry.offset()) return false;
       hash = hash_chunks(payload.data() + entry.offset(), bytes, hash);
     }
     return hash == slot.payload;
@@ -329,10 +351,14 @@ std::optional<MemoryState> MemoryState::open(const fs::path& path,
   if (!fs::exists(path)) return std::nullopt;
   auto impl = std::make_unique<Impl>();
   impl->where = path.string();
-  impl->file = std::make_unique<MappedFile>(path);
+  impl->file = std::make_unique<MappedFile>(path, MappedFile::Owner::this_user);
   const std::span<const std::byte> bytes(impl->file->data(), impl->file->size());
   Head head;
-  if (!impl->read_front(bytes, head) || bytes.size() != slot_offset(head, kSlots)) {
+  const auto holds_slots = [&] {
+    const std::size_t rest = bytes.size() - slot_offset(head, 0);
+    return rest % kSlots == 0 && head.slot_bytes == rest / kSlots;
+  };
+  if (!impl->read_front(bytes, head) || !holds_slots()) {
     warn(cat(impl->where, ": is damaged and passed over"));
     return std::nullopt;
   }

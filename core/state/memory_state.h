@@ -64,7 +64,8 @@ class MemoryStateWriter {
 class MemoryState {
  public:
   // Nothing where there is no file, or none of its states is whole; what is damaged is told through
-  // `warn` and passed over.
+  // `warn` and passed over. Throws Error(input) for a file that cannot be read, or that is another
+  // user's: everybody may make files there.
   static std::optional<MemoryState> open(const std::filesystem::path& path,
                                          const std::function<void(const std::string&)>& warn);
   // The same of the two parts of one that came from another host, which must outlive this. `where`
