@@ -1,5 +1,6 @@
 # cmake -D ROOT=... -D NAME=... -D OUTPUT=... -P hash_sources.cmake FOLDER...: writes a header with
 # a hash over the sources below those folders of ROOT, names included.
+cmake_minimum_required(VERSION 3.22)
 set(all)
 math(EXPR last "${CMAKE_ARGC} - 1")
 foreach(i RANGE ${last})
