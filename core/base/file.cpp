@@ -32,9 +32,6 @@ class Descriptor {
   int fd_;
 };
 
-// To open a pipe does not wait for somebody to write: it is refused as what it is.
-constexpr int kToRead = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
-
 struct stat regular_file(const std::filesystem::path& path, int fd) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) fail_errno(path, "cannot stat");
@@ -57,7 +54,7 @@ void write_all(const std::filesystem::path& path, int fd, const char* data, std:
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path) {
-  const Descriptor file(path, kToRead);
+  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
   std::string bytes(static_cast<std::size_t>(regular_file(path, file.get()).st_size), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {
@@ -118,7 +115,9 @@ void FileWriter::commit() {
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path, Owner owner) {
-  const Descriptor file(path, kToRead);
+  // Another user's may be a pipe, of which nobody ever writes the other end.
+  const int wait = owner == Owner::this_user ? O_NONBLOCK : 0;
+  const Descriptor file(path, O_RDONLY | O_CLOEXEC | wait);
   const struct stat info = regular_file(path, file.get());
   if (owner == Owner::this_user && info.st_uid != ::geteuid()) {
     fail_input(path.string(), "belongs to user ", info.st_uid, ", not to ", ::geteuid());

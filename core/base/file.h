@@ -46,7 +46,8 @@ class FileWriter {
 // A read-only memory map of a whole file. An empty file maps to size 0.
 class MappedFile {
  public:
-  // Whose it may be: where everybody may make files, as in /dev/shm, another user's is refused.
+  // Whose it may be: where everybody may make files, as in /dev/shm, another user's is refused, and
+  // so is a pipe, at once.
   enum class Owner : std::uint8_t { anyone, this_user };
 
   explicit MappedFile(const std::filesystem::path& path, Owner owner = Owner::anyone);
