@@ -140,13 +140,10 @@ void launch_width(const OnStream& on, std::int64_t n, const Arrays<const From, k
   elementwise_kernel<kWidth, kIn, kOut><<<blocks, kThreads, 0, on.stream>>>(in, out, n, f);
 }
 
-// Elements of a pack where operands are of two types: 16 bytes of the narrower one.
-template <typename From, typename To>
-constexpr int kWideOfBoth = kWideOf<From> > kWideOf<To> ? kWideOf<From> : kWideOf<To>;
-
 // f(const float* from, float* to) for each of n elements: from[a] is that of in.of[a], to[a]
-// becomes that of out.of[a]. An output may be an input. Elements of 16-byte aligned arrays are read
-// and written 16 bytes at a time. F is a copyable struct with a __device__ call operator.
+// becomes that of out.of[a]. An output may be an input. Of 16-byte aligned arrays 16 bytes are
+// written at a time: neighbouring threads then write neighbouring bytes, also where halves become
+// f32. F is a copyable struct with a __device__ call operator.
 template <int kIn, int kOut, typename From = float, typename To = From, typename F>
 void for_elements(const Stream& s, const char* name, std::int64_t n,
                   const Arrays<const From, kIn>& in, const Arrays<To, kOut>& out, const F& f) {
@@ -156,7 +153,7 @@ void for_elements(const Stream& s, const char* name, std::int64_t n,
   for (int a = 0; a < kOut; ++a) wide = wide && aligned(out.of[a]);
   const OnStream on(s);
   if (wide) {
-    launch_width<kWideOfBoth<From, To>>(on, n, in, out, f);
+    launch_width<kWideOf<To>>(on, n, in, out, f);
   } else {
     launch_width<1>(on, n, in, out, f);
   }

@@ -75,7 +75,7 @@ void launch_walks(const OnStream& on, const char* name, const Nest& nest,
 template <int kIn, typename From = float, typename To = From, typename F>
 void for_nest(const Stream& s, const char* name, const Nest& nest,
               const Arrays<const From, kIn>& in, To* out, const F& f) {
-  constexpr int kPack = kWideOfBoth<From, To>;
+  constexpr int kPack = kWideOf<To>;
   bool wide = nest.rank() > 0 && nest[nest.rank() - 1].size % kPack == 0 &&
               walks_wide(nest, kIn, kPack, out, /*may_repeat=*/false);
   for (std::size_t a = 0; a < kIn; ++a) wide = wide && walks_wide(nest, a, kPack, in.of[a], true);
