@@ -48,7 +48,7 @@ class Writer {
     }
     std::thread([this] { run(); }).detach();
     action.sa_handler = on_flight_signal;
-    action.sa_flags = SA_RESTART;
+    action.sa_flags = SA_RESTART | SA_ONSTACK;  // the host program's stack for signals, if any
     ::sigaction(SIGUSR2, &action, nullptr);
   }
 

@@ -13,6 +13,7 @@
 #include "core/base/log.h"
 #include "core/config/job.h"
 #include "launcher/rank_line.h"
+#include "launcher/signal_stack.h"
 #include "launcher/version.h"
 
 namespace peal {
@@ -125,6 +126,7 @@ bool on_a_terminal() {
 }
 
 int run_cli(int argc, char** argv) {
+  use_signal_stack();
   CLI::App app{
       "Peal: data-parallel training on MPI clusters, the same bits at any number of ranks"};
   app.set_version_flag("--version", version());

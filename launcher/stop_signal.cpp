@@ -16,7 +16,7 @@ extern "C" void on_stop_signal(int number) {
 void install(int number, void (*handler)(int)) {
   struct sigaction action {};
   action.sa_handler = handler;
-  action.sa_flags = SA_RESTART;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;  // signal_stack.h
   sigemptyset(&action.sa_mask);
   sigaction(number, &action, nullptr);
 }

@@ -55,6 +55,20 @@ class Stop(PealTest):
     def test_sigint_alone(self):
         self.check_stop_and_resume(signal.SIGINT, 0)
 
+    def test_many_signals_disturb_nothing(self):
+        # Each interrupts a kernel somewhere: of several hundred some do where it would hurt.
+        job = self.job(limit=4000, epochs=2000)
+        process = start(["train", job, "--set", "train.max_steps=1500"])
+        self.wait_for_steps(process)
+        while process.poll() is None:
+            os.kill(process.pid, signal.SIGUSR2)
+            time.sleep(0.001)
+        output, _ = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 0, output)
+        straight = self.folder / "straight"
+        self.train(job, 0, ["train.max_steps=1500", f"run.directory={straight}"])
+        self.assertEqual(self.hash(self.folder / "run"), self.hash(straight))
+
     def test_sigint_to_mpirun(self):
         self.check_stop_and_resume(signal.SIGINT, 3)
 
