@@ -6,9 +6,9 @@
 #include <set>
 #include <string>
 
-#include "core/base/error.h"
 #include "launcher/hosts.h"
 #include "launcher/slurm.h"
+#include "tests/fuzz/read.h"
 
 namespace {
 
@@ -23,21 +23,12 @@ void check(const std::vector<peal::HostSlots>& hosts) {
   if (peal::host_list(peal::parse_hosts(printed, 1)) != printed) std::abort();
 }
 
-template <typename Read>
-void read(const std::string& place, const Read& parse) {
-  try {
-    check(parse());
-  } catch (const peal::Error& error) {
-    if (error.kind() != peal::ErrorKind::input || !error.where().starts_with(place)) std::abort();
-  }
-}
-
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
-  read("--hosts", [&] { return peal::parse_hosts(text, 2); });
-  read("fuzz", [&] { return peal::parse_hostfile(text, "fuzz", 2); });
+  peal::read_or_refuse("--hosts", [&] { check(peal::parse_hosts(text, 2)); });
+  peal::read_or_refuse("fuzz", [&] { check(peal::parse_hostfile(text, "fuzz", 2)); });
   (void)peal::has_ended(peal::parse_job_line(text));
   return 0;
 }

@@ -4,10 +4,10 @@
 #include <cstdlib>
 #include <string>
 
-#include "core/base/error.h"
 #include "launcher/doctor_network.h"
 #include "launcher/host_facts.h"
 #include "launcher/probe_protocol.h"
+#include "tests/fuzz/read.h"
 
 namespace {
 
@@ -18,20 +18,11 @@ bool shows_control_characters(const std::string& text) {
   return false;
 }
 
-template <typename Read>
-void read(const Read& parse) {
-  try {
-    parse();
-  } catch (const peal::Error& error) {
-    if (error.kind() != peal::ErrorKind::input || !error.where().starts_with("fuzz")) std::abort();
-  }
-}
-
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
-  read([&] {
+  peal::read_or_refuse("fuzz", [&] {
     const peal::HostFacts facts = peal::parse_host_facts(text, "fuzz");
     for (const std::string& shown : {facts.host, facts.build, facts.cpu, facts.gpu_trouble}) {
       if (shows_control_characters(shown)) std::abort();
@@ -39,7 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::string printed = peal::print_host_facts(facts);
     if (peal::print_host_facts(peal::parse_host_facts(printed, "printed")) != printed) std::abort();
   });
-  read([&] {
+  peal::read_or_refuse("fuzz", [&] {
     const peal::NetworkMap map = peal::parse_network_map(text, "fuzz");
     for (const std::size_t link : peal::slow_links(map, 0.5)) {
       if (link >= map.links.size()) std::abort();
@@ -48,11 +39,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (peal::print_network_map(peal::parse_network_map(printed, "printed")) != printed)
       std::abort();
   });
-  read([&] {
+  peal::read_or_refuse("fuzz", [&] {
     if (peal::parse_clock(text, "fuzz") < 0) std::abort();
   });
-  read([&] { (void)peal::parse_trouble(text, "fuzz"); });
-  read([&] {
+  peal::read_or_refuse("fuzz", [&] { (void)peal::parse_trouble(text, "fuzz"); });
+  peal::read_or_refuse("fuzz", [&] {
     for (const int host : peal::parse_missing(text, "fuzz")) {
       if (host < 0) std::abort();
     }

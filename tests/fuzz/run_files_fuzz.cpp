@@ -4,31 +4,18 @@
 #include <cstdlib>
 #include <string>
 
-#include "core/base/error.h"
 #include "launcher/metrics.h"
 #include "launcher/shard_record.h"
 #include "launcher/status.h"
-
-namespace {
-
-template <typename Read>
-void read(const Read& parse) {
-  try {
-    parse();
-  } catch (const peal::Error& error) {
-    if (error.kind() != peal::ErrorKind::input || !error.where().starts_with("fuzz")) std::abort();
-  }
-}
-
-}  // namespace
+#include "tests/fuzz/read.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
-  read([&] {
+  peal::read_or_refuse("fuzz", [&] {
     const std::string printed = peal::status_json(peal::parse_status(text, "fuzz"));
     if (peal::status_json(peal::parse_status(printed, "printed")) != printed) std::abort();
   });
-  read([&] {
+  peal::read_or_refuse("fuzz", [&] {
     const std::string printed = peal::format_shard_record(peal::parse_shard_record(text, "fuzz"));
     if (peal::format_shard_record(peal::parse_shard_record(printed, "printed")) != printed) {
       std::abort();
