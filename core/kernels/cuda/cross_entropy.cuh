@@ -29,9 +29,7 @@ __device__ inline double loss_of(float largest, float inverse, float at_label) {
 
 // e^d for d <= 0, of the special function unit: within 1e-6 * (1 + |d|) of itself.
 __device__ inline float exp_of_half(float d) {
-  float e;  // by way of 2^x, what is below 2^-126 being 0
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(d * 1.44269504f));
-  return e;
+  return exp2_approx(d * 1.44269504f);
 }
 
 // What a block has of row blockIdx.x: packs that lie wholly inside, and single elements before and

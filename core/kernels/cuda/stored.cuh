@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "core/base/dtype.h"
+#include "core/kernels/cuda/ptx.cuh"
 
 namespace peal::cuda {
 
@@ -142,21 +143,14 @@ __device__ void store_pack(T* to, const Pack<kWidth>& pack) {
       words[w] = round_two<T>(pack.of[2 * w], pack.of[2 * w + 1]);
     }
     if constexpr (kWidth == 8) {
-      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
-                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                   : "memory");
+      store_global(to, uint4{words[0], words[1], words[2], words[3]});
     } else {
-      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)),
-                   "r"(words[0]), "r"(words[1])
-                   : "memory");
+      store_global(to, uint2{words[0], words[1]});
     }
   } else if constexpr (kWidth % kWide == 0) {
 #pragma unroll
     for (int e = 0; e < kWidth; e += kWide) {
-      asm volatile(
-          "st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to + e)),
-          "f"(pack.of[e]), "f"(pack.of[e + 1]), "f"(pack.of[e + 2]), "f"(pack.of[e + 3])
-          : "memory");
+      store_global(to + e, float4{pack.of[e], pack.of[e + 1], pack.of[e + 2], pack.of[e + 3]});
     }
   } else {
     *reinterpret_cast<Pack<kWidth>*>(to) = pack;
