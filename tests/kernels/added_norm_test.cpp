@@ -96,22 +96,40 @@ void check(const Norm& norm) {
   EXPECT_EQ(in_place.beta, own.beta);
 }
 
-TEST(AddedNorm, IsTheGradientAndWhatWasThere) {
-  const std::pair<std::int64_t, std::int64_t> shapes[] = {
-      {1, 1},     {5, 3},     {45, 40},   {700, 33}, {700, 132}, {45, 300}, {45, 600},  {45, 768},
-      {21, 1001}, {45, 1536}, {45, 2048}, {5, 2056}, {5, 5000},  {3, 9001}, {3, 20000}, {2, 60004}};
+using Sizes = std::pair<std::int64_t, std::int64_t>;  // rows, columns
+
+void check_all(std::initializer_list<Sizes> sizes) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     const Precision stored = dtype == DType::bf16  ? Precision::bf16
                              : dtype == DType::f16 ? Precision::f16
                                                    : Precision::f32;
     if (!kernels_under_test().has_precision(stored)) continue;
-    for (const auto& [rows, columns] : shapes)
+    for (const auto& [rows, columns] : sizes)
       for (const std::size_t skipped : {0, 1}) {
         SCOPED_TRACE(testing::Message()
                      << name_of(dtype) << ' ' << rows << " x " << columns << " from " << skipped);
         check({dtype, rows, columns, skipped});
       }
   }
+}
+
+TEST(AddedNorm, IsTheGradientAndWhatWasThere) {
+  check_all({{1, 1},
+             {5, 3},
+             {45, 40},
+             {700, 33},
+             {700, 132},
+             {45, 300},
+             {45, 600},
+             {45, 768},
+             {21, 1001},
+             {45, 1536},
+             {45, 2048},
+             {5, 2056}});
+}
+
+TEST(AddedNorm, OfLongRows) {
+  check_all({{5, 5000}, {3, 9001}, {3, 20000}, {2, 60004}});
 }
 
 }  // namespace
