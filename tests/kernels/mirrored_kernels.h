@@ -396,10 +396,12 @@ class MirroredKernels final : public Kernels {
   }
   void embedding_backward(Stream&, const Tensor& ids, const Tensor& dy, bool adds, Tensor dtable,
                           Tensor scratch) override {
-    mirrored(device_, "embedding_backward", {ids, dy, adds ? dtable : Tensor{}}, {dtable, scratch},
-             [&](Stream& s, const Tensors& in, const Tensors& out) {
-               inner_.embedding_backward(s, in[0], in[1], adds, out[0], out[1]);
-             });
+    mirrored(
+        device_, "embedding_backward", {ids, dy, adds ? dtable : Tensor{}}, {dtable, scratch},
+        [&](Stream& s, const Tensors& in, const Tensors& out) {
+          inner_.embedding_backward(s, in[0], in[1], adds, out[0], out[1]);
+        },
+        scratch);
   }
   void softmax_cross_entropy(Stream&, const Tensor& logits, const Tensor& labels,
                              const Tensor& weight, Tensor saved, Tensor loss) override {
