@@ -29,7 +29,7 @@ packages=(
   libpng-dev libjpeg62-turbo-dev                              # pictures
   libcurl4-openssl-dev                                        # shards from a web server
   libpcre2-dev                                                # words of text
-  libgtest-dev libgmock-dev libbenchmark-dev                  # tests
+  libgtest-dev libgmock-dev libbenchmark-dev libboost-context-dev  # tests
   python3 python3-venv procps                                 # tests
   dataset-fashion-mnist                                       # pictures to train on
 )
