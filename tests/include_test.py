@@ -63,7 +63,7 @@ LIBRARIES = {
     "LibTorch": (["torch/*"], ["examples"]),
     "GoogleTest": (["gtest/*", "gmock/*"], []),
     "Google Benchmark": (["benchmark/*"], []),
-    "Boost": (["boost/*"], []),
+    "Boost.Context": (["boost/context/*"], []),
 }
 # The private header of a wrapper, seen only by the sources beside it: its library's types are what
 # it exists to wrap.
