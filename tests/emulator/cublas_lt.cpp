@@ -4,7 +4,7 @@
 // written, so that nothing else may lie there.
 #include <cublasLt.h>
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>

@@ -37,7 +37,7 @@ def callee_start(text, end):
     i = end
     if text[i - 1] == ">":
         depth = 0
-        while True:
+        while i > 0:
             i -= 1
             depth += {">": 1, "<": -1}.get(text[i], 0)
             if depth == 0:
@@ -57,10 +57,8 @@ def launches(text):
         start = callee_start(text, name_end)
         callee = text[start:name_end]
         closed = text.find(">>>", at)
-        opened = closed + 3
-        while text[opened].isspace():
-            opened += 1
-        if closed < 0 or text[opened] != "(":
+        opened = text.find("(", closed)
+        if closed < 0 or text[closed + 3:opened].strip():
             raise Untranslated("a launch without arguments", at)
         end = closing(text, opened)
         name = re.match(r"[\w:]+", callee).group()
