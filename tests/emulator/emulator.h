@@ -3,9 +3,9 @@
 //
 // A launch is done when it returns. Threads of a block run in the order of their numbers or the
 // other way round, blocks as well, by a coin that is thrown for each launch, the same in every run:
-// what depends on the order without a barrier becomes wrong. What CUDA forbids ends the program
-// with the kernel's name: threads that wait for others that never come, warps that part before an
-// exchange, a block that is too large.
+// what depends on the order without a barrier becomes wrong. Threads that wait for others that
+// never come and warps that part before an exchange end the program with the kernel's name; a
+// launch that is larger than a GPU allows throws Error(internal).
 #pragma once
 
 #include <cuda_runtime_api.h>
